@@ -1,0 +1,128 @@
+"""YAML files of the user as typed values: every error at once, with its line and a suggestion."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from conch.errors import ConfigError
+
+M = TypeVar("M", bound="FileModel")
+
+
+class FileModel(BaseModel):
+    """A section of a config file: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def load(path: Path, model: type[M]) -> M:
+    """The file's content as ``model``.
+
+    Raises:
+        ConfigError: when the file is missing, is no YAML, or does not fit the model; the message
+            lists every fault as ``file:line: key: what is wrong``.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error}).", hint="Check the path and its permissions."
+        ) from error
+    return loads(text, model, source=str(path))
+
+
+def loads(text: str, model: type[M], *, source: str) -> M:
+    """The same as ``load`` for text in hand; ``source`` is how messages name it."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{where}: not valid YAML ({problem}).", hint="Mend the syntax.") from None
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{source}: {type(data).__name__}, must be a mapping of keys to values.",
+            hint="See the example beside the documentation.",
+        )
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        faults = [_fault(fault, node, model, source) for fault in error.errors()]
+        raise ConfigError("\n".join(faults), hint="Nothing was started.") from None
+
+
+def _fault(fault: Any, node: Any, model: type[BaseModel], source: str) -> str:
+    """One fault as a line of text."""
+    loc = tuple(part for part in fault["loc"])
+    line = _line_of(node, loc)
+    key = ".".join(str(part) for part in loc)
+    where = f"{source}:{line}" if line else source
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(model, loc[:-1])
+        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}."
+        return f"{where}: {key}: unknown key; {hint}"
+    if fault["type"] == "missing":
+        return f"{where}: {key}: required, but missing."
+    seen = fault.get("input")
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{where}: {key} = {seen!r}: {message}."
+
+
+def _line_of(node: Any, loc: tuple[Any, ...]) -> int | None:
+    """The 1-based line of the deepest part of ``loc`` that the YAML node has."""
+    line = None
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    line, node = key.start_mark.line + 1, value
+                    break
+            else:  # a union's tag in loc, or the missing key itself: stay where we are
+                continue
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """Names of the fields that are known at ``loc`` below ``model``."""
+    candidates: list[type[BaseModel]] = [model]
+    for part in loc:
+        below = [
+            found
+            for candidate in candidates
+            if part in candidate.model_fields
+            for found in _models_in(candidate.model_fields[part].annotation)
+        ]
+        if below:
+            candidates = below
+        elif isinstance(part, str):  # a discriminated union puts the tag into loc
+            tagged = [c for c in candidates if part in _tags(c)]
+            candidates = tagged or candidates
+    return sorted({name for candidate in candidates for name in candidate.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Every model class inside a type annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for arg in get_args(annotation) for found in _models_in(arg)]
+
+
+def _tags(model: type[BaseModel]) -> set[Any]:
+    """The literal values of a model's fields: a discriminator's tags are among them."""
+    return {
+        tag
+        for field in model.model_fields.values()
+        for tag in get_args(field.annotation)
+        if isinstance(tag, str)
+    }
