@@ -1,0 +1,1 @@
+"""Everything that knows Triton, and nothing that decides."""
