@@ -13,7 +13,10 @@ from conch.errors import ConchError
 
 # name -> (module:attribute, short help). Loaded lazily: torch must not load for `conch control`.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "doctor": ("cli.doctor:doctor", "Show what is here, what is missing, and how to mend it."),
+    "doctor": (
+        "cli.doctor:doctor",
+        "Show what is here, what is missing, and how to mend it.",
+    ),
     "demo": ("cli.demo:demo", "The main job, end to end, on this machine."),
     "export": ("cli.export:export", "Optimize, verify and publish a model."),
     "repo": ("cli.repo:repo", "Look into a model repository; undo a change."),
@@ -38,7 +41,9 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
         """The command table, without importing the commands."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -46,7 +51,9 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(conch.__version__, prog_name="conch")
-@click.option("-v", "--verbose", count=True, help="More log lines; -vv for all of them.")
+@click.option(
+    "-v", "--verbose", count=True, help="More log lines; -vv for all of them."
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def root(ctx: click.Context, verbose: int, debug: bool) -> None:
@@ -85,6 +92,9 @@ def main() -> None:
             raise
         kind = type(error).__name__
         click.echo(f"Error: unexpected {kind}: {error}", err=True)
-        click.echo("  Run it again with --debug for the traceback, and file an issue.", err=True)
+        click.echo(
+            "  Run it again with --debug for the traceback, and file an issue.",
+            err=True,
+        )
         sys.exit(1)
     sys.exit(0)

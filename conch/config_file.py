@@ -31,7 +31,8 @@ def load(path: Path, model: type[M]) -> M:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path}: cannot be read ({error}).", hint="Check the path and its permissions."
+            f"{path}: cannot be read ({error}).",
+            hint="Check the path and its permissions.",
         ) from error
     return loads(text, model, source=str(path))
 
@@ -45,7 +46,9 @@ def loads(text: str, model: type[M], *, source: str) -> M:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
         problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{where}: not valid YAML ({problem}).", hint="Mend the syntax.") from None
+        raise ConfigError(
+            f"{where}: not valid YAML ({problem}).", hint="Mend the syntax."
+        ) from None
     if not isinstance(data, dict):
         raise ConfigError(
             f"{source}: {type(data).__name__}, must be a mapping of keys to values.",
@@ -67,7 +70,11 @@ def _fault(fault: Any, node: Any, model: type[BaseModel], source: str) -> str:
     if fault["type"] == "extra_forbidden":
         known = _fields_at(model, loc[:-1])
         close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}."
+        hint = (
+            f"did you mean '{close[0]}'?"
+            if close
+            else f"known keys: {', '.join(sorted(known))}."
+        )
         return f"{where}: {key}: unknown key; {hint}"
     if fault["type"] == "missing":
         return f"{where}: {key}: required, but missing."

@@ -1,0 +1,180 @@
+"""gRPC client of one Triton: health, load, statistics, inference; every call has a deadline.
+
+gRPC and not HTTP, because Triton's HTTP handler blocks a worker for the whole of a load.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import tritonclient.grpc as triton
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from conch.errors import ApplyRejected, ConchError, TritonUnavailable
+from conch.names import model_name
+from serving import statistics
+from serving.model_config import ModelConfig
+from serving.statistics import ModelStatistics
+
+Tensors = Mapping[str, NDArray[Any]]
+
+ADMIN_HEADER = "x-admin-key"
+_UNREACHABLE = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")
+_POLL_S = 0.05
+
+
+class InferenceFailed(ConchError):
+    """Triton answered an inference with an error."""
+
+
+class TritonClient:
+    """A connection to one server; use it as a context manager."""
+
+    def __init__(
+        self, grpc_url: str, *, admin_key: str | None = None, deadline_s: float = 10.0
+    ) -> None:
+        """Connect lazily.
+
+        Args:
+            grpc_url: ``host:port`` of the gRPC endpoint.
+            admin_key: the key of the restricted APIs, where the server has one.
+            deadline_s: for each call that does not say otherwise, seconds.
+        """
+        self.grpc_url = grpc_url
+        self._deadline_s = deadline_s
+        header = f"triton-grpc-protocol-{ADMIN_HEADER}"
+        self._headers = {header: admin_key} if admin_key else None
+        self._client = triton.InferenceServerClient(grpc_url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def live(self) -> bool:
+        """Whether the server answers at all."""
+        try:
+            return bool(self._call("is_server_live"))
+        except ConchError:
+            return False
+
+    def server_version(self) -> str:
+        """Triton's version, such as ``2.51.0``."""
+        return str(self._call("get_server_metadata").version)
+
+    def load(self, name: str, *, deadline_s: float = 120.0) -> None:
+        """Load the model from its repository as it is there; returns when Triton has done it.
+
+        Never sends parameters: an override would be sticky, and a restart would lose it.
+
+        Raises:
+            ApplyRejected: with Triton's own message; what was loaded before goes on serving.
+            TritonUnavailable: when the server cannot be reached.
+        """
+        self._call(
+            "load_model", model_name(name), deadline_s=deadline_s, refused=ApplyRejected
+        )
+
+    def unload(self, name: str, *, deadline_s: float = 60.0) -> None:
+        """Unload the model and wait until the index no longer has it ready.
+
+        Raises:
+            ApplyRejected: when Triton refuses, or it takes longer than ``deadline_s``.
+        """
+        self._call(
+            "unload_model",
+            model_name(name),
+            deadline_s=deadline_s,
+            refused=ApplyRejected,
+        )
+        until = time.monotonic() + deadline_s
+        while self.index().get(name) in ("READY", "UNLOADING", "LOADING"):
+            if time.monotonic() > until:
+                raise ApplyRejected(
+                    f"unload of {name}: not done after {deadline_s:.0f} s.",
+                    hint="Look into the server's log.",
+                )
+            time.sleep(_POLL_S)
+
+    def index(self) -> dict[str, str]:
+        """State by model name (``READY``, ``UNAVAILABLE``, ...; empty when never loaded)."""
+        models = self._call("get_model_repository_index").models
+        return {entry.name: entry.state for entry in models}
+
+    def model_ready(self, name: str) -> bool:
+        """Triton's own word on it. A dead Python stub still says ready: see ``serving.probe``."""
+        return bool(self._call("is_model_ready", model_name(name)))
+
+    def config(self, name: str) -> ModelConfig:
+        """The config in force."""
+        answer = self._call("get_model_config", model_name(name)).config
+        # The answer has Triton's message class of another module; the bytes are the same schema.
+        return ModelConfig.FromString(answer.SerializeToString())
+
+    def statistics(self, name: str) -> ModelStatistics:
+        """What the model did since it was loaded."""
+        answer = self._call("get_inference_statistics", model_name(name))
+        return statistics.from_response(answer.model_stats)
+
+    def infer(
+        self, name: str, inputs: Tensors, *, deadline_s: float | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """One inference; strings go in and come out as object arrays of bytes.
+
+        Raises:
+            InferenceFailed: with Triton's message.
+            TritonUnavailable: when the server cannot be reached, or not in time.
+        """
+        tensors = []
+        for key, value in inputs.items():
+            tensor = triton.InferInput(
+                key, list(value.shape), np_to_triton_dtype(value.dtype)
+            )
+            tensor.set_data_from_numpy(value)
+            tensors.append(tensor)
+        result = self._call(
+            "infer",
+            model_name(name),
+            tensors,
+            deadline_s=deadline_s,
+            refused=InferenceFailed,
+        )
+        return {
+            out.name: result.as_numpy(out.name) for out in result.get_response().outputs
+        }
+
+    def _call(
+        self,
+        method: str,
+        *args: Any,
+        deadline_s: float | None = None,
+        refused: type[ConchError] = ConchError,
+    ) -> Any:
+        """One call of the official client; its errors become ours."""
+        timeout_s = self._deadline_s if deadline_s is None else deadline_s
+        try:
+            return getattr(self._client, method)(
+                *args, headers=self._headers, client_timeout=timeout_s
+            )
+        except InferenceServerException as error:
+            where = f"{method} at {self.grpc_url}"
+            if error.status() in _UNREACHABLE:
+                raise TritonUnavailable(
+                    f"{where}: {error.message()}.",
+                    hint="Is the server running? `conch serve` starts one, `conch doctor` looks.",
+                ) from error
+            raise refused(f"{where}: {error.message()}.") from error

@@ -1,0 +1,191 @@
+"""``config.pbtxt`` as typed values: parse, print, change, compare, and what a change will cost.
+
+Pure: no files, no network. The schema is Triton's own (``model_config.proto``); values are never
+changed in place, each ``with_...`` returns a new message.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+from dataclasses import dataclass
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from conch.errors import ConfigError
+
+__all__ = ["Batching", "ModelConfig", "ReloadKind", "parse", "reload_kind", "to_text"]
+
+
+class ReloadKind(enum.Enum):
+    """What Triton does on a plain load after the change (pinned by tests on the real server)."""
+
+    NONE = "none"
+    """Nothing: the configs are equal."""
+    IN_PLACE = "in-place"
+    """Adds or drops instances (or versions) of the running model; nothing is reset."""
+    RELOAD = "reload"
+    """Loads a second copy beside the first, then swaps; ``/stats`` starts from zero."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """The batching settings of a model.
+
+    Attributes:
+        max_batch_size: largest batch; 0 means that the model has no batch axis.
+        dynamic: whether Triton joins requests into batches.
+        max_queue_delay_us: how long the batcher may wait for more requests, µs.
+    """
+
+    max_batch_size: int
+    dynamic: bool
+    max_queue_delay_us: int
+
+    @property
+    def largest_batch(self) -> int:
+        """The largest batch that an instance can be given from single requests."""
+        return max(1, self.max_batch_size) if self.dynamic else 1
+
+
+def parse(text: str, *, source: str = "config.pbtxt") -> ModelConfig:
+    """The config in protobuf text format as a message.
+
+    Raises:
+        ConfigError: when the text does not parse; it says where.
+    """
+    try:
+        return text_format.Parse(text, ModelConfig())
+    except text_format.ParseError as error:
+        raise ConfigError(
+            f"{source}: not a model config: {error}.",
+            hint="Mend the file, or bring a revision back with `conch repo rollback`.",
+        ) from None
+
+
+def to_text(config: ModelConfig) -> str:
+    """The canonical text: equal configs print equal bytes.
+
+    Example:
+        >>> to_text(ModelConfig(name="m", max_batch_size=8))
+        'name: "m"\\nmax_batch_size: 8\\n'
+    """
+    return str(text_format.MessageToString(config))
+
+
+def diff(old: ModelConfig, new: ModelConfig, *, name: str = "config.pbtxt") -> str:
+    """The unified diff of the canonical texts; empty when they are equal."""
+    return "".join(
+        difflib.unified_diff(
+            to_text(old).splitlines(keepends=True),
+            to_text(new).splitlines(keepends=True),
+            fromfile=f"{name} (applied)",
+            tofile=f"{name} (desired)",
+        )
+    )
+
+
+def reload_kind(old: ModelConfig, new: ModelConfig) -> ReloadKind:
+    """What a plain load costs after ``old`` on disk became ``new``.
+
+    Triton's core compares the two without ``instance_group`` and ``version_policy``; an ensemble
+    has no instances of its own and is always reloaded.
+    Source: ``ConfigChangeRequiresReload`` in triton-inference-server/core.
+    """
+    if old == new:
+        return ReloadKind.NONE
+    if new.HasField("ensemble_scheduling") or old.HasField("ensemble_scheduling"):
+        return ReloadKind.RELOAD
+    stripped = []
+    for config in (old, new):
+        copy = ModelConfig()
+        copy.CopyFrom(config)
+        copy.ClearField("instance_group")
+        copy.ClearField("version_policy")
+        stripped.append(copy)
+    return ReloadKind.IN_PLACE if stripped[0] == stripped[1] else ReloadKind.RELOAD
+
+
+def instance_count(config: ModelConfig) -> int:
+    """Instances in total: per group, count times listed GPUs; a config without groups has one."""
+    if not config.instance_group:
+        return 1
+    return sum(
+        max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group
+    )
+
+
+def with_instances(config: ModelConfig, count: int) -> ModelConfig:
+    """The config with ``count`` instances in total (rounded up to a multiple of its GPUs).
+
+    Raises:
+        ConfigError: for a count below 1, or a config with several instance groups (which of them
+            to change is not ours to guess).
+    """
+    if count < 1:
+        raise ConfigError(
+            f"{config.name}: {count} instances, must be at least 1.",
+            hint="To serve nothing, unload the model.",
+        )
+    if len(config.instance_group) > 1:
+        raise ConfigError(
+            f"{config.name}: {len(config.instance_group)} instance groups, at most 1 is allowed "
+            "under control.",
+            hint="Merge the groups in config.pbtxt.",
+        )
+    new = _copy(config)
+    group = new.instance_group[0] if new.instance_group else new.instance_group.add()
+    group.count = -(-count // max(1, len(group.gpus)))
+    return new
+
+
+def batching(config: ModelConfig) -> Batching:
+    """The batching settings in force."""
+    dynamic = config.HasField("dynamic_batching")
+    return Batching(
+        max_batch_size=config.max_batch_size,
+        dynamic=dynamic,
+        max_queue_delay_us=(
+            config.dynamic_batching.max_queue_delay_microseconds if dynamic else 0
+        ),
+    )
+
+
+def with_batching(config: ModelConfig, wanted: Batching) -> ModelConfig:
+    """The config with these batching settings; preferred sizes go, warm-up batches are clipped.
+
+    ``preferred_batch_size`` is dropped because Triton advises against it except for TensorRT
+    profiles, and a stale one above ``max_batch_size`` makes the load fail.
+
+    Raises:
+        ConfigError: when the model has no batch axis (``max_batch_size: 0``).
+    """
+    if config.max_batch_size == 0:
+        raise ConfigError(
+            f"{config.name}: max_batch_size = 0, batching needs at least 1.",
+            hint="Export the model with a dynamic batch axis.",
+        )
+    new = _copy(config)
+    new.max_batch_size = wanted.max_batch_size
+    if wanted.dynamic:
+        new.dynamic_batching.max_queue_delay_microseconds = wanted.max_queue_delay_us
+        del new.dynamic_batching.preferred_batch_size[:]
+        new.dynamic_batching.SetInParent()
+    else:
+        new.ClearField("dynamic_batching")
+    for sample in new.model_warmup:
+        sample.batch_size = min(sample.batch_size, wanted.max_batch_size)
+    return new
+
+
+def parameter(config: ModelConfig, key: str) -> str | None:
+    """The value of one entry of ``parameters``, or None."""
+    return config.parameters[key].string_value if key in config.parameters else None
+
+
+def _copy(config: ModelConfig) -> ModelConfig:
+    """A message of its own with the same content."""
+    new = ModelConfig()
+    new.CopyFrom(config)
+    return new

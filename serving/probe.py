@@ -1,0 +1,57 @@
+"""Synthetic inference: the only health that counts.
+
+After its Python stub died, Triton 2.51 still says live and ready while every inference fails.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc.model_config_pb2 import DataType
+from tritonclient.utils import triton_to_np_dtype
+
+from serving.client import TritonClient
+from serving.model_config import ModelConfig
+
+
+def probe(
+    client: TritonClient, config: ModelConfig, *, deadline_s: float = 10.0
+) -> float:
+    """Run one inference on made inputs; gives its seconds.
+
+    Raises:
+        InferenceFailed: when the model answers with an error.
+        TritonUnavailable: when there is no answer in time.
+    """
+    start_s = time.monotonic()
+    client.infer(config.name, synthetic_inputs(config), deadline_s=deadline_s)
+    return time.monotonic() - start_s
+
+
+def synthetic_inputs(
+    config: ModelConfig, *, sizes: Mapping[str, int] | None = None, batch_size: int = 1
+) -> dict[str, NDArray[Any]]:
+    """Inputs that fit the config: ones, or the string ``x``; shape ``[batch, *dims]``.
+
+    Args:
+        config: the model's config; optional inputs are left out.
+        sizes: what a variable dimension (-1) of an input becomes, by input name; 1 where not said.
+        batch_size: leading axis, for a model that has one.
+    """
+    tensors: dict[str, NDArray[Any]] = {}
+    for tensor in config.input:
+        if tensor.optional:
+            continue
+        variable = (sizes or {}).get(tensor.name, 1)
+        dims = [variable if dim < 0 else int(dim) for dim in tensor.dims]
+        shape = [batch_size, *dims] if config.max_batch_size else dims
+        kind = DataType.Name(tensor.data_type).removeprefix("TYPE_")
+        if kind == "STRING":
+            tensors[tensor.name] = np.full(shape, b"x", dtype=np.object_)
+        else:
+            tensors[tensor.name] = np.ones(shape, dtype=triton_to_np_dtype(kind))
+    return tensors
