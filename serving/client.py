@@ -115,6 +115,11 @@ class TritonClient:
         models = self._call("get_model_repository_index").models
         return {entry.name: entry.state for entry in models}
 
+    def unavailable(self) -> dict[str, str]:
+        """Why it is not served, by the name of each model that failed to load."""
+        models = self._call("get_model_repository_index").models
+        return {m.name: m.reason for m in models if m.state == "UNAVAILABLE" and m.reason}
+
     def model_ready(self, name: str) -> bool:
         """Triton's own word on it. A dead Python stub still says ready: see ``serving.probe``."""
         return bool(self._call("is_model_ready", model_name(name)))

@@ -24,9 +24,7 @@ ENV_METRICS_URL = "CONCH_METRICS_URL"
 ENV_ADMIN_KEY = "CONCH_ADMIN_KEY"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_HOST_PORT = re.compile(
-    r"(?P<host>\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})"
-)
+_HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +54,7 @@ class Endpoint:
     @property
     def metrics_url(self) -> str:
         """``http://host:port/metrics``."""
-        return (
-            self.explicit_metrics_url
-            or f"http://{self.host}:{self.metrics_port}/metrics"
-        )
+        return self.explicit_metrics_url or f"http://{self.host}:{self.metrics_port}/metrics"
 
 
 def run_dir() -> Path:
@@ -89,9 +84,7 @@ def save(endpoint: Endpoint) -> Path:
     data["repository"] = str(endpoint.repository) if endpoint.repository else None
     data["pid_created_s"] = _created_s(endpoint.pid)
     path = folder / f"{check_name(endpoint.name)}.json"
-    descriptor, temporary = tempfile.mkstemp(
-        dir=folder, prefix="."
-    )  # mkstemp's mode is 0600
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".")  # mkstemp's mode is 0600
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(data, file, indent=1)
     os.replace(temporary, path)
@@ -199,11 +192,7 @@ def _read(path: Path) -> Endpoint | None:
         endpoint = Endpoint(**data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    if (
-        endpoint.pid is None
-        or created_s is None
-        or _created_s(endpoint.pid) != created_s
-    ):
+    if endpoint.pid is None or created_s is None or _created_s(endpoint.pid) != created_s:
         return None
     return endpoint
 
@@ -213,9 +202,7 @@ def _created_s(pid: int | None) -> float | None:
     try:
         process = psutil.Process(pid) if pid else None
         return (
-            process.create_time()
-            if process and process.status() != psutil.STATUS_ZOMBIE
-            else None
+            process.create_time() if process and process.status() != psutil.STATUS_ZOMBIE else None
         )
     except psutil.Error:
         return None

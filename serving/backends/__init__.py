@@ -1,0 +1,1 @@
+"""Python-based Triton backends; each folder's model.py runs inside Triton, not in this package."""

@@ -1,0 +1,357 @@
+"""One Triton process: started, known ready by inference, restarted when it dies, stopped clean.
+
+Theory of operation: Triton runs below ``guard.py``, which ends it (and its Python stubs and shared
+memory) when this process is gone, however that came. A thread waits for the guard's end; an end
+nobody asked for is followed by a new start on the same ports, after 0.5 s, 1 s, 2 s, ... 30 s, and
+from 0.5 s again once a start has lasted a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+import structlog
+
+from conch import paths
+from conch.errors import ConchError, ConfigError, TritonUnavailable
+from serving.client import TritonClient
+from serving.runtime import backend_dir, command, endpoint, find, readiness, stub_python
+from serving.runtime.command import LOOPBACK, CommandLine, ServerOptions
+from serving.runtime.endpoint import Endpoint
+from serving.runtime.find import TritonBinary
+from serving.runtime.readiness import ModelReadiness
+
+_log = structlog.get_logger()
+_GUARD = Path(__file__).with_name("guard.py")
+_FIRST_BACKOFF_S = 0.5
+_LONGEST_BACKOFF_S = 30.0
+_STABLE_S = 60.0
+_TAIL_BYTES = 4000
+
+
+class TritonServer:
+    """A local Triton on loopback; use it as a context manager.
+
+    Example:
+        >>> with TritonServer(Path("model_repository")) as server:  # doctest: +SKIP
+        ...     print(server.endpoint.grpc_url, [m.name for m in server.models if m.ready])
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        models: Sequence[str] | None = None,
+        name: str = "local",
+        http_port: int = 0,
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        summary_latencies: bool = True,
+        cache_bytes: int = 0,
+        exit_timeout_s: int = 10,
+        start_timeout_s: float = 180.0,
+        restart: bool = True,
+        log_path: Path | None = None,
+        binary: TritonBinary | None = None,
+        on_restart: Callable[[Endpoint], None] | None = None,
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            repository: the model repository.
+            models: to load at the start and after a restart; None for all.
+            http_port: 0 for a free one; so the other ports.
+            exit_timeout_s: how long running inferences are waited for at the stop.
+            start_timeout_s: for the process and the first load of the models.
+            restart: start it again when it dies.
+            log_path: Triton's log; by default ``<cache>/logs/<name>.log``, overwritten.
+            on_restart: called with the new endpoint after each restart (from another thread).
+
+        Raises:
+            ConfigError: when the repository is no folder.
+            TritonUnavailable: when there is no Triton.
+        """
+        if not repository.is_dir():
+            raise ConfigError(
+                f"model repository: {str(repository)!r}, must be a folder.",
+                hint="Publish a model with `conch export run`, or give --repository.",
+            )
+        self._binary = binary or find.find()
+        self._python = stub_python.bin_dir(self._binary)
+        self._asked_ports = (http_port, grpc_port, metrics_port)
+        self._name = endpoint.check_name(name)
+        self._options = ServerOptions(
+            repository=repository.resolve(),
+            backend_directory=backend_dir.prepare(self._binary),
+            cache_directory=self._binary.caches,
+            models=None if models is None else tuple(models),
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            admin_key=secrets.token_hex(16),
+            exit_timeout_s=exit_timeout_s,
+            summary_latencies=summary_latencies,
+            cache_bytes=cache_bytes,
+            shm_prefix=f"conch_{secrets.token_hex(4)}_",
+        )
+        self._start_timeout_s = start_timeout_s
+        self._restart = restart
+        self._on_restart = on_restart
+        self.log_path = log_path or paths.cache_dir() / "logs" / f"{self._name}.log"
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
+        self._stopping = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self.models: tuple[ModelReadiness, ...] = ()
+        self.restart_count = 0
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it answers now."""
+        options = self._options
+        return Endpoint(
+            name=self._name,
+            host=LOOPBACK,
+            http_port=options.http_port,
+            grpc_port=options.grpc_port,
+            metrics_port=options.metrics_port,
+            admin_key=options.admin_key,
+            pid=self._pid,
+            repository=options.repository,
+        )
+
+    @property
+    def binary(self) -> TritonBinary:
+        """The Triton that runs."""
+        return self._binary
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it and wait until every model that loads has answered an inference.
+
+        A model that does not load is in ``models`` with its reason; the others are served.
+
+        Raises:
+            TritonUnavailable: when the process ends or does not answer in time; with its last words.
+        """
+        self._stopping.clear()
+        ports = _free_ports(self._asked_ports)
+        self._options = replace(
+            self._options, http_port=ports[0], grpc_port=ports[1], metrics_port=ports[2]
+        )
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.log_path.write_bytes(b"")
+        try:
+            self._launch()
+        except BaseException:
+            self.stop(drain_s=0.0)
+            raise
+        self._watcher = threading.Thread(target=self._watch, name="triton-watch", daemon=True)
+        self._watcher.start()
+
+    def stop(self, *, drain_s: float = 5.0) -> None:
+        """Wait for running inferences, ask it to end, wait for the end; nothing of it is left.
+
+        Args:
+            drain_s: at most so long without new load is waited for before Triton closes its
+                ports, which it does at once when asked to end.
+        """
+        self._stopping.set()
+        guard = self._guard
+        if guard is not None and guard.poll() is None:
+            self._drain(drain_s)
+            self._signal(signal.SIGTERM)
+            try:
+                guard.wait(self._options.exit_timeout_s + 20)
+            except subprocess.TimeoutExpired:
+                self._signal(signal.SIGKILL)
+        self._close(guard)
+        if self._watcher is not None:
+            self._watcher.join(timeout=self._start_timeout_s)
+            self._close(self._guard)  # a restart may have been under way
+        self._pid = None
+
+    def alive(self) -> bool:
+        """Whether the process runs; whether a model answers is ``serving.probe``'s to say."""
+        return self._guard is not None and self._guard.poll() is None
+
+    def log_tail(self) -> str:
+        """The last lines of Triton's log."""
+        with contextlib.suppress(OSError), self.log_path.open("rb") as log:
+            log.seek(max(0, self.log_path.stat().st_size - _TAIL_BYTES))
+            return log.read().decode(errors="replace")
+        return ""
+
+    def _launch(self) -> None:
+        """One process, up to the answer of every model."""
+        line = command.build(self._options, self._binary.help_text())
+        if line.left_out:
+            _log.warning("triton.flags_left_out", flags=line.left_out)
+        self._guard, self._pid = self._spawn(line)
+        try:
+            readiness.wait_live(self.endpoint, self._wanted_alive, self._start_timeout_s)
+            self.models = readiness.check(self.endpoint)
+        except TritonUnavailable as error:
+            raise TritonUnavailable(
+                f"{error.message} {_last_words(self.log_tail())}", hint=f"Its log: {self.log_path}"
+            ) from error
+        for model in self.models:
+            if not model.ready:
+                _log.warning("model.not_ready", model=model.name, reason=model.reason)
+
+    def _wanted_alive(self) -> bool:
+        """Whether a start may go on: the process runs and nobody asked for its end."""
+        return self.alive() and not self._stopping.is_set()
+
+    def _spawn(self, line: CommandLine) -> tuple[subprocess.Popen[bytes], int]:
+        """The guard and Triton's pid."""
+        arguments = [str(self._binary.path), *line.arguments]
+        redacted = command.redacted(tuple(arguments), self._options.admin_key)
+        with self.log_path.open("ab") as log:
+            log.write(f"# {redacted}\n".encode())
+            log.flush()
+            guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_GUARD), self._options.shm_prefix, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment(),
+                start_new_session=True,  # Ctrl-C is ours to handle: drain first
+            )
+        assert guard.stdout is not None
+        answer = guard.stdout.readline()
+        if not answer.strip().isdigit():
+            raise TritonUnavailable(
+                f"Triton: its guard did not start ({self.log_tail().strip()}).",
+                hint=f"Its log: {self.log_path}",
+            )
+        return guard, int(answer)
+
+    def _environment(self) -> dict[str, str]:
+        """The environment: the stubs take their packages from the first ``python3`` on PATH."""
+        return os.environ | {
+            "PATH": os.pathsep.join([str(self._python), os.environ.get("PATH", "")]),
+            "LD_LIBRARY_PATH": self._binary.ld_library_path(),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _watch(self) -> None:
+        """Restart it whenever it ends unasked, until ``stop``."""
+        backoff_s = _FIRST_BACKOFF_S
+        while not self._stopping.is_set():
+            guard = self._guard
+            assert guard is not None
+            started_s = time.monotonic()
+            code = guard.wait()
+            if self._stopping.is_set() or not self._restart:
+                return
+            if time.monotonic() - started_s > _STABLE_S:
+                backoff_s = _FIRST_BACKOFF_S
+            _log.error(
+                "triton.died", exit_code=code, restart_in_s=backoff_s, log=str(self.log_path)
+            )
+            self._close(guard)
+            if self._stopping.wait(backoff_s):
+                return
+            backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+            self._restart_once()
+
+    def _restart_once(self) -> None:
+        """One try to bring it back; a failure is logged and tried again by the watcher."""
+        try:
+            self._launch()
+        except ConchError as error:
+            _log.error("triton.restart_failed", reason=str(error))
+            self._close(self._guard)
+            return
+        self.restart_count += 1
+        _log.warning("triton.restarted", pid=self._pid, grpc_url=self.endpoint.grpc_url)
+        if self._on_restart is not None:
+            self._on_restart(self.endpoint)
+
+    def _drain(self, drain_s: float) -> None:
+        """Wait until no model has finished an inference for a moment, or ``drain_s`` is over."""
+        until_s = time.monotonic() + drain_s
+        seen: dict[str, int] | None = None
+        try:
+            with TritonClient(self.endpoint.grpc_url, deadline_s=1.0) as client:
+                ready = [model.name for model in self.models if model.ready]
+                while time.monotonic() < until_s:
+                    now = {name: client.statistics(name).success_count for name in ready}
+                    if now == seen:
+                        return
+                    seen = now
+                    time.sleep(0.2)
+        except ConchError:
+            return  # it does not answer: there is nothing to wait for
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal to Triton itself."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._pid is not None and psutil.pid_exists(self._pid):
+                os.kill(self._pid, number)
+
+    @staticmethod
+    def _close(guard: subprocess.Popen[bytes] | None) -> None:
+        """Let the guard finish: the end of its stdin makes it end Triton if it still runs."""
+        if guard is None:
+            return
+        for pipe in (guard.stdin, guard.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        guard.wait()
+
+
+def _free_ports(asked: Sequence[int]) -> list[int]:
+    """The asked ports, each 0 replaced by a free one; all different.
+
+    Raises:
+        TritonUnavailable: when a port that was asked for is taken.
+    """
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for port in asked:
+            held = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                held.bind((LOOPBACK, port))
+            except OSError as error:
+                raise TritonUnavailable(
+                    f"port {port}: cannot be used ({error.strerror}).",
+                    hint="Choose another, or 0 for a free one.",
+                ) from error
+            ports.append(int(held.getsockname()[1]))
+        return ports
+
+
+def _last_words(log: str) -> str:
+    """The error lines at the end of a log, else its last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("E", "error"))]
+    return " | ".join((errors or lines)[-3:])
