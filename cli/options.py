@@ -53,6 +53,6 @@ def server_options(command: F) -> F:
 
 def json_option(command: F) -> F:
     """Add ``--json``; the command gets ``as_json``."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="One JSON object on stdout."
-    )(command)
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")(
+        command
+    )

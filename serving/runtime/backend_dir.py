@@ -32,7 +32,7 @@ def prepare(binary: TritonBinary) -> Path:
     try:
         _fill(temporary, binary)
         temporary.chmod(0o755)
-        os.rename(temporary, folder)
+        temporary.rename(folder)
     except OSError:
         if not folder.is_dir():  # else another process was faster: its folder is the same
             raise

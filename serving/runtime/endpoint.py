@@ -87,7 +87,7 @@ def save(endpoint: Endpoint) -> Path:
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".")  # mkstemp's mode is 0600
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(data, file, indent=1)
-    os.replace(temporary, path)
+    Path(temporary).replace(path)
     return path
 
 

@@ -58,6 +58,7 @@ class TritonBinary:
             done = subprocess.run(
                 [str(self.path), "--help"],
                 capture_output=True,
+                check=False,
                 text=True,
                 timeout=60,
                 env=os.environ | {"LD_LIBRARY_PATH": self.ld_library_path()},

@@ -16,8 +16,10 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 
 GRACE_S = 5.0
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory lies there
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -53,7 +55,7 @@ def _start(command: list[str], libc: ctypes.CDLL) -> int:
     os.dup2(null, 0)
     os.dup2(2, 1)
     try:
-        os.execv(command[0], command)
+        os.execv(command[0], command)  # noqa: S606 - no shell is the point
     except OSError as error:
         os.write(2, f"{command[0]}: {error}\n".encode())
         os._exit(127)
@@ -109,17 +111,15 @@ def _kill_rest() -> None:
 
 def _children() -> list[int]:
     """Pids of our children."""
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        return [int(pid) for pid in file.read().split()]
+    text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return [int(pid) for pid in text.split()]
 
 
 def _clean_shared_memory(prefix: str) -> None:
     """Remove the shared memory that killed stubs left."""
     with contextlib.suppress(OSError):
-        for name in os.listdir("/dev/shm"):
-            if name.startswith(prefix):
-                with contextlib.suppress(OSError):
-                    os.unlink(f"/dev/shm/{name}")
+        for region in SHARED_MEMORY.glob(f"{prefix}*"):
+            region.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Is a started Triton fit to serve? Each loaded model answers one made-up inference, or says why not."""
+"""Is a started Triton fit to serve? Each model answers one made-up inference, or says why not."""
 
 from __future__ import annotations
 

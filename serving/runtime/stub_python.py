@@ -8,7 +8,6 @@ environment of its own: numpy 1.26 first, then all the packages of ours.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -65,7 +64,7 @@ def _numpy() -> Path:
 
 
 def _create(folder: Path, numpy: Path) -> None:
-    """A virtual environment with nothing of its own but where to look: numpy 1, then our packages."""
+    """A virtual environment that holds only where to look: numpy 1, then our packages."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".python-"))
     try:
@@ -75,7 +74,7 @@ def _create(folder: Path, numpy: Path) -> None:
         pth = temporary / "lib" / minor / "site-packages" / "conch.pth"
         pth.write_text("\n".join(lines) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
-        os.rename(temporary, folder)
+        temporary.rename(folder)
     except OSError:
         if not folder.is_dir():  # else another process was faster: its folder is the same
             raise

@@ -12,7 +12,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +32,7 @@ from serving.runtime import backend_dir, command, endpoint, find, readiness, stu
 from serving.runtime.command import LOOPBACK, CommandLine, ServerOptions
 from serving.runtime.endpoint import Endpoint
 from serving.runtime.find import TritonBinary
+from serving.runtime.ports import free_ports
 from serving.runtime.readiness import ModelReadiness
 
 _log = structlog.get_logger()
@@ -157,10 +157,10 @@ class TritonServer:
         A model that does not load is in ``models`` with its reason; the others are served.
 
         Raises:
-            TritonUnavailable: when the process ends or does not answer in time; with its last words.
+            TritonUnavailable: when the process ends or does not answer in time; with its log's end.
         """
         self._stopping.clear()
-        ports = _free_ports(self._asked_ports)
+        ports = free_ports(self._asked_ports)
         self._options = replace(
             self._options, http_port=ports[0], grpc_port=ports[1], metrics_port=ports[2]
         )
@@ -243,8 +243,7 @@ class TritonServer:
                 env=self._environment(),
                 start_new_session=True,  # Ctrl-C is ours to handle: drain first
             )
-        assert guard.stdout is not None
-        answer = guard.stdout.readline()
+        answer = guard.stdout.readline() if guard.stdout else b""
         if not answer.strip().isdigit():
             raise TritonUnavailable(
                 f"Triton: its guard did not start ({self.log_tail().strip()}).",
@@ -265,7 +264,8 @@ class TritonServer:
         backoff_s = _FIRST_BACKOFF_S
         while not self._stopping.is_set():
             guard = self._guard
-            assert guard is not None
+            if guard is None:
+                return
             started_s = time.monotonic()
             code = guard.wait()
             if self._stopping.is_set() or not self._restart:
@@ -326,28 +326,6 @@ class TritonServer:
                 with contextlib.suppress(OSError):
                     pipe.close()
         guard.wait()
-
-
-def _free_ports(asked: Sequence[int]) -> list[int]:
-    """The asked ports, each 0 replaced by a free one; all different.
-
-    Raises:
-        TritonUnavailable: when a port that was asked for is taken.
-    """
-    with contextlib.ExitStack() as stack:
-        ports = []
-        for port in asked:
-            held = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                held.bind((LOOPBACK, port))
-            except OSError as error:
-                raise TritonUnavailable(
-                    f"port {port}: cannot be used ({error.strerror}).",
-                    hint="Choose another, or 0 for a free one.",
-                ) from error
-            ports.append(int(held.getsockname()[1]))
-        return ports
 
 
 def _last_words(log: str) -> str:

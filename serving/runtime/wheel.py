@@ -6,7 +6,6 @@ or an offline folder that pip is set up for works here as well.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -74,12 +73,14 @@ def _download(wheel: PinnedWheel, folder: Path, *, timeout_s: float) -> Path:
             *("--requirement", str(requirements), "--dest", str(target)),
         ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout_s, check=False
+            )
         except subprocess.TimeoutExpired:
             raise _failed(wheel, f"no answer in {timeout_s:.0f} s") from None
         if done.returncode != 0 or not list(target.glob("*.whl")):
             raise _failed(wheel, _last_error(done.stderr))
-        os.replace(target, folder)
+        target.rename(folder)
     return next(folder.glob("*.whl"))
 
 
@@ -94,7 +95,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 if mode & 0o111 and path.is_file():
                     path.chmod(0o755)
         temporary.chmod(0o755)
-        os.replace(temporary, folder)
+        temporary.rename(folder)
     except (OSError, zipfile.BadZipFile) as error:
         raise TritonUnavailable(
             f"{archive.name}: cannot be unpacked into {folder} ({error}).",

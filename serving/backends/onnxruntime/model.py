@@ -50,7 +50,7 @@ GRAPH_LEVELS = {
 }
 
 
-class BadRequest(Exception):
+class RequestError(Exception):
     """A request that cannot be run; the text goes to its sender."""
 
 
@@ -98,7 +98,7 @@ class TritonPythonModel:
         for index, request in enumerate(requests):
             try:
                 feed = self._feed(request)
-            except BadRequest as error:
+            except RequestError as error:
                 responses[index] = failure(str(error))
             else:
                 groups.setdefault(self._group_key(index, feed), []).append((index, feed))
@@ -114,7 +114,7 @@ class TritonPythonModel:
         """The response to one request: no concatenation, no split."""
         try:
             feed = self._feed(request)
-        except BadRequest as error:
+        except RequestError as error:
             return failure(str(error))
         return self._run_one(request, feed)
 
@@ -135,7 +135,7 @@ class TritonPythonModel:
                 array = tensor.as_numpy()
                 feed[name] = as_text(name, array) if name in self.string_inputs else array
             elif name in self.required:
-                raise BadRequest(f"input {name!r}: missing, the model needs it")
+                raise RequestError(f"input {name!r}: missing, the model needs it")
         return feed
 
     def _group_key(self, index: int, feed: dict[str, np.ndarray]) -> tuple[Any, ...]:
@@ -191,12 +191,11 @@ class TritonPythonModel:
         """The arrays as a response."""
         tensors = []
         for name, array in zip(names, arrays, strict=True):
-            if name in self.reshapes:
-                array = array.reshape(self._shown_shape(name, array))
-            tensors.append(pb_utils.Tensor(name, array))
+            shown = array.reshape(self._shape(name, array)) if name in self.reshapes else array
+            tensors.append(pb_utils.Tensor(name, shown))
         return pb_utils.InferenceResponse(output_tensors=tensors)
 
-    def _shown_shape(self, name: str, array: np.ndarray) -> list[int]:
+    def _shape(self, name: str, array: np.ndarray) -> list[int]:
         """The shape that the config promises for an output with ``reshape``."""
         return [*array.shape[: 1 if self.max_batch_size else 0], *self.reshapes[name]]
 
@@ -279,7 +278,7 @@ def as_text(name: str, array: np.ndarray) -> np.ndarray:
     try:
         decoded = [item.decode() if isinstance(item, bytes) else item for item in array.ravel()]
     except UnicodeDecodeError as error:
-        raise BadRequest(f"input {name!r}: not UTF-8 ({error})") from None
+        raise RequestError(f"input {name!r}: not UTF-8 ({error})") from None
     text = np.empty(len(decoded), dtype=np.object_)
     text[:] = decoded
     return text.reshape(array.shape)
