@@ -1,0 +1,332 @@
+"""``conch control``: the loop, one tick of it, and what it did and why."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cli.options import json_option, server_options
+from conch.errors import ConfigError
+from conch.units import DURATION
+from control import codec, explain, policy_file, session
+from control.actuator import Action, Outcome
+from control.journal import Journal
+from control.loop import ControlLoop, Mode, Tick
+from control.policy_file import ModelPolicy, PolicyFile
+from serving.model_config import ReloadKind
+from serving.repository import Repository
+from serving.runtime import endpoint as endpoints
+from serving.runtime.endpoint import Endpoint
+
+policy_argument = click.argument(
+    "policy", type=click.Path(path_type=Path, dir_okay=False), required=False
+)
+repository_option = click.option(
+    "--repository",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that the server reads. [default: the local server's]",
+)
+slo_option = click.option("--slo", type=DURATION, help="p99 objective, where no POLICY is given.")
+
+
+@click.group()
+def control() -> None:
+    """Keep Triton tuned to its load: observe, decide, guard, apply, verify.
+
+    \b
+    Example:
+      conch control once --dry-run
+      conch control run examples/policy.yaml
+      conch control explain minilm_int8
+    """
+
+
+@control.command()
+@policy_argument
+@click.option("--advisory", is_flag=True, help="Decide and record, but change nothing.")
+@click.option("--duration", type=DURATION, help="Stop after this long. [default: run until Ctrl-C]")
+@click.option("--jsonl", is_flag=True, help="One JSON object a tick on stdout.")
+@slo_option
+@repository_option
+@server_options
+def run(
+    policy: Path | None,
+    advisory: bool,
+    duration: float | None,
+    jsonl: bool,
+    slo: float | None,
+    repository: Path | None,
+    endpoint: Endpoint,
+) -> None:
+    """Run the loop until Ctrl-C, by POLICY or by the defaults.
+
+    \b
+    Example:
+      conch control run examples/policy.yaml
+      conch control run --slo 50ms --advisory --duration 5m
+    """
+    typed = _policy(policy, slo)
+    repo = session.repository_of(endpoint, repository)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    mode = Mode.ADVISORY if advisory else Mode.ACTIVE
+    with session.session(endpoint, repo, typed, mode=mode) as loop:
+        names = ", ".join(loop.policies)
+        click.echo(f"Controlling {names} ({mode.value}), a look every {typed.tick:g} s.", err=True)
+        loop.run(
+            tick_s=typed.tick,
+            stop=stop,
+            duration_s=duration,
+            on_tick=lambda tick: _tell(tick, jsonl=jsonl),
+        )
+    click.echo(f"Journal: {session.journal_path(repo)}", err=True)
+    click.echo("Next: conch control status", err=True)
+
+
+@control.command()
+@policy_argument
+@click.option("--dry-run", is_flag=True, help="Show the diff and its cost; change nothing.")
+@click.option("--watch", type=DURATION, help="Look this long first. [default: 1.5 stable windows]")
+@slo_option
+@repository_option
+@json_option
+@server_options
+def once(
+    policy: Path | None,
+    dry_run: bool,
+    watch: float | None,
+    slo: float | None,
+    repository: Path | None,
+    as_json: bool,
+    endpoint: Endpoint,
+) -> None:
+    """Watch for a few seconds, decide once, and apply it (or, with --dry-run, only show it).
+
+    \b
+    Example:
+      conch control once --dry-run
+    """
+    typed = _policy(policy, slo)
+    repo = session.repository_of(endpoint, repository)
+    with session.session(endpoint, repo, typed, mode=Mode.ADVISORY) as loop:
+        ticks = _watched(loop, typed, watch)
+    with session.session(
+        endpoint, repo, typed, mode=Mode.ADVISORY if dry_run else Mode.ACTIVE
+    ) as loop:
+        rows = [_outcome(loop, tick, dry_run=dry_run) for tick in ticks]
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "dry_run": dry_run, "models": rows}, indent=2))
+        return
+    for tick, row in zip(ticks, rows, strict=True):
+        _print_outcome(tick, row)
+    if dry_run:
+        click.echo("Nothing was changed.")
+
+
+@control.command()
+@click.argument("model")
+@repository_option
+@json_option
+def explain_(model: str, repository: Path | None, as_json: bool) -> None:
+    """Why the last decision for MODEL is what it is.
+
+    The last decision that changed something is shown too, when the newest one only holds.
+
+    \b
+    Example:
+      conch control explain minilm_int8
+    """
+    repo = _repository(repository)
+    repo.config_path(model)
+    with Journal(session.journal_path(repo), read_only=True) as journal:
+        entries = list(journal.entries(model, last=3600))
+    if not entries:
+        raise ConfigError(
+            f"explain {model}: the journal has no decision for it yet.",
+            hint="Run `conch control once --dry-run` or `conch control run` first.",
+        )
+    newest = entries[-1]
+    changed = next((e for e in reversed(entries) if e.decision.changes), None)
+    if as_json:
+        data = {
+            "schema": 1,
+            "model": model,
+            "decision": codec.plain(newest.decision),
+            "last_change": codec.plain(changed.decision) if changed else None,
+        }
+        click.echo(json.dumps(data, indent=2))
+        return
+    now_s = time.time()
+    click.echo("\n".join(explain.lines(model, newest.decision, now_s=now_s)))
+    if changed and changed is not newest:
+        click.echo("\nThe last change:\n")
+        click.echo("\n".join(explain.lines(model, changed.decision, now_s=now_s)))
+
+
+control.add_command(explain_, "explain")
+
+
+@control.command()
+@repository_option
+@json_option
+def status(repository: Path | None, as_json: bool) -> None:
+    """Desired, applied and observed for every model under control.
+
+    \b
+    Example:
+      conch control status --json
+    """
+    repo = _repository(repository)
+    now_s = time.time()
+    with Journal(session.journal_path(repo), read_only=True) as journal:
+        latest = [entry for m in journal.models() for entry in journal.entries(m, last=1)]
+        actions = journal.actions()
+    rows = [
+        {
+            "model": entry.model,
+            "mode": entry.mode,
+            "age_s": round(now_s - entry.decision.at_s, 1),
+            "reason": entry.decision.reason.name,
+            "desired": codec.plain(entry.decision.desired),
+            "applied": codec.plain(entry.decision.applied),
+            "offered_rps": round(entry.decision.terms.get("fast_rps", 0.0), 1),
+            "actions": sum(1 for action in actions if action.model == entry.model),
+            "unfinished_actions": sum(
+                1 for a in actions if a.model == entry.model and a.ended_at_s is None
+            ),
+        }
+        for entry in latest
+    ]
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "models": rows}, indent=2))
+        return
+    table = Table("model", "mode", "age s", "load req/s", "applied", "desired", "reason", "actions")
+    for entry, row in zip(latest, rows, strict=True):
+        table.add_row(
+            entry.model,
+            entry.mode,
+            str(row["age_s"]),
+            str(row["offered_rps"]),
+            explain.describe(entry.decision.applied),
+            explain.describe(entry.decision.desired),
+            entry.decision.reason.name,
+            str(row["actions"]),
+        )
+    Console().print(table)
+    click.echo("Next: conch control explain MODEL", err=True)
+
+
+def _repository(given: Path | None) -> Repository:
+    """The repository to read about: as given, else the local server's, else ./model_repository."""
+    if given is not None:
+        return Repository(given)
+    local = [endpoint.repository for endpoint in endpoints.running() if endpoint.repository]
+    return Repository(local[0] if len(local) == 1 else Path("model_repository"))
+
+
+def _policy(path: Path | None, slo_s: float | None) -> PolicyFile:
+    """The policy of the file, or the defaults with the SLO of the flag."""
+    if path is not None:
+        return policy_file.load(path)
+    defaults = ModelPolicy() if slo_s is None else ModelPolicy(slo=slo_s)
+    click.echo(
+        f"No POLICY given: every loaded model, p99 ≤ {defaults.slo * 1e3:g} ms, "
+        "at most one instance a core.",
+        err=True,
+    )
+    return PolicyFile(defaults=defaults)
+
+
+def _watched(loop: ControlLoop, typed: PolicyFile, watch_s: float | None) -> list[Tick]:
+    """The last tick of each model after watching for a while."""
+    window_s = max(policy.stable_window_s for policy in loop.policies.values())
+    seconds = watch_s or 1.5 * window_s
+    click.echo(f"Watching for {seconds:.0f} s ...", err=True)
+    last: dict[str, Tick] = {}
+    loop.run(
+        tick_s=typed.tick,
+        stop=threading.Event(),
+        duration_s=seconds,
+        on_tick=lambda tick: last.__setitem__(tick.model, tick),
+    )
+    return list(last.values())
+
+
+def _outcome(loop: ControlLoop, tick: Tick, *, dry_run: bool) -> dict[str, object]:
+    """What the decision changes, or would change."""
+    decision = tick.decision
+    row: dict[str, object] = {"model": tick.model, "decision": codec.plain(decision), "diff": ""}
+    if decision.desired is None or not decision.changes:
+        return {**row, "reload_kind": ReloadKind.NONE.value}
+    change = loop.actuator.plan(tick.model, decision.desired)
+    row |= {"diff": change.diff, "reload_kind": change.kind.value}
+    if dry_run:
+        return row
+    action = loop.act(tick.model, decision)
+    return {**row, "action": codec.action(action)}
+
+
+def _print_outcome(tick: Tick, row: dict[str, object]) -> None:
+    """One model's outcome for people."""
+    decision = tick.decision
+    click.echo(f"{tick.model}: {decision.reason.value}  [{decision.reason.name}]")
+    for clamp in decision.clamps:
+        click.echo(f"guard: {clamp.value}  [{clamp.name}]")
+    if not row["diff"]:
+        click.echo(f"config stays: {explain.describe(decision.applied)}\n")
+        return
+    click.echo(str(row["diff"]).rstrip())
+    click.echo(f"reload kind: {row['reload_kind']}")
+    click.echo(f"expected effect: {_effect(tick)}")
+    action = row.get("action")
+    if isinstance(action, dict):
+        click.echo(f"{action['outcome']} in {action['seconds']:.2f} s {action['error']}".rstrip())
+    click.echo("")
+
+
+def _effect(tick: Tick) -> str:
+    """What the model of the queue expects of the change."""
+    terms, desired, applied = tick.decision.terms, tick.decision.desired, tick.decision.applied
+    if desired is None or applied is None:
+        return "unknown"
+    if "plan_gain" in terms and desired.max_batch_size != applied.max_batch_size:
+        return (
+            f"capacity {terms['plan_applied_capacity_rps']:.0f} → "
+            f"{terms['plan_capacity_rps']:.0f} req/s at most"
+        )
+    before = terms.get(f"capacity_{applied.instances}_rps", 0.0)
+    after = terms.get(f"capacity_{desired.instances}_rps", 0.0)
+    return f"capacity {before:.0f} → {after:.0f} req/s for a load of {terms['need_rps']:.0f} req/s"
+
+
+def _tell(tick: Tick, *, jsonl: bool) -> None:
+    """One tick of the running loop: every one as JSON, or a line for each action."""
+    if jsonl:
+        data = {
+            "model": tick.model,
+            "decision": codec.plain(tick.decision),
+            "action": codec.action(tick.action) if tick.action else None,
+        }
+        click.echo(json.dumps(data))
+        return
+    if tick.action is None or tick.action.outcome is Outcome.UNCHANGED:
+        return
+    click.echo(_action_line(tick, tick.action))
+
+
+def _action_line(tick: Tick, action: Action) -> str:
+    """One applied or refused change for people."""
+    now = time.strftime("%H:%M:%S", time.localtime(tick.decision.at_s))
+    return (
+        f"{now}  {tick.model}: {tick.decision.reason.name}: "
+        f"{explain.describe(tick.decision.applied)} → {explain.describe(tick.decision.desired)} "
+        f"({action.kind.value}, {action.outcome.value} in {action.seconds:.2f} s) {action.error}"
+    ).rstrip()

@@ -1,0 +1,1 @@
+"""Pure decisions: no clock, no randomness but seeded, no I/O."""

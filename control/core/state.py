@@ -1,0 +1,101 @@
+"""What the loop remembers of one model between ticks: a value, replaced at every look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from control.core import windows
+from control.core.service_time import Learnt
+from control.core.types import Observation, Policy, Settings
+from control.core.windows import Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """A change that was tried.
+
+    Attributes:
+        at_s: when it ended.
+        settings: what was wanted.
+        reload: whether it cost a full reload.
+        ok: whether it is in force; a failed one was rolled back.
+    """
+
+    at_s: float
+    settings: Settings
+    reload: bool
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlState:
+    """Memory of one model.
+
+    Attributes:
+        started_s: the first look; None before it.
+        last: the newest look.
+        intervals: trusted ones, newest last.
+        learnt: service times.
+        wanted: (at_s, instances that the load needed) over the quiet time.
+        changes: what was tried in the last hour, newest last.
+        settings_since_s: since when the batching settings in force are the same.
+        in_flight: a change is being applied.
+    """
+
+    started_s: float | None = None
+    last: Observation | None = None
+    intervals: tuple[Interval, ...] = ()
+    learnt: Learnt = field(default_factory=Learnt)
+    wanted: tuple[tuple[float, int], ...] = ()
+    changes: tuple[Applied, ...] = ()
+    settings_since_s: float = 0.0
+    in_flight: bool = False
+
+    def absorb(self, seen: Observation, policy: Policy) -> ControlState:
+        """The memory after one more look."""
+        started_s = seen.at_s if self.started_s is None else self.started_s
+        new = None
+        if self.last is not None:
+            new = windows.interval(self.last, seen, stale_s=policy.stale_s)
+        since_s = self.settings_since_s
+        if self.last is None or _batching(self.last.applied) != _batching(seen.applied):
+            since_s = seen.at_s
+        horizon_s = max(policy.stable_window_s, policy.quiet_s)
+        return replace(
+            self,
+            started_s=started_s,
+            last=seen,
+            intervals=windows.keep(
+                (*self.intervals, new) if new else self.intervals,
+                window_s=horizon_s,
+                at_s=seen.at_s,
+            ),
+            learnt=self._learn(new, policy),
+            settings_since_s=since_s,
+            changes=tuple(c for c in self.changes if c.at_s > seen.at_s - 3600.0),
+        )
+
+    def tried(self, change: Applied) -> ControlState:
+        """The memory after a change was applied, or was refused and rolled back."""
+        return replace(self, changes=(*self.changes, change), in_flight=False)
+
+    def _learn(self, new: Interval | None, policy: Policy) -> Learnt:
+        """Service times with the interval's batches, unless it is too close to a change."""
+        if new is None or new.statistics is None:
+            return self.learnt
+        if self.changes and new.start_s < self.changes[-1].at_s + policy.settle_s:
+            return self.learnt
+        return self.learnt.absorb(
+            new.statistics, instances=new.instances, span_s=new.end_s - new.start_s
+        )
+
+
+def _batching(settings: Settings | None) -> tuple[int, bool, float] | None:
+    """The part of the settings that only a reload can change."""
+    if settings is None:
+        return None
+    return (
+        settings.max_batch_size,
+        settings.dynamic_batching,
+        settings.max_queue_delay_s,
+    )

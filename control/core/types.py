@@ -1,0 +1,160 @@
+"""The nouns of the loop: what is seen, what is wanted, what was decided and why.
+
+Three things are kept apart. *Desired* is what a decision wants; *applied* is what Triton accepted;
+*observed* is what the metrics show. Times are seconds; an ``at_s`` is seconds since the epoch and
+always an argument.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serving.metrics import ModelCounters
+from serving.statistics import ModelStatistics
+
+
+class Reason(enum.Enum):
+    """Why a decision is what it is. Each has a row in docs/reference/reasons.md and a test."""
+
+    HOLD_NO_DATA = "hold: data is missing, stale or was reset"
+    HOLD_WARMING_UP = "hold: the first stable window is not full"
+    HOLD_STEADY = "hold: the capacity fits the load"
+    HOLD_QUIET_TIME = "hold: smaller would do, but not for long enough yet"
+    SCALE_UP_LOAD = "scale up: the load needs more capacity"
+    SCALE_UP_BACKLOG = "scale up: the waiting requests endanger the SLO"
+    SCALE_DOWN = "scale down: fewer instances carried the peak of the whole window"
+    REBATCH = "rebatch: another batch size or delay carries more, or the same for less"
+    AT_LIMIT = "at the limit: the load needs more than the policy allows"
+
+
+class Clamp(enum.Enum):
+    """What the guard did to a proposal. Each has a row in docs/reference/reasons.md and a test."""
+
+    MIN_INSTANCES = "raised to min_instances"
+    MAX_INSTANCES = "lowered to max_instances"
+    STEP_DOWN = "made a smaller step down"
+    COOLDOWN = "held: too soon after the last change"
+    RELOAD_BUDGET = "held: the hour's reloads are spent"
+    BLOCKED = "held: this target failed a short while ago"
+    CHANGE_IN_FLIGHT = "held: a change is in flight"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The knobs of one model: what can be desired, applied, or compared.
+
+    Attributes:
+        instances: in total.
+        max_batch_size: largest batch; 0 for a model without a batch axis.
+        dynamic_batching: whether Triton joins requests.
+        max_queue_delay_s: how long the batcher may wait.
+    """
+
+    instances: int
+    max_batch_size: int
+    dynamic_batching: bool
+    max_queue_delay_s: float
+
+    @property
+    def largest_batch(self) -> int:
+        """The largest batch that an instance can be given from single requests."""
+        return max(1, self.max_batch_size) if self.dynamic_batching else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One look at one model. A part that could not be read is None: it can only ever hold.
+
+    Attributes:
+        at_s: when it was taken.
+        tick_id: traces this look through journal, log and plots.
+        counters: from ``/metrics`` or Prometheus.
+        statistics: from ModelStatistics: the only source of service times.
+        applied: what Triton says is in force.
+        threads: threads of one instance, for contention; 1 where not known.
+    """
+
+    at_s: float
+    tick_id: str
+    counters: ModelCounters | None
+    statistics: ModelStatistics | None
+    applied: Settings | None
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the owner of a model wants, and the bounds of what may be done for it.
+
+    Attributes:
+        slo_s: the latency that ``slo_target`` of the requests must meet (p99 ≤ slo_s).
+        min_instances, max_instances: inclusive.
+        max_batch_size: the largest that the model was verified with.
+        cores: that the instances share; beyond them contention is assumed.
+        margin_fraction: ε; capacity is what keeps p99 within (1 - ε) of the SLO.
+        utilisation_limit: ρ; capacity is never above this share of the full-batch rate.
+        fast_window_s, stable_window_s: averaging of the arrival rate.
+        quiet_s: how long a smaller count must have been enough before a scale down.
+        hysteresis: a scale down needs this many times the load as capacity.
+        step_down_fraction: of the instances, at most this share goes in one step (at least one).
+        cooldown_s: least time between a change and the next scale down or rebatch.
+        settle_s: measurements this soon after a change are not learnt from.
+        stale_s: a gap longer than this between looks makes the older ones useless.
+        rebatch: whether the slow knob may be used at all.
+        rebatch_after_s: how long the same settings must have been watched first.
+        rebatch_gain: least capacity ratio that pays for a reload.
+        reloads_per_hour: at most.
+        blocked_s: how long a target that failed is not tried again.
+    """
+
+    slo_s: float
+    min_instances: int = 1
+    max_instances: int = 4
+    max_batch_size: int = 32
+    cores: int = 1
+    margin_fraction: float = 0.2
+    utilisation_limit: float = 0.9
+    fast_window_s: float = 2.0
+    stable_window_s: float = 6.0
+    quiet_s: float = 60.0
+    hysteresis: float = 1.15
+    step_down_fraction: float = 0.25
+    cooldown_s: float = 15.0
+    settle_s: float = 3.0
+    stale_s: float = 10.0
+    rebatch: bool = True
+    rebatch_after_s: float = 30.0
+    rebatch_gain: float = 1.2
+    reloads_per_hour: int = 4
+    blocked_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to do, why, and every number that led there.
+
+    Attributes:
+        tick_id, at_s: of the observation.
+        reason: one of the enum.
+        applied: what was in force; None when it was not known.
+        desired: what to apply; equal to ``applied`` for a hold.
+        terms: the numbers of the formula, by name with unit suffix.
+        clamps: what the guard changed, in order.
+        may_act_at_s: when the guard allows the next change.
+    """
+
+    tick_id: str
+    at_s: float
+    reason: Reason
+    applied: Settings | None
+    desired: Settings | None
+    terms: Mapping[str, float] = field(default_factory=dict)
+    clamps: tuple[Clamp, ...] = ()
+    may_act_at_s: float = 0.0
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to apply."""
+        return self.desired is not None and self.desired != self.applied

@@ -1,0 +1,91 @@
+"""Looks become intervals, intervals become rates; a reset or a gap drops the interval.
+
+All functions are of values; the newest interval is last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from control.core.types import Observation
+from serving import metrics, statistics
+from serving.statistics import ModelStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """What happened between two looks.
+
+    Attributes:
+        start_s, end_s: its ends.
+        arrivals: requests that came: answered + failed + change of waiting. Completions alone
+            would hide an overload.
+        completed: requests that were answered.
+        failed: requests that failed.
+        pending: waiting at the end (a gauge).
+        statistics: executions in the interval; None when the model was reloaded within it.
+        instances: applied at its end.
+    """
+
+    start_s: float
+    end_s: float
+    arrivals: float
+    completed: float
+    failed: float
+    pending: float
+    statistics: ModelStatistics | None
+    instances: int
+
+
+def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval | None:
+    """The interval between two looks, or None when it cannot be trusted.
+
+    It cannot when a part is missing, a counter went back, time stood still, or the gap is longer
+    than ``stale_s``.
+    """
+    span_s = new.at_s - old.at_s
+    if not 0 < span_s <= stale_s or new.applied is None:
+        return None
+    if old.counters is None or new.counters is None:
+        return None
+    change = metrics.delta(old.counters, new.counters)
+    if change is None:
+        return None
+    executed = None
+    if old.statistics is not None and new.statistics is not None:
+        executed = statistics.delta(old.statistics, new.statistics)
+    return Interval(
+        start_s=old.at_s,
+        end_s=new.at_s,
+        arrivals=max(0.0, change.success + change.failure + change.pending),
+        completed=change.success,
+        failed=change.failure,
+        pending=new.counters.pending,
+        statistics=executed,
+        instances=new.applied.instances,
+    )
+
+
+def rate_rps(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -> float | None:
+    """Arrivals per second over the intervals that end within ``window_s`` before ``at_s``.
+
+    None when there are none.
+
+    Example:
+        Intervals of 1 s with 80, 100 and 120 arrivals and a window of 2 s give 110.0.
+    """
+    inside = [i for i in intervals if i.end_s > at_s - window_s]
+    seconds = sum(i.end_s - i.start_s for i in inside)
+    return sum(i.arrivals for i in inside) / seconds if seconds else None
+
+
+def covered_s(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -> float:
+    """Seconds of the window that the intervals cover."""
+    return sum(
+        i.end_s - max(i.start_s, at_s - window_s) for i in intervals if i.end_s > at_s - window_s
+    )
+
+
+def keep(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -> tuple[Interval, ...]:
+    """The intervals that still matter."""
+    return tuple(i for i in intervals if i.end_s > at_s - window_s)

@@ -1,0 +1,90 @@
+"""A decision in words: what went in, the formula with its numbers, the guard, the next time."""
+
+from __future__ import annotations
+
+from control.core.types import Decision, Settings
+
+
+def lines(model: str, decision: Decision, *, now_s: float) -> list[str]:
+    """The explanation, one line each; empty lines separate its parts."""
+    text = [
+        f"{model}: {decision.reason.value}  [{decision.reason.name}]",
+        f"  tick {decision.tick_id}, {now_s - decision.at_s:.0f} s ago",
+        "",
+        *_inputs(decision),
+        "",
+        *_formula(decision),
+        "",
+        f"applied   {describe(decision.applied)}",
+        f"desired   {describe(decision.desired)}",
+    ]
+    if decision.clamps:
+        text += [f"guard     {clamp.value}  [{clamp.name}]" for clamp in decision.clamps]
+    else:
+        text += ["guard     nothing was clamped"]
+    wait_s = decision.may_act_at_s - now_s
+    when = "now" if wait_s <= 0 else f"in {wait_s:.0f} s (a scale up: now)"
+    return [*text, f"next      may change again {when}"]
+
+
+def describe(settings: Settings | None) -> str:
+    """Settings in one line."""
+    if settings is None:
+        return "unknown"
+    batching = "no dynamic batching"
+    if settings.dynamic_batching:
+        batching = (
+            f"batches of up to {settings.max_batch_size}, "
+            f"max queue delay {settings.max_queue_delay_s * 1e3:g} ms"
+        )
+    plural = "instance" if settings.instances == 1 else "instances"
+    return f"{settings.instances} {plural}, {batching}"
+
+
+def _inputs(decision: Decision) -> list[str]:
+    """What was measured."""
+    terms = decision.terms
+    if "need_rps" not in terms:
+        return ["inputs    the data needed for a decision was not there"]
+    return [
+        (
+            f"inputs    offered load {terms['fast_rps']:.1f} req/s (fast window), "
+            f"{terms['stable_rps']:.1f} req/s (stable window)"
+        ),
+        f"          {terms['pending_count']:.0f} waiting, {terms['drain_s'] * 1e3:.0f} ms to drain",
+        (
+            f"          service time ℓ(b) = {terms['service_alpha_s'] * 1e3:.2f} ms·b + "
+            f"{terms['service_beta_s'] * 1e3:.2f} ms (learnt from batch_stats)"
+        ),
+    ]
+
+
+def _formula(decision: Decision) -> list[str]:
+    """The comparison that was made, with numbers."""
+    terms = decision.terms
+    if "need_rps" not in terms:
+        return ["formula   hold while anything is missing"]
+    text = [
+        f"formula   need = max(fast, stable) + backlog to drain = {terms['need_rps']:.1f} req/s",
+        f"          capacity for p99 ≤ {terms['slo_s'] * 1e3:.0f} ms less the margin:",
+    ]
+    for count, carried in _capacities(decision):
+        verdict = "enough" if carried >= terms["need_rps"] else "too little"
+        text.append(f"            {count} × instance: {carried:7.1f} req/s  {verdict}")
+    if "plan_gain" in terms:
+        text.append(
+            f"          batching plan: batches of {terms['plan_max_batch_size']:.0f}, delay "
+            f"{terms['plan_max_queue_delay_s'] * 1e3:g} ms: {terms['plan_capacity_rps']:.1f} req/s "
+            f"at most, {terms['plan_gain']:.2f} × as it is"
+        )
+    return text
+
+
+def _capacities(decision: Decision) -> list[tuple[int, float]]:
+    """(instances, capacity) out of the terms."""
+    found = [
+        (int(name.split("_")[1]), value)
+        for name, value in decision.terms.items()
+        if name.startswith("capacity_") and name.endswith("_rps")
+    ]
+    return sorted(found)

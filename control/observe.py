@@ -1,0 +1,154 @@
+"""Take one look at a model: gRPC statistics, and counters from Triton or from Prometheus.
+
+What cannot be read is None in the observation, and logged: the core then holds.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Protocol
+
+import requests
+import structlog
+from prometheus_api_client import PrometheusConnect
+from prometheus_api_client.exceptions import PrometheusApiClientException
+
+from conch.errors import ConchError, TritonUnavailable
+from control.core.types import Observation, Settings
+from serving import metrics, model_config
+from serving.client import TritonClient
+from serving.metrics import ModelCounters
+from serving.model_config import ModelConfig
+
+log = structlog.get_logger()
+
+
+class CounterSource(Protocol):
+    """Where the counters of a model come from."""
+
+    def counters(self, model: str) -> ModelCounters | None:
+        """The newest counters; None when the source has none for this model.
+
+        Raises:
+            TritonUnavailable: when the source does not answer.
+        """
+
+
+class ScrapedCounters:
+    """Counters by a scrape of Triton's own ``/metrics``."""
+
+    def __init__(self, metrics_url: str, *, deadline_s: float = 2.0) -> None:
+        self._url = metrics_url
+        self._deadline_s = deadline_s
+
+    def snapshot(self) -> metrics.Snapshot:
+        """Every model's counters.
+
+        Raises:
+            TritonUnavailable: when the port does not answer in time.
+        """
+        try:
+            response = requests.get(self._url, timeout=self._deadline_s)
+            response.raise_for_status()
+        except requests.RequestException as error:
+            raise TritonUnavailable(
+                f"metrics at {self._url}: no answer ({type(error).__name__}).",
+                hint="Is the server running with metrics on? `conch doctor` looks.",
+            ) from error
+        return metrics.parse(response.text)
+
+    def counters(self, model: str) -> ModelCounters | None:
+        """The model's counters now."""
+        return self.snapshot().models.get(model)
+
+
+class PrometheusCounters:
+    """Counters as the newest samples of a Prometheus that scrapes the server."""
+
+    def __init__(self, url: str, *, deadline_s: float = 2.0) -> None:
+        self._url = url
+        self._client = PrometheusConnect(url=url, disable_ssl=True)
+        self._deadline_s = deadline_s
+
+    def counters(self, model: str) -> ModelCounters | None:
+        """The model's counters as of the last scrape, summed over every server that reports it."""
+        query = f'{{__name__=~"nv_inference_.*", model="{model}"}}'
+        try:
+            samples = self._client.custom_query(query, params={"timeout": f"{self._deadline_s}s"})
+        except (PrometheusApiClientException, requests.RequestException) as error:
+            raise TritonUnavailable(
+                f"Prometheus at {self._url}: no answer ({type(error).__name__}).",
+                hint="Check the policy's `prometheus` key, or leave it out.",
+            ) from error
+        lines = [_exposition(s["metric"], s["value"][1]) for s in samples]
+        return metrics.parse("\n".join(lines) + "\n").models.get(model)
+
+
+def _exposition(labels: dict[str, str], value: str) -> str:
+    """One sample as a line of Prometheus text, so that one parser serves both sources."""
+    inner = ",".join(f'{k}="{v}"' for k, v in sorted(labels.items()) if k != "__name__")
+    return f"{labels['__name__']}{{{inner}}} {value}"
+
+
+class Observer:
+    """Looks at models of one server."""
+
+    def __init__(self, client: TritonClient, source: CounterSource) -> None:
+        self._client = client
+        self._source = source
+
+    def look(self, model: str, *, at_s: float) -> Observation:
+        """One observation; parts that failed are None."""
+        counters, statistics, config = None, None, None
+        try:
+            counters = self._source.counters(model)
+        except ConchError as error:
+            log.warning("counters.unreachable", model=model, error=error.message)
+        try:
+            statistics = self._client.statistics(model)
+            config = self._client.config(model)
+        except ConchError as error:
+            log.warning("triton.unreachable", model=model, error=error.message)
+        return Observation(
+            at_s=at_s,
+            tick_id=uuid.uuid4().hex[:12],
+            counters=counters,
+            statistics=statistics,
+            applied=settings_of(config) if config is not None else None,
+            threads=threads_of(config) if config is not None else 1,
+        )
+
+
+def settings_of(config: ModelConfig) -> Settings:
+    """The knobs in a config."""
+    batching = model_config.batching(config)
+    return Settings(
+        instances=model_config.instance_count(config),
+        max_batch_size=batching.max_batch_size,
+        dynamic_batching=batching.dynamic,
+        max_queue_delay_s=batching.max_queue_delay_us * 1e-6,
+    )
+
+
+def with_settings(config: ModelConfig, wanted: Settings) -> ModelConfig:
+    """The config with these knobs; what they say already is left exactly as it is."""
+    current = settings_of(config)
+    if wanted.instances != current.instances:
+        config = model_config.with_instances(config, wanted.instances)
+    batching = model_config.Batching(
+        max_batch_size=wanted.max_batch_size,
+        dynamic=wanted.dynamic_batching,
+        max_queue_delay_us=round(wanted.max_queue_delay_s * 1e6),
+    )
+    if batching != model_config.batching(config):
+        config = model_config.with_batching(config, batching)
+    return config
+
+
+def threads_of(config: ModelConfig) -> int:
+    """Threads of one instance as configured; without it, as many as the machine has cores."""
+    text = model_config.parameter(config, "intra_op_thread_count")
+    if text and text.isdigit() and int(text) > 0:
+        return int(text)
+    return max(1, (os.cpu_count() or 1) // model_config.instance_count(config))

@@ -1,0 +1,111 @@
+"""The policy that a user writes: one YAML file, defaults and per-model overrides."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from conch import config_file
+from conch.config_file import FileModel
+from conch.names import model_name
+from conch.units import Duration
+from control.core.types import Policy
+
+
+class ModelPolicy(FileModel):
+    """What one model is held to. Every key may be left out."""
+
+    slo: Duration = Field(0.1, gt=0, description="p99 latency objective, such as 100ms.")
+    min_instances: int = Field(1, ge=1, description="Never fewer instances than this.")
+    max_instances: int | None = Field(
+        None, ge=1, description="Never more instances than this; default: the number of cores."
+    )
+    max_batch_size: int = Field(32, ge=1, description="Largest batch that may be configured.")
+    rebatch: bool = Field(True, description="Whether batch size and delay may change (a reload).")
+    rebatch_after: Duration = Field(30.0, description="Watch this long before the first rebatch.")
+    quiet: Duration = Field(60.0, description="Scale down only after this long without need.")
+    cooldown: Duration = Field(15.0, description="Least time between a change and a scale down.")
+    fast_window: Duration = Field(2.0, gt=0, description="Averaging window for scale up.")
+    stable_window: Duration = Field(6.0, gt=0, description="Averaging window for the steady load.")
+    margin: float = Field(0.2, ge=0, lt=1, description="Share of the SLO kept as a margin.")
+    reloads_per_hour: int = Field(4, ge=0, description="At most this many full reloads an hour.")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> ModelPolicy:
+        if self.max_instances is not None and self.max_instances < self.min_instances:
+            raise ValueError(
+                f"max_instances = {self.max_instances}, must be at least "
+                f"min_instances ({self.min_instances})"
+            )
+        return self
+
+    def typed(self, *, cores: int) -> Policy:
+        """The core's policy on a machine with this many cores."""
+        return Policy(
+            slo_s=self.slo,
+            min_instances=self.min_instances,
+            max_instances=max(self.min_instances, self.max_instances or cores),
+            max_batch_size=self.max_batch_size,
+            cores=cores,
+            margin_fraction=self.margin,
+            fast_window_s=self.fast_window,
+            stable_window_s=self.stable_window,
+            quiet_s=self.quiet,
+            cooldown_s=self.cooldown,
+            rebatch=self.rebatch,
+            rebatch_after_s=self.rebatch_after,
+            reloads_per_hour=self.reloads_per_hour,
+        )
+
+
+class PolicyFile(FileModel):
+    """The whole file."""
+
+    version: int = Field(1, ge=1, le=1, description="Format of this file; 1.")
+    tick: Duration = Field(1.0, ge=0.1, description="Time between two looks.")
+    prometheus: str | None = Field(
+        None, description="Base URL of a Prometheus to read counters from; default: scrape Triton."
+    )
+    defaults: ModelPolicy = Field(default_factory=ModelPolicy, description="For every model.")
+    models: dict[str, ModelPolicy] = Field(
+        default_factory=dict,
+        description="Per model; keys left out come from defaults. Empty: every loaded model.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, data: Any) -> Any:
+        """Each model's section, laid over the defaults."""
+        if not isinstance(data, dict) or not isinstance(data.get("models"), dict):
+            return data
+        base = data.get("defaults") or {}
+        if not isinstance(base, dict):
+            return data
+        merged = {
+            name: {**base, **(own or {})} if isinstance(own, dict | None) else own
+            for name, own in data["models"].items()
+        }
+        return {**data, "models": merged}
+
+    @model_validator(mode="after")
+    def _names(self) -> PolicyFile:
+        for name in self.models:
+            model_name(name)
+        return self
+
+    def policy_of(self, name: str, *, cores: int | None = None) -> Policy:
+        """The policy of a model on this machine."""
+        section = self.models.get(name, self.defaults)
+        return section.typed(cores=cores or os.cpu_count() or 1)
+
+
+def load(path: Path) -> PolicyFile:
+    """The policy in ``path``.
+
+    Raises:
+        ConfigError: with every fault, its line and a suggestion.
+    """
+    return config_file.load(path, PolicyFile)
