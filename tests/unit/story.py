@@ -1,0 +1,119 @@
+"""Tell the core a story: so many seconds of so much load; it answers with decisions.
+
+The server in the story is arithmetic: it answers what arrives up to its capacity and queues the
+rest, with a true service time of its own. No clock, no server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from control.core.decide import decide
+from control.core.guard import is_reload
+from control.core.service_time import ServiceTime
+from control.core.state import Applied, ControlState
+from control.core.types import Decision, Observation, Policy, Reason, Settings
+from serving.metrics import ModelCounters
+from serving.statistics import BatchStat, ModelStatistics
+
+TRUE = ServiceTime(alpha_s=0.001, beta_s=0.004)
+
+
+def settings(instances: int = 1, *, batch: int = 8, dynamic: bool = True, delay_s: float = 0.0):
+    """Settings with defaults."""
+    return Settings(
+        instances=instances,
+        max_batch_size=batch,
+        dynamic_batching=dynamic,
+        max_queue_delay_s=delay_s,
+    )
+
+
+def a_policy(**changes: object) -> Policy:
+    """A policy with an SLO of 50 ms, 4 instances on 4 cores, and short windows."""
+    base = Policy(slo_s=0.05, max_instances=4, max_batch_size=32, cores=4, rebatch=False)
+    return replace(base, **changes)
+
+
+@dataclass
+class Story:
+    """One model's life: state, totals so far, and every decision."""
+
+    policy: Policy = field(default_factory=a_policy)
+    applied: Settings = field(default_factory=settings)
+    obeys: bool = True
+    at_s: float = 1000.0
+    state: ControlState = field(default_factory=ControlState)
+    counters: ModelCounters = field(default_factory=ModelCounters)
+    statistics: ModelStatistics = field(default_factory=ModelStatistics)
+    pending: float = 0.0
+    decisions: list[Decision] = field(default_factory=list)
+
+    def passes(self, seconds: int, *, load_rps: float) -> Story:
+        """That many ticks of 1 s under this load."""
+        for _ in range(seconds):
+            self.tick(load_rps)
+        return self
+
+    def tick(self, load_rps: float = 0.0, *, missing: tuple[str, ...] = ()) -> Decision:
+        """One second, one look, one decision; obeyed at once if the story obeys."""
+        self.at_s += 1.0
+        self._serve(load_rps)
+        seen = Observation(
+            at_s=self.at_s,
+            tick_id=f"t{len(self.decisions)}",
+            counters=replace(self.counters, pending=self.pending),
+            statistics=self.statistics,
+            applied=self.applied,
+        )
+        seen = replace(seen, **dict.fromkeys(missing))
+        decision, self.state = decide(self.state, seen, self.policy)
+        self.decisions.append(decision)
+        if decision.changes and self.obeys:
+            assert decision.desired is not None
+            change = Applied(
+                at_s=self.at_s,
+                settings=decision.desired,
+                reload=is_reload(decision.desired, self.applied),
+                ok=True,
+            )
+            self.state = self.state.tried(change)
+            self.applied = decision.desired
+        return decision
+
+    def _serve(self, load_rps: float) -> None:
+        """Totals after one more second."""
+        full = self.applied.largest_batch
+        can = self.applied.instances * full / TRUE.of(full)
+        waiting = self.pending + load_rps
+        done = min(waiting, can)
+        self.pending = waiting - done
+        size = full if self.pending else max(1, min(full, round(done * TRUE.of(1))))
+        batches = int(done // size)
+        before = self.statistics.batches.get(size, BatchStat(count=0, busy_s=0.0))
+        stat = BatchStat(
+            count=before.count + batches, busy_s=before.busy_s + batches * TRUE.of(size)
+        )
+        self.statistics = replace(
+            self.statistics,
+            inference_count=self.statistics.inference_count + batches * size,
+            execution_count=self.statistics.execution_count + batches,
+            success_count=self.statistics.success_count + batches * size,
+            batches={**self.statistics.batches, size: stat},
+        )
+        self.counters = replace(self.counters, success=self.counters.success + done)
+
+    @property
+    def last(self) -> Decision:
+        """The newest decision."""
+        return self.decisions[-1]
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """Every reason so far."""
+        return [decision.reason for decision in self.decisions]
+
+    @property
+    def changes(self) -> list[Decision]:
+        """The decisions that changed something."""
+        return [decision for decision in self.decisions if decision.changes]

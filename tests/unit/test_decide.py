@@ -1,0 +1,193 @@
+"""The core as stories: times and loads in, decisions out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from control.core.types import Clamp, Reason
+from serving.metrics import ModelCounters
+from serving.statistics import ModelStatistics
+from tests.unit.story import Story, a_policy, settings
+
+
+def test_decide_holds_when_the_capacity_fits_the_load() -> None:
+    """A light constant load changes nothing, ever."""
+    story = Story().passes(200, load_rps=100)
+    assert story.changes == []
+    assert story.last.reason is Reason.HOLD_STEADY
+
+
+def test_decide_holds_while_the_first_window_fills() -> None:
+    """A controller that has just started knows nothing and keeps what is there."""
+    story = Story(applied=settings(3)).passes(3, load_rps=100)
+    assert story.reasons[1:] == [Reason.HOLD_WARMING_UP] * 2
+
+
+def test_decide_scales_up_when_the_load_rises() -> None:
+    """1 instance carries about 600/s; 1,000/s need 2."""
+    story = Story().passes(20, load_rps=100).passes(6, load_rps=1000)
+    assert story.changes[0].reason in (Reason.SCALE_UP_LOAD, Reason.SCALE_UP_BACKLOG)
+    assert story.applied.instances >= 2
+
+
+def test_decide_scales_up_by_load_before_there_is_a_backlog() -> None:
+    """A load just above the margin is met before anything waits."""
+    story = Story().passes(20, load_rps=400).passes(10, load_rps=640)
+    assert story.changes[0].reason is Reason.SCALE_UP_LOAD
+    assert story.pending == 0
+
+
+def test_decide_reacts_to_a_step_within_two_ticks() -> None:
+    """The fast window sees a fourfold step at once."""
+    story = Story().passes(20, load_rps=300).passes(2, load_rps=1200)
+    assert story.changes, story.reasons[-2:]
+
+
+def test_decide_scales_up_on_backlog_even_before_the_first_window_is_full() -> None:
+    """A backlog that endangers the SLO is reason enough."""
+    story = Story().passes(4, load_rps=2000)
+    assert Reason.SCALE_UP_BACKLOG in story.reasons
+    assert story.applied.instances > 1
+
+
+def test_decide_scales_down_only_after_the_whole_quiet_time() -> None:
+    """3 instances for 100/s: kept for the quiet time, then one goes at a time."""
+    story = Story(applied=settings(3)).passes(58, load_rps=100)
+    assert story.changes == []
+    assert story.last.reason is Reason.HOLD_QUIET_TIME
+    story.passes(10, load_rps=100)
+    assert [d.desired.instances for d in story.changes if d.desired] == [2]
+    assert story.changes[0].reason is Reason.SCALE_DOWN
+
+
+def test_decide_never_shrinks_when_the_peak_is_within_the_quiet_time() -> None:
+    """A burst 30 s ago still counts."""
+    story = Story(applied=settings(2)).passes(70, load_rps=900)
+    story.passes(40, load_rps=100)
+    assert all(d.reason is not Reason.SCALE_DOWN for d in story.decisions)
+
+
+def test_decide_settles_and_stays_after_a_step() -> None:
+    """One step up in load is answered by one change, not by an oscillation."""
+    story = Story().passes(30, load_rps=300).passes(120, load_rps=900)
+    assert [d.desired.instances for d in story.changes if d.desired] == [2]
+
+
+def test_decide_says_at_limit_when_the_policy_allows_no_more() -> None:
+    """More load than the largest count carries is reported, not hidden."""
+    story = Story(policy=a_policy(max_instances=1)).passes(30, load_rps=700)
+    assert story.last.reason is Reason.AT_LIMIT
+    assert story.changes == []
+
+
+def test_decide_counts_the_waiting_requests_as_demand() -> None:
+    """In overload completions equal the capacity; the demand must not."""
+    story = Story(obeys=False).passes(30, load_rps=2000)
+    assert story.last.terms["need_rps"] > 1900
+
+
+@pytest.mark.parametrize("part", ["counters", "statistics", "applied"])
+def test_decide_holds_when_a_part_is_missing(part: str) -> None:
+    """Missing data can only hold, whatever the load was."""
+    story = Story(applied=settings(3)).passes(100, load_rps=100)
+    story.obeys = False
+    decision = story.tick(2000, missing=(part,))
+    assert decision.reason is Reason.HOLD_NO_DATA
+    assert not decision.changes
+
+
+def test_decide_holds_when_the_counters_were_reset() -> None:
+    """A restarted server counts from zero: that is no load, and no reason to shrink."""
+    story = Story(applied=settings(3)).passes(30, load_rps=100)
+    story.counters = ModelCounters()
+    story.statistics = ModelStatistics()
+    decision = story.tick(0)
+    assert not decision.changes
+    assert all(i.arrivals >= 0 for i in story.state.intervals)
+    assert len(story.state.intervals) == 29
+
+
+def test_decide_drops_an_interval_with_a_gap() -> None:
+    """A look that is older than the limit is no base for a rate."""
+    story = Story().passes(20, load_rps=100)
+    before = len(story.state.intervals)
+    story.at_s += 60
+    story.tick(100)
+    assert story.state.intervals == () or len(story.state.intervals) < before
+    assert story.last.reason is Reason.HOLD_NO_DATA
+
+
+def test_decide_rebatches_a_model_without_dynamic_batching() -> None:
+    """Triton's default is replaced when batching carries clearly more."""
+    policy = a_policy(rebatch=True, rebatch_after_s=10.0, max_instances=1)
+    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False))
+    story.passes(15, load_rps=100)
+    assert story.changes[0].reason is Reason.REBATCH
+    assert story.applied.dynamic_batching
+    assert story.applied.largest_batch > 1
+
+
+def test_decide_leaves_good_batching_alone() -> None:
+    """A reload is dear: no gain, no reload."""
+    policy = a_policy(rebatch=True, rebatch_after_s=10.0)
+    story = Story(policy=policy, applied=settings(1, batch=32)).passes(120, load_rps=100)
+    assert [d for d in story.decisions if d.reason is Reason.REBATCH] == []
+
+
+def test_decide_rebatches_once_and_not_again() -> None:
+    """The plan that was applied is the plan that is found the next time."""
+    policy = a_policy(rebatch=True, rebatch_after_s=10.0, cooldown_s=1.0)
+    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False))
+    story.passes(200, load_rps=150)
+    assert sum(d.reason is Reason.REBATCH for d in story.changes) == 1
+
+
+def test_decision_keeps_every_number_of_the_formula() -> None:
+    """The terms say how the need and the capacities came about."""
+    story = Story().passes(20, load_rps=300)
+    terms = story.last.terms
+    assert terms["fast_rps"] == pytest.approx(300)
+    assert terms["need_rps"] == pytest.approx(300)
+    assert terms["capacity_2_rps"] > terms["capacity_1_rps"] > 300
+
+
+def test_guard_clamps_show_in_the_decision() -> None:
+    """What the guard changed is part of the decision."""
+    story = Story(policy=a_policy(min_instances=2), applied=settings(4)).passes(130, load_rps=50)
+    assert story.applied.instances == 2
+    story.state = replace(story.state, in_flight=True)
+    story.pending = 0.0
+    story.obeys = False
+    story.passes(3, load_rps=3000)
+    assert Clamp.CHANGE_IN_FLIGHT in story.last.clamps
+    assert not story.last.changes
+
+
+@hypothesis_settings(max_examples=30, deadline=None)
+@given(loads=st.lists(st.floats(0, 3000), min_size=8, max_size=25))
+def test_decide_stays_within_bounds_for_any_load(loads: list[float]) -> None:
+    """Whatever comes, the desired count is within the policy and every term is finite."""
+    story = Story()
+    for load in loads:
+        story.tick(load)
+    for decision in story.decisions:
+        assert decision.desired is not None
+        assert 1 <= decision.desired.instances <= 4
+        assert all(math.isfinite(v) or k == "plan_gain" for k, v in decision.terms.items())
+
+
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(low=st.floats(50, 1500), more=st.floats(0, 1500))
+def test_decide_wants_no_fewer_instances_for_more_load(low: float, more: float) -> None:
+    """From equal states, more load never gives fewer instances."""
+    less, greater = Story().passes(15, load_rps=100), Story().passes(15, load_rps=100)
+    first, second = less.tick(low), greater.tick(low + more)
+    assert first.desired is not None
+    assert second.desired is not None
+    assert second.desired.instances >= first.desired.instances
