@@ -1,0 +1,75 @@
+"""The Lee documents: 50 news items with people's judgements of how alike each two of them are.
+
+From gensim's test data; the 300 background documents serve as calibration data. Source: M. D. Lee,
+B. M. Pincombe, M. B. Welsh, "An empirical evaluation of models of text document similarity", 2005.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .model import model_folder
+
+Batch = dict[str, NDArray[np.int64]]
+
+BATCH_SIZE = 10
+MAX_TOKENS = 128
+
+
+def calibration() -> list[Batch]:
+    """The first 100 background documents, all padded to the same length."""
+    texts = _lines("lee_background.cor")[:100]
+    return _tokenized(texts, length=MAX_TOKENS)
+
+
+def evaluation() -> list[Batch]:
+    """The 50 judged documents, each batch padded to its longest."""
+    return _tokenized(_lines("lee.cor"))
+
+
+def spearman(outputs: list[dict[str, NDArray[Any]]]) -> float:
+    """Rank correlation of cosine similarities with people's, over the 1,225 pairs."""
+    from scipy.stats import spearmanr
+
+    vectors = np.concatenate([batch["sentence_embedding"] for batch in outputs])
+    people = np.loadtxt(_data_folder() / "similarities0-1.txt")
+    pairs = np.triu_indices(len(vectors), k=1)
+    return float(spearmanr((vectors @ vectors.T)[pairs], people[pairs]).statistic)
+
+
+def _tokenized(texts: list[str], *, length: int | None = None) -> list[Batch]:
+    """The texts as batches of token ids, at most ``MAX_TOKENS`` long."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model_folder() / "tokenizer.json"))
+    tokenizer.enable_truncation(MAX_TOKENS)
+    tokenizer.enable_padding(length=length)
+    batches = []
+    for start in range(0, len(texts), BATCH_SIZE):
+        encoded = tokenizer.encode_batch(texts[start : start + BATCH_SIZE])
+        batches.append(
+            {
+                "input_ids": np.array([one.ids for one in encoded], dtype=np.int64),
+                "attention_mask": np.array([one.attention_mask for one in encoded], dtype=np.int64),
+            }
+        )
+    return batches
+
+
+def _lines(name: str) -> list[str]:
+    """The documents in one file, one a line."""
+    text = (_data_folder() / name).read_text(encoding="latin-1")
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _data_folder() -> Path:
+    """gensim's test data; the package is found, not imported, which would take seconds."""
+    found = importlib.util.find_spec("gensim")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("the documents are not installed: pip install gensim==4.4.0")
+    return Path(found.submodule_search_locations[0]) / "test" / "test_data"

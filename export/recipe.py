@@ -1,0 +1,319 @@
+"""The recipe: what a user writes to say which model to shrink, how, and when to refuse the result.
+
+Every field is described here once; ``docs/reference/recipe.md`` is made from these descriptions.
+Imports no torch: ``conch export plan`` must answer at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from conch import config_file
+from conch.config_file import FileModel
+from conch.errors import ConfigError
+from conch.names import model_name
+from conch.units import Duration
+from export.steps import Form, StepSpec
+
+DType = Literal[
+    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"
+]
+
+
+def _safe_name(text: str) -> str:
+    """A name that may become a folder and a part of a URL."""
+    try:
+        return model_name(text)
+    except ConfigError as error:
+        raise ValueError(error.message.rstrip(".")) from None
+
+
+def _reference(text: str) -> str:
+    """A reference to a function: two parts with a colon between them."""
+    where, _, function = text.rpartition(":")
+    if not where or not function.isidentifier():
+        raise ValueError("must be FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION")
+    return text
+
+
+SafeName = Annotated[str, AfterValidator(_safe_name)]
+Reference = Annotated[str, AfterValidator(_reference)]
+Dimension = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+
+
+class Axis(FileModel):
+    """A size that differs from request to request."""
+
+    min: int = Field(default=1, ge=1, description="Smallest size, inclusive.")
+    max: int = Field(ge=1, description="Largest size, inclusive.")
+    example: int = Field(
+        ge=1, description="A typical size: latency and the server's warm-up use it."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min <= self.example <= self.max:
+            raise ValueError(f"example {self.example} must lie in {self.min} to {self.max}")
+        return self
+
+
+class Tensor(FileModel):
+    """One input or output. The batch axis comes first and is not written down."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][\w.]*$", description="Its name in ONNX and in Triton.")
+    dtype: DType = Field(description="Type of an entry, in numpy's words.")
+    dims: tuple[Dimension, ...] = Field(
+        description="Sizes without the batch axis; a word is a name from `model.axes`."
+    )
+
+
+class Model(FileModel):
+    """The original model."""
+
+    name: SafeName = Field(description="Variants are published as `<name>_<variant>`.")
+    factory: Reference = Field(
+        description="Function without arguments that gives a `torch.nn.Module`: "
+        "`FILE.py:FUNCTION` beside the recipe, or `PACKAGE.MODULE:FUNCTION`."
+    )
+    axes: dict[str, Axis] = Field(
+        default_factory=dict, description="Sizes, besides the batch, that differ by request."
+    )
+    inputs: tuple[Tensor, ...] = Field(
+        min_length=1, description="In the order of the arguments of `forward`."
+    )
+    outputs: tuple[Tensor, ...] = Field(
+        min_length=1, description="In the order in which `forward` returns them."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        tensors = (*self.inputs, *self.outputs)
+        names = [tensor.name for tensor in tensors]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"inputs and outputs share the name {', '.join(twice)}")
+        used = {dim for tensor in tensors for dim in tensor.dims if isinstance(dim, str)}
+        if unknown := sorted(used - set(self.axes)):
+            raise ValueError(f"axes has no {', '.join(unknown)}, which dims names")
+        if "batch" in self.axes:
+            raise ValueError("axes.batch is implied; its bound is serving.max_batch_size")
+        return self
+
+
+class Data(FileModel):
+    """Real data. Each function gives a list of batches: `{input name: array [batch, ...]}`."""
+
+    calibration: Reference | None = Field(
+        default=None, description="Data that static quantization takes its ranges from."
+    )
+    evaluation: Reference | None = Field(
+        default=None, description="Data that gates and parity are measured on. Not the calibration's."
+    )
+
+
+class FidelityGate(FileModel):
+    """Agreement with the original's outputs on the evaluation data."""
+
+    metric: Literal["cosine", "top1_agreement"] = Field(
+        default="cosine",
+        description="`cosine`: mean over samples; `top1_agreement`: fraction of equal decisions.",
+    )
+    min: float = Field(default=0.98, gt=0, le=1, description="Smallest value that passes.")
+    output: str | None = Field(
+        default=None, description="Judge this output only; by default the worst of all."
+    )
+
+
+class TaskGate(FileModel):
+    """Quality at the task itself, against the original's."""
+
+    metric: Reference = Field(
+        description="Function `(outputs: list[dict[str, array]]) -> float`, one entry for each "
+        "evaluation batch; more is better."
+    )
+    max_drop: float = Field(ge=0, description="Largest loss against the original that passes.")
+
+
+class SizeGate(FileModel):
+    """Bytes of the files, against the unchanged ONNX export."""
+
+    max_ratio: float = Field(gt=0, description="Largest size ÷ baseline size that passes.")
+
+
+class LatencyGate(FileModel):
+    """Latency against the unchanged ONNX export, paired in one run."""
+
+    batch: int = Field(default=8, ge=1, description="Batch size; must be one of measure.batches.")
+    max_ratio: float = Field(gt=0, description="Largest latency ÷ baseline latency that passes.")
+
+
+class Gates(FileModel):
+    """A variant that misses one is reported and never published."""
+
+    fidelity: FidelityGate | None = Field(
+        default_factory=FidelityGate, description="`null` switches it off."
+    )
+    task: TaskGate | None = Field(default=None, description="No task gate by default.")
+    size: SizeGate | None = Field(default=None, description="Not applied to the baseline.")
+    latency: LatencyGate | None = Field(default=None, description="Not applied to the baseline.")
+
+
+class Variant(FileModel):
+    """One way to shrink the model."""
+
+    name: SafeName = Field(description="What follows `<model.name>_` in the published name.")
+    steps: tuple[StepSpec, ...] = Field(
+        min_length=1, description="In order; each is a name, or a name with options."
+    )
+    gates: Gates | None = Field(
+        default=None, description="Keys named here replace those of the recipe's gates."
+    )
+
+    @field_validator("steps")
+    @classmethod
+    def _chained(cls, steps: tuple[StepSpec, ...]) -> tuple[StepSpec, ...]:
+        form = Form.TORCH
+        for spec in steps:
+            step = spec.step
+            if step.takes is not form:
+                raise ValueError(
+                    f"{step.name} takes a model in {step.takes} form, but would get {form}; "
+                    f"put the step that gives {step.takes} before it"
+                )
+            form = step.gives
+        if form is Form.TORCH:
+            raise ValueError("the last step must give a file to serve; end with to_onnx")
+        return steps
+
+
+class Serving(FileModel):
+    """What goes into `config.pbtxt`. The control loop may change instances and batching later."""
+
+    max_batch_size: int = Field(default=32, ge=1, le=4096, description="Triton's max_batch_size.")
+    max_queue_delay: Duration = Field(
+        default=0.001, le=10.0, description="How long the batcher may wait for more requests."
+    )
+    instances: int = Field(default=1, ge=1, le=256, description="Instance count to start with.")
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="ONNX Runtime threads of one instance. Without it the server decides "
+        "(all its cores ÷ instances); instances × threads above the cores is slower.",
+    )
+    device: Literal["cpu", "gpu"] = Field(default="cpu", description="Where instances run.")
+    warm_up: bool = Field(
+        default=True, description="Run the smallest and the largest batch before serving."
+    )
+
+
+class Measure(FileModel):
+    """How latency is measured: all variants in turn, in one process, round after round."""
+
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(1, 8), min_length=1, description="Batch sizes; axes are at their example sizes."
+    )
+    rounds: int = Field(default=9, ge=3, le=1000, description="Rounds; medians are reported.")
+
+
+class Recipe(FileModel):
+    """A recipe: one model, its data, its variants and the gates they must pass."""
+
+    version: Literal[1] = Field(description="Version of this format.")
+    seed: int = Field(default=0, ge=0, description="Seeds Python, numpy and torch before each use.")
+    model: Model = Field(description="The original.")
+    data: Data = Field(default_factory=Data, description="Where real data comes from.")
+    variants: tuple[Variant, ...] = Field(min_length=1, description="What to make of the original.")
+    gates: Gates = Field(default_factory=Gates, description="What every variant must pass.")
+    serving: Serving = Field(default_factory=Serving, description="How Triton is to serve it.")
+    measure: Measure = Field(default_factory=Measure, description="How latency is measured.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        names = [variant.name for variant in self.variants]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two variants are called {', '.join(twice)}")
+        for variant in self.variants:
+            self._check_published_name(variant)
+            self._check_gates(variant)
+        return self
+
+    @property
+    def latency_batches(self) -> tuple[int, ...]:
+        """The batch sizes to time, ascending; none above what is served."""
+        largest = self.serving.max_batch_size
+        return tuple(sorted({min(batch, largest) for batch in self.measure.batches}))
+
+    def gates_of(self, variant: Variant) -> Gates:
+        """The gates of one variant: its own keys over the recipe's."""
+        if variant.gates is None:
+            return self.gates
+        own = {key: getattr(variant.gates, key) for key in variant.gates.model_fields_set}
+        return self.gates.model_copy(update=own)
+
+    def published_name(self, variant: Variant) -> str:
+        """The name of the variant in the model repository."""
+        return f"{self.model.name}_{variant.name}"
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every function that the recipe names."""
+        tasks = [self.gates_of(variant).task for variant in self.variants]
+        named = [self.model.factory, self.data.calibration, self.data.evaluation]
+        named += [task.metric for task in tasks if task is not None]
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    def example_dims(self, tensor: Tensor) -> tuple[int, ...]:
+        """The tensor's sizes without the batch axis, symbolic ones at their example size."""
+        return tuple(
+            self.model.axes[dim].example if isinstance(dim, str) else dim for dim in tensor.dims
+        )
+
+    def _check_published_name(self, variant: Variant) -> None:
+        try:
+            _safe_name(self.published_name(variant))
+        except ValueError as error:
+            raise ValueError(f"variant {variant.name}: published {error}") from None
+
+    def _check_gates(self, variant: Variant) -> None:
+        gates = self.gates_of(variant)
+        needing = [key for key in ("fidelity", "task") if getattr(gates, key) is not None]
+        if needing and self.data.evaluation is None:
+            raise ValueError(
+                f"gates.{needing[0]} needs data.evaluation; give it, or write "
+                f"`gates: {{{needing[0]}: null}}` to publish unjudged"
+            )
+        known = [tensor.name for tensor in self.model.outputs]
+        if gates.fidelity and gates.fidelity.output and gates.fidelity.output not in known:
+            raise ValueError(
+                f"gates.fidelity.output is {gates.fidelity.output}, outputs are {', '.join(known)}"
+            )
+        if gates.latency and gates.latency.batch not in self.latency_batches:
+            raise ValueError(
+                f"gates.latency.batch {gates.latency.batch} is not measured; measured are "
+                f"{list(self.latency_batches)} (measure.batches up to serving.max_batch_size)"
+            )
+        if self.data.calibration is None and any(
+            spec.step.needs_calibration for spec in variant.steps
+        ):
+            raise ValueError(f"variant {variant.name} needs data.calibration for its steps")
+
+
+def load(path: Path) -> Recipe:
+    """The recipe in the file.
+
+    Raises:
+        ConfigError: with every fault of the file, each with its line.
+    """
+    return config_file.load(path, Recipe)
+
+
+def loads(text: str, *, source: str = "recipe.yaml") -> Recipe:
+    """The same for text in hand."""
+    return config_file.loads(text, Recipe, source=source)
+
+
+def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe with all defaults filled in, as JSON values."""
+    return recipe.model_dump(mode="json")

@@ -1,0 +1,66 @@
+"""An ONNX file as a function of named arrays, through ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from conch.errors import ParityError
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Session:
+    """One loaded ONNX model.
+
+    Args:
+        path: the file.
+        threads: threads of one operator; all cores when None.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        """Load the file.
+
+        Raises:
+            ParityError: when ONNX Runtime refuses it.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or available_cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions share no base class but Exception
+            raise ParityError(
+                f"{path.name}: ONNX Runtime cannot load it ({str(error).splitlines()[0]}).",
+                hint="Try another opset, or leave out the step that made it.",
+            ) from error
+        self.path = path
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Output name → array for one batch of inputs.
+
+        Raises:
+            ParityError: when the model refuses the batch.
+        """
+        try:
+            values = self._session.run(self._outputs, dict(batch))
+        except Exception as error:  # as above
+            shapes = {name: list(array.shape) for name, array in batch.items()}
+            raise ParityError(
+                f"{self.path.name}: fails on inputs {shapes} ({str(error).splitlines()[0]}).",
+                hint="The file holds for other sizes only: check model.axes and dims.",
+            ) from error
+        return dict(zip(self._outputs, values, strict=True))
