@@ -38,9 +38,7 @@ def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     for text in texts:
         name, _, sizes = text.partition("=")
         numbers = sizes.replace("x", ",").split(",")
-        if not name or not all(
-            number.isdigit() and int(number) > 0 for number in numbers
-        ):
+        if not name or not all(number.isdigit() and int(number) > 0 for number in numbers):
             raise ConfigError(
                 f"shape: {text!r}, must be NAME=SIZE[,SIZE...] with whole sizes above 0.",
                 hint="Example: --shape sequence=32",
@@ -69,14 +67,8 @@ def input_shapes(
     for name in shapes:
         if name not in known and name != EVERY_VARIABLE:
             close = difflib.get_close_matches(name, [*known, EVERY_VARIABLE], n=1)
-            hint = (
-                f"Did you mean '{close[0]}'?"
-                if close
-                else f"Inputs: {', '.join(known)}."
-            )
-            raise ConfigError(
-                f"shape: {name!r}, model {config.name} has no such input.", hint=hint
-            )
+            hint = f"Did you mean '{close[0]}'?" if close else f"Inputs: {', '.join(known)}."
+            raise ConfigError(f"shape: {name!r}, model {config.name} has no such input.", hint=hint)
     return {
         item.name: _dimensions(config.name, item, shapes)
         for item in config.input
@@ -180,7 +172,5 @@ def _values(
     if kind in "iu":
         low, high = INTEGER_RANGE
         high = min(high, int(np.iinfo(dtype).max))
-        return np.asarray(
-            rng.integers(low, high, size=shape, endpoint=True), dtype=dtype
-        )
+        return np.asarray(rng.integers(low, high, size=shape, endpoint=True), dtype=dtype)
     return np.asarray(rng.standard_normal(shape), dtype=dtype)

@@ -152,9 +152,7 @@ class _Sender:
         (self.folder / "payload.bin").write_bytes(payload)
         np.save(self.folder / "arrival_s.npy", self.arrival_s)
         root = str(Path(__file__).resolve().parent.parent)
-        path = os.pathsep.join(
-            part for part in (root, os.environ.get("PYTHONPATH")) if part
-        )
+        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
         self.log = (self.folder / "stderr").open("w+b")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "perf.replay_process", str(self.folder)],
@@ -223,12 +221,7 @@ class _Sender:
 
     def _stderr(self) -> str:
         try:
-            lines = (
-                (self.folder / "stderr")
-                .read_text(errors="replace")
-                .strip()
-                .splitlines()
-            )
+            lines = (self.folder / "stderr").read_text(errors="replace").strip().splitlines()
         except OSError:
             lines = []
         return lines[-1][:200] if lines else "no message"

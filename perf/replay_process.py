@@ -31,9 +31,7 @@ import numpy as np
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 PROGRESS_PERIOD_S = 0.5
-PRIORITY = (
-    -10
-)  # nice value that we ask for; the client stands for machines outside the server's
+PRIORITY = -10  # nice value that we ask for; the client stands for machines outside the server's
 OK, FAILED, LATE, UNSENT = (
     0,
     1,
@@ -75,9 +73,7 @@ class Rows:
         self.outcome[number] = outcome
         self.counts[outcome] += 1
         if error:
-            if (
-                len(self.errors) > 100
-            ):  # texts that carry a number must not fill the memory
+            if len(self.errors) > 100:  # texts that carry a number must not fill the memory
                 error = "(other errors)"
             self.error_index[number] = self.errors.setdefault(error, len(self.errors))
 
@@ -92,9 +88,7 @@ class Sender:
         self.epoch_s = 0.0
         self.stopped = asyncio.Event()
         self.over = asyncio.Event()
-        self.channel = grpc.aio.insecure_channel(
-            job["grpc_url"], options=_CHANNEL_OPTIONS
-        )
+        self.channel = grpc.aio.insecure_channel(job["grpc_url"], options=_CHANNEL_OPTIONS)
         self.infer = self.channel.unary_unary(
             METHOD, request_serializer=None, response_deserializer=None
         )
@@ -142,9 +136,7 @@ class Sender:
             code = await call.code()
             if code is grpc.StatusCode.OK:
                 self.rows.settle(number, OK)
-                latencies_s.append(
-                    self.rows.done_s[number] - self.rows.arrival_s[number]
-                )
+                latencies_s.append(self.rows.done_s[number] - self.rows.arrival_s[number])
             elif code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
                 self.rows.settle(number, LATE)
             else:
@@ -179,9 +171,7 @@ async def run(folder: Path) -> int:
     loop.add_signal_handler(signal.SIGTERM, sender.stopped.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the parent decides
     try:
-        await asyncio.wait_for(
-            sender.channel.channel_ready(), timeout=float(job["connect_s"])
-        )
+        await asyncio.wait_for(sender.channel.channel_ready(), timeout=float(job["connect_s"]))
     except TimeoutError:
         print("unreachable", flush=True)
         return 0

@@ -78,9 +78,7 @@ class ReplayResult:
     @property
     def latency_s(self) -> NDArray[np.float64]:
         """Seconds from the intended time to the answer; inf unless the outcome is OK."""
-        return np.where(
-            self.outcome == Outcome.OK, self.done_s - self.intended_s, np.inf
-        )
+        return np.where(self.outcome == Outcome.OK, self.done_s - self.intended_s, np.inf)
 
     @property
     def lag_s(self) -> NDArray[np.float64]:
@@ -157,13 +155,9 @@ class ReplayResult:
             **{item.name.lower(): self.number_of(item) for item in Outcome},
             "offered_rps": round(self.count / self.duration_s, 2),
             "throughput_rps": round(float(in_time.sum()) / self.duration_s, 2),
-            "goodput_rps": round(
-                slo.goodput_rps(latency_s, self.slo_s, self.duration_s), 2
-            ),
+            "goodput_rps": round(slo.goodput_rps(latency_s, self.slo_s, self.duration_s), 2),
             **{
-                f"p{str(percent).replace('.', '')}_ms": _ms(
-                    slo.percentile_s(latency_s, percent)
-                )
+                f"p{str(percent).replace('.', '')}_ms": _ms(slo.percentile_s(latency_s, percent))
                 for percent in (50, 90, 95, 99, 99.9)
             },
             "max_ms": _ms(slo.percentile_s(latency_s, 100)),
@@ -182,9 +176,7 @@ class ReplayResult:
         """Write ``requests.npz`` (every row) and ``summary.json``; return the summary's path."""
         folder.mkdir(parents=True, exist_ok=True)
         scalars = {
-            name: getattr(self, name)
-            for name in self.__dataclass_fields__
-            if name not in _ARRAYS
+            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _ARRAYS
         }
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         np.savez_compressed(

@@ -35,7 +35,8 @@ def load_csv(path: Path) -> Trace:
             f"{path}: cannot be read ({error}).",
             hint="Check the path; a trace is a CSV file.",
         ) from error
-    notes = dict(match.groups() for line in lines if (match := _NOTE.match(line)))
+    found = (_NOTE.match(line) for line in lines)
+    notes = {match[1]: match[2].strip() for match in found if match}
     numbered = [
         (number, line)
         for number, line in enumerate(lines, start=1)
@@ -47,9 +48,7 @@ def load_csv(path: Path) -> Trace:
             hint="Make one with `conch perf trace poisson --rate 50 --duration 30s`.",
         )
     column = _column(path, *numbered[0])
-    arrival_s = np.array(
-        [_time(path, number, line, column) for number, line in numbered[1:]]
-    )
+    arrival_s = np.array([_time(path, number, line, column) for number, line in numbered[1:]])
     is_timestamp = column[1] == "timestamp"
     if is_timestamp:
         arrival_s = np.sort(arrival_s - arrival_s.min())
@@ -121,9 +120,7 @@ def _time(path: Path, number: int, line: str, column: tuple[int, str]) -> float:
     except ValueError:
         value = float("nan")
     if not np.isfinite(value):
-        wanted = (
-            "a date and time" if kind == "timestamp" else "a finite number of seconds"
-        )
+        wanted = "a date and time" if kind == "timestamp" else "a finite number of seconds"
         raise ConfigError(
             f"{path}:{number}: {cell!r}, the arrival column must hold {wanted}.",
             hint="Mend or delete the line.",

@@ -103,9 +103,7 @@ def poisson(rate_rps: float, duration_s: float, *, seed: int) -> Trace:
     _positive(rate_rps=rate_rps, duration_s=duration_s)
     return Trace(
         name=f"poisson-{rate_rps:g}",
-        arrival_s=_thinned(
-            lambda t: np.full_like(t, rate_rps), rate_rps, duration_s, seed
-        ),
+        arrival_s=_thinned(lambda t: np.full_like(t, rate_rps), rate_rps, duration_s, seed),
         duration_s=duration_s,
         description=f"Poisson arrivals, {rate_rps:g} req/s",
         seed=seed,
@@ -214,9 +212,7 @@ def burst(rate_rps: float, duration_s: float, *, cv2: float, seed: int) -> Trace
     last_s = 0.0
     while last_s <= duration_s:
         size = max(64, int(rate_rps * duration_s * 0.3))
-        phase_rate = (
-            np.where(rng.random(size) < short, 2 * short, 2 * (1 - short)) * rate_rps
-        )
+        phase_rate = np.where(rng.random(size) < short, 2 * short, 2 * (1 - short)) * rate_rps
         times = last_s + np.cumsum(rng.exponential(1.0, size) / phase_rate)
         chunks.append(times)
         last_s = float(times[-1])
@@ -238,9 +234,7 @@ def scaled_to(trace: Trace, mean_rps: float) -> Trace:
     """
     _positive(mean_rps=mean_rps)
     if not trace.count:
-        raise ConfigError(
-            f"trace {trace.name}: no arrivals, cannot be scaled.", hint="Widen it."
-        )
+        raise ConfigError(f"trace {trace.name}: no arrivals, cannot be scaled.", hint="Widen it.")
     factor = trace.mean_rps / mean_rps
     return Trace(
         name=trace.name,
@@ -275,9 +269,7 @@ def window(trace: Trace, start_s: float, length_s: float) -> Trace:
     )
 
 
-def _thinned(
-    rate: RateFunction, highest_rps: float, duration_s: float, seed: int
-) -> Times:
+def _thinned(rate: RateFunction, highest_rps: float, duration_s: float, seed: int) -> Times:
     """Arrivals of a Poisson process with the given rate function, by thinning."""
     rng = np.random.default_rng(seed)
     count = int(rng.poisson(highest_rps * duration_s))
