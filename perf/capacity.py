@@ -113,12 +113,13 @@ def find_capacity(
 
 def _next_rate(low: Probe | None, high: Probe | None) -> float:
     """Up while nothing failed, down while nothing was carried, else the geometric middle."""
-    if high is None:
-        assert low is not None
+    if low and high:
+        return float(np.sqrt(low.rate_rps * high.rate_rps))
+    if low:
         return low.rate_rps * GROWTH
-    if low is None:
+    if high:
         return high.rate_rps / GROWTH**2
-    return float(np.sqrt(low.rate_rps * high.rate_rps))
+    raise ValueError("no probe yet, must have at least one")
 
 
 def _probe(target: ReplayTarget, slo_s: float, rate_rps: float, probe_s: float, seed: int) -> Probe:

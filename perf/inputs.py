@@ -83,7 +83,7 @@ def make_inputs(
     batch: int = 1,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Arrays for one request of ``batch`` items; ``batch`` must be 1 when the model has no batch axis.
+    """Arrays for one request of ``batch`` items (1 when the model has no batch axis).
 
     Raises:
         ConfigError: as ``input_shapes``, or when ``batch`` is not within 1 to max_batch_size.

@@ -107,4 +107,4 @@ def _link(link: Path, to: Path) -> None:
     temporary = link.with_name(f".{link.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(to)
-    os.replace(temporary, link)
+    temporary.replace(link)

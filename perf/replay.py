@@ -1,10 +1,10 @@
 """Open-loop replay: every request is sent at a time fixed in advance, whatever the server does.
 
-Theory of operation. A closed-loop client waits for answers and so sends less just when the server is
-slow; its percentiles leave out the requests that it never sent (coordinated omission, G. Tene). Here
-the times come from a trace, the number of outstanding requests is unlimited, and a latency counts
-from the *intended* time, so that our own delay is never hidden. That delay (lag) is reported, and a
-run whose lag is too large is not valid: it would describe the client.
+Theory of operation. A closed-loop client waits for answers and so sends less just when the server
+is slow; its percentiles leave out the requests that it never sent (coordinated omission, G. Tene).
+Here the times come from a trace, the number of outstanding requests is unlimited, and a latency
+counts from the *intended* time, so that our own delay is never hidden. That delay (lag) is told,
+and a run whose lag is too large is not valid: it would describe the client.
 
 The trace is dealt round robin to sender processes (``perf.replay_process``) that share one epoch on
 the machine's monotonic clock. A request ends as OK, FAILED (an error of the server or the
@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -162,10 +163,23 @@ class _Sender:
             env={**os.environ, "PYTHONPATH": path},
         )
 
+    @property
+    def stdin(self) -> IO[bytes]:
+        """Where the process reads."""
+        if self.process.stdin is None:
+            raise ValueError("the process was started without a pipe")
+        return self.process.stdin
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """Where the process writes."""
+        if self.process.stdout is None:
+            raise ValueError("the process was started without a pipe")
+        return self.process.stdout
+
     def wait_ready(self, grpc_url: str) -> None:
         """Return when the sender is connected."""
-        assert self.process.stdout is not None
-        word = self.process.stdout.readline().strip()
+        word = self.stdout.readline().strip()
         if word == b"unreachable":
             raise TritonUnavailable(
                 f"Triton at {grpc_url}: no gRPC connection within {CONNECT_S:g} s.",
@@ -179,14 +193,12 @@ class _Sender:
 
     def begin(self, epoch_s: float) -> None:
         """Tell the process when time 0 is."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"start {epoch_s!r}\n".encode())
-        self.process.stdin.close()
+        self.stdin.write(f"start {epoch_s!r}\n".encode())
+        self.stdin.close()
 
     def read(self) -> list[float] | None:
-        """Latencies (s) of the answers since the last call; None when the process closed its end."""
-        assert self.process.stdout is not None
-        data = os.read(self.process.stdout.fileno(), 1 << 16)
+        """Latencies (s) of the answers since the last call; None when the process has ended."""
+        data = os.read(self.stdout.fileno(), 1 << 16)
         if not data:
             return None
         *lines, self._unread = (self._unread + data).split(b"\n")
@@ -238,8 +250,7 @@ def _follow(
     told_s = time.monotonic()
     with selectors.DefaultSelector() as selector:
         for sender in senders:
-            assert sender.process.stdout is not None
-            selector.register(sender.process.stdout, selectors.EVENT_READ, sender)
+            selector.register(sender.stdout, selectors.EVENT_READ, sender)
         while selector.get_map():
             for key, _ in selector.select(timeout=0.25):
                 latencies_s = key.data.read()

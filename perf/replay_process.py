@@ -1,4 +1,4 @@
-"""One sender of an open-loop replay, in a process of its own: ``python -m perf.replay_process JOB``.
+"""One sender of an open-loop replay, as a process: ``python -m perf.replay_process JOB``.
 
 Imports as little as it can (numpy and grpc): it shares the machine with the server it measures.
 The request is serialised once and re-sent as bytes through a raw gRPC method. On the 2-core machine
@@ -6,8 +6,8 @@ of the tests one request costs the asyncio client 0.35-0.4 ms of CPU and the thr
 (400 req/s, 32 tokens), hence asyncio; its timers are rounded up to the next millisecond, which the
 reported lag includes.
 
-Protocol, one line each: we write ``ready``; the parent writes ``start EPOCH`` (monotonic clock, which
-all processes of a Linux machine share); we write a JSON object of progress twice a second and
+Protocol, one line each: we write ``ready``; the parent writes ``start EPOCH`` (monotonic clock,
+which all processes of a Linux machine share); we write a JSON object of progress twice a second and
 ``finished`` when ``result.npz`` is in the job's folder. SIGTERM ends the run early and still writes
 the result. When the parent is gone, the write of progress fails and ends us.
 """

@@ -1,0 +1,1 @@
+"""Benchmarks of Conch itself: its backend, its actuator."""
