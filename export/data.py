@@ -56,7 +56,11 @@ class RecipeData:
         for tensor in self._recipe.model.inputs:
             shape = (4, *self._recipe.example_dims(tensor))
             dtype = np.dtype(tensor.dtype)
-            noise = random.standard_normal(shape) if dtype.kind == "f" else random.integers(2, size=shape)
+            noise = (
+                random.standard_normal(shape)
+                if dtype.kind == "f"
+                else random.integers(2, size=shape)
+            )
             arrays[tensor.name] = noise.astype(dtype)
         return arrays
 

@@ -86,9 +86,7 @@ class Judge:
         if gates.task is not None:
             task_baseline = self._baseline(gates.task.metric)
             task_metric = self._score(gates.task.metric, outputs)
-        return Quality(
-            agreement=agreement, task_metric=task_metric, task_baseline=task_baseline
-        )
+        return Quality(agreement=agreement, task_metric=task_metric, task_baseline=task_baseline)
 
     def _baseline(self, reference: str) -> float:
         """The original's score by this metric."""

@@ -242,7 +242,9 @@ class _Run:
 
     def _measure(self, baseline: Artifact) -> list[VariantReport]:
         """Size and latency of what could be compared; then the verdicts."""
-        sound = {e.variant.name: e.artifact.file for e in self.entries if e.artifact and not e.error}
+        sound = {
+            e.variant.name: e.artifact.file for e in self.entries if e.artifact and not e.error
+        }
         files = {self.plan.baseline_name: baseline.file, **sound}
         with self._stage("measure", self.seconds):
             costs = judge.costs(

@@ -43,7 +43,8 @@ def _check_output(
     expected = tuple(sizes[d] if isinstance(d, str) else d for d in ("batch", *tensor.dims))
     if not value.shape or value.shape[0] != expected[0]:
         raise no_batch_axis(
-            model, f"output {tensor.name} has shape {list(value.shape)} for a batch of {expected[0]}"
+            model,
+            f"output {tensor.name} has shape {list(value.shape)} for a batch of {expected[0]}",
         )
     if value.shape != expected:
         raise ConfigError(
@@ -63,9 +64,7 @@ def _check_output(
         )
 
 
-def _check_rows_independent(
-    module: torch.nn.Module, recipe: Recipe, examples: Examples
-) -> None:
+def _check_rows_independent(module: torch.nn.Module, recipe: Recipe, examples: Examples) -> None:
     """A server joins requests of strangers into one batch: they must not change each other."""
     sizes = {"batch": 2, **{name: axis.example for name, axis in recipe.model.axes.items()}}
     both = examples(sizes)

@@ -53,7 +53,11 @@ def triton_config(recipe: Recipe, name: str) -> ModelConfig:
         config.output.add(name=tensor.name, data_type=_triton_dtype(tensor), dims=_dims(tensor))
     config.version_policy.latest.num_versions = 1
     config.dynamic_batching.max_queue_delay_microseconds = round(serving.max_queue_delay * 1e6)
-    kind = pb.ModelInstanceGroup.KIND_CPU if serving.device == "cpu" else pb.ModelInstanceGroup.KIND_GPU
+    kind = (
+        pb.ModelInstanceGroup.KIND_CPU
+        if serving.device == "cpu"
+        else pb.ModelInstanceGroup.KIND_GPU
+    )
     config.instance_group.add(count=serving.instances, kind=kind)
     if serving.threads is not None:
         for key, value in (

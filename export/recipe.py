@@ -18,9 +18,7 @@ from conch.names import model_name
 from conch.units import Duration
 from export.steps import Form, StepSpec
 
-DType = Literal[
-    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"
-]
+DType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 
 
 def _safe_name(text: str) -> str:
@@ -109,7 +107,8 @@ class Data(FileModel):
         default=None, description="Data that static quantization takes its ranges from."
     )
     evaluation: Reference | None = Field(
-        default=None, description="Data that gates and parity are measured on. Not the calibration's."
+        default=None,
+        description="Data that gates and parity are measured on. Not the calibration's.",
     )
 
 

@@ -145,7 +145,10 @@ class Repository:
         """
         folder = self.state / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(folder / f"{model_name(name)}.lock", timeout=10.0)
+        # One lock object a path: publish holds it while write_config takes it again.
+        return filelock.FileLock(
+            folder / f"{model_name(name)}.lock", timeout=10.0, is_singleton=True
+        )
 
     def versions(self, name: str) -> list[int]:
         """Version directories that hold something, ascending."""

@@ -48,8 +48,7 @@ class _Quantize(Step):
         known = {node.name for node in onnx.load(path).graph.node}
         if unknown := sorted(set(self.exclude) - known):
             raise ConfigError(
-                f"quantize.exclude: {', '.join(unknown)} not among the graph's "
-                f"{len(known)} nodes.",
+                f"quantize.exclude: {', '.join(unknown)} not among the graph's {len(known)} nodes.",
                 hint="Take the names from the ONNX file of the unquantized variant.",
             )
 
