@@ -80,7 +80,10 @@ def _fault(fault: Any, node: Any, model: type[BaseModel], source: str) -> str:
         return f"{where}: {key}: required, but missing."
     seen = fault.get("input")
     message = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{where}: {key} = {seen!r}: {message}."
+    # A whole section as the value would bury the message, which names the keys it means.
+    if not isinstance(seen, dict | list):
+        key = f"{key} = {seen!r}"
+    return ": ".join(part for part in (where, key, message) if part) + "."
 
 
 def _line_of(node: Any, loc: tuple[Any, ...]) -> int | None:

@@ -15,6 +15,7 @@ from export import measure, parity
 from export.data import RecipeData
 from export.parity import Agreement, Verdict
 from export.recipe import Gates, Recipe, Variant
+from export.report import VariantReport
 from export.session import Session, available_cores
 from export.source import Source, call
 
@@ -25,18 +26,24 @@ Outputs = list[dict[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScore:
+    """The task metric of a variant and of the original; more is better."""
+
+    variant: float
+    original: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
     """A variant against the original.
 
     Attributes:
         agreement: over the evaluation data; None without evaluation data.
-        task_metric: the variant's; None without a task gate.
-        task_baseline: the original's, by the same metric.
+        task: None without a task gate.
     """
 
     agreement: Agreement | None = None
-    task_metric: float | None = None
-    task_baseline: float | None = None
+    task: TaskScore | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +81,7 @@ class Judge:
         outputs = [session.run(batch) for batch in self._batches]
         _check_finite(outputs, variant.name)
         gates = self._recipe.gates_of(variant)
-        agreement = task_metric = task_baseline = None
+        agreement = task = None
         if self._has_data:
             output = gates.fidelity.output if gates.fidelity else None
             try:
@@ -84,9 +91,11 @@ class Judge:
                     f"{variant.name}: {error}.", hint="A step changed the model's outputs."
                 ) from error
         if gates.task is not None:
-            task_baseline = self._baseline(gates.task.metric)
-            task_metric = self._score(gates.task.metric, outputs)
-        return Quality(agreement=agreement, task_metric=task_metric, task_baseline=task_baseline)
+            task = TaskScore(
+                variant=self._score(gates.task.metric, outputs),
+                original=self._baseline(gates.task.metric),
+            )
+        return Quality(agreement=agreement, task=task)
 
     def _baseline(self, reference: str) -> float:
         """The original's score by this metric."""
@@ -145,12 +154,10 @@ def verdicts(
     if (fidelity := gates.fidelity) is not None and quality.agreement is not None:
         value = getattr(quality.agreement, fidelity.metric)
         found.append(parity.at_least(f"fidelity.{fidelity.metric}", value, fidelity.min))
-    if gates.task is not None:
-        assert quality.task_metric is not None
-        assert quality.task_baseline is not None
+    if gates.task is not None and quality.task is not None:
         name = gates.task.metric.rpartition(":")[2]
-        limit = quality.task_baseline - gates.task.max_drop
-        found.append(parity.at_least(f"task.{name}", quality.task_metric, limit))
+        limit = quality.task.original - gates.task.max_drop
+        found.append(parity.at_least(f"task.{name}", quality.task.variant, limit))
     if gates.size is not None and not is_baseline:
         found.append(parity.at_most("size.ratio", cost.size_ratio, gates.size.max_ratio))
     if gates.latency is not None and not is_baseline:
@@ -158,6 +165,33 @@ def verdicts(
         ratio = cost.latency.ratio[batch]
         found.append(parity.at_most(f"latency.batch{batch}.ratio", ratio, gates.latency.max_ratio))
     return tuple(found)
+
+
+def report(
+    recipe: Recipe, variant: Variant, *, quality: Quality, cost: Cost, is_baseline: bool
+) -> VariantReport:
+    """The variant's figures with the verdicts of its gates. Pure."""
+    gates = recipe.gates_of(variant)
+    found = verdicts(gates, quality=quality, cost=cost, is_baseline=is_baseline)
+    failed = [str(verdict) for verdict in found if not verdict.passed]
+    passed = f"passed {len(found)} gate{'s'[: len(found) != 1]}" if found else "no gates are set"
+    metric = gates.fidelity.metric if gates.fidelity else "cosine"
+    return VariantReport(
+        name=variant.name,
+        published_name=recipe.published_name(variant),
+        steps=variant.labels,
+        size_bytes=cost.size_bytes,
+        size_ratio=cost.size_ratio,
+        latency_ms=cost.latency.ms,
+        latency_ratio=cost.latency.ratio,
+        fidelity=getattr(quality.agreement, metric) if quality.agreement else None,
+        agreement=quality.agreement,
+        task_metric=quality.task.variant if quality.task else None,
+        task_baseline=quality.task.original if quality.task else None,
+        gates=found,
+        accepted=not failed,
+        reason="; ".join(failed) or passed,
+    )
 
 
 def _check_finite(outputs: Sequence[Mapping[str, NDArray[Any]]], variant: str) -> None:

@@ -60,12 +60,8 @@ class Verdict:
     unit: str = ""
 
     def __str__(self) -> str:
-        mark = "passed" if self.passed else "failed"
         unit = f" {self.unit}" if self.unit else ""
-        return (
-            f"{self.gate} = {self.value:.4g}{unit}, must be {self.sense} "
-            f"{self.limit:.4g}{unit}: {mark}"
-        )
+        return f"{self.gate} = {self.value:.4g}{unit}, must be {self.sense} {self.limit:.4g}{unit}"
 
 
 def at_least(gate: str, value: float, limit: float, *, unit: str = "") -> Verdict:

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conch.errors import ConchError, ConfigError, ParityError, RepositoryError
-from export import judge, preflight, publish
-from export import recipe as recipes
+from conch.errors import ConchError, ParityError, RepositoryError
+from export import judge, planning, preflight, publish
 from export import source as sources
 from export.data import RecipeData
+from export.planning import Plan
 from export.progress import Progress, Silent, Stages
-from export.recipe import Recipe, Variant
+from export.recipe import Variant
 from export.report import Report, VariantReport
 from export.steps import Artifact, Context, Form, StepSpec
 from serving import model_config
@@ -31,45 +31,6 @@ if TYPE_CHECKING:
     import torch
 
 REPORT_FILE = "report.json"
-BASELINE = "baseline"
-"""The plain export's name in figures when no variant of the recipe is just that."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a run would do, in order.
-
-    Attributes:
-        recipe: the recipe.
-        variants: the chosen ones, in the recipe's order.
-        baseline: steps of the plain export, the reference for size and latency.
-        baseline_name: the variant that is just that, or ``baseline``.
-    """
-
-    recipe: Recipe
-    variants: tuple[Variant, ...]
-    baseline: tuple[StepSpec, ...]
-    baseline_name: str
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Labels of the stages, in order."""
-        return (
-            "load the original, its data, and check it",
-            f"export {self.baseline_name} and check it against the original",
-            *(
-                f"build {variant.name}: {', '.join(_labels(variant))}"
-                for variant in self.variants
-                if not self.is_baseline(variant)
-            ),
-            "compare with the original on the evaluation data",
-            "measure size and latency, paired",
-            "publish what passed",
-        )
-
-    def is_baseline(self, variant: Variant) -> bool:
-        """Whether the variant is the plain export itself."""
-        return variant.name == self.baseline_name
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,26 +42,6 @@ class _Entry:
     quality: judge.Quality = field(default_factory=judge.Quality)
     error: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
-
-
-def plan(recipe_path: Path, *, only: Sequence[str] = ()) -> Plan:
-    """What ``run`` would do. Loads neither the model nor torch.
-
-    Raises:
-        ConfigError: when the recipe is not valid, or ``only`` names variants it does not have.
-    """
-    recipe = recipes.load(recipe_path)
-    known = [variant.name for variant in recipe.variants]
-    if unknown := [name for name in only if name not in known]:
-        raise ConfigError(
-            f"--only: {', '.join(unknown)} not in {recipe_path}, which has {', '.join(known)}.",
-            hint="Name variants of the recipe.",
-        )
-    chosen = tuple(v for v in recipe.variants if not only or v.name in only)
-    plain = [v for v in recipe.variants if [s.step.name for s in v.steps] == ["to_onnx"]]
-    steps = plain[0].steps if plain else (StepSpec.model_validate("to_onnx"),)
-    name = plain[0].name if plain else BASELINE
-    return Plan(recipe=recipe, variants=chosen, baseline=steps, baseline_name=name)
 
 
 def run(
@@ -130,7 +71,7 @@ def run(
         ParityError: the plain export of the original is not valid or not equal to it.
         RepositoryError: the disk refused; what was published before is whole and stays.
     """
-    todo = plan(recipe_path, only=only)
+    todo = planning.plan(recipe_path, only=only)
     target = None if dry_run or repository is None else _open(repository)
     folder = work_dir / todo.recipe.model.name
     try:
@@ -170,11 +111,11 @@ class _Run:
         reports = self._measure(baseline)
         failure: RepositoryError | None = None
         with self._stage("publish", self.seconds):
-            for index, variant in enumerate(reports):
+            for index, (entry, found) in enumerate(zip(self.entries, reports, strict=True)):
                 try:
-                    reports[index] = self._publish(variant, repository, dry_run)
+                    reports[index] = self._publish(found, entry.artifact, repository, dry_run)
                 except RepositoryError as error:
-                    reports[index] = replace(variant, reason=f"not published: {error.message}")
+                    reports[index] = replace(found, reason=f"not published: {error.message}")
                     failure = failure or error
         report = self._report(reports, repository, dry_run)
         report.save(self.folder / REPORT_FILE)
@@ -250,68 +191,50 @@ class _Run:
             costs = judge.costs(
                 files, baseline=self.plan.baseline_name, recipe=self.recipe, data=self.data
             )
-        return [
-            self._judged(entry, costs[entry.variant.name] if not entry.error else None)
-            for entry in self.entries
-        ]
+        return [self._judged(entry, costs) for entry in self.entries]
 
-    def _judged(self, entry: _Entry, cost: judge.Cost | None) -> VariantReport:
-        """One variant's figures and verdicts."""
+    def _judged(self, entry: _Entry, costs: Mapping[str, judge.Cost]) -> VariantReport:
+        """One variant's figures and verdicts, or why there are none."""
         variant = entry.variant
-        blank = VariantReport(
-            name=variant.name,
-            published_name=self.recipe.published_name(variant),
-            steps=tuple(_labels(variant)),
-            reason=entry.error,
-            seconds=entry.seconds,
-        )
-        if cost is None:
-            return blank
-        gates = self.recipe.gates_of(variant)
-        found = judge.verdicts(
-            gates,
-            quality=entry.quality,
-            cost=cost,
-            is_baseline=self.plan.is_baseline(variant),
-        )
-        failed = [str(verdict) for verdict in found if not verdict.passed]
-        agreement = entry.quality.agreement
-        metric = gates.fidelity.metric if gates.fidelity else "cosine"
-        return replace(
-            blank,
-            size_bytes=cost.size_bytes,
-            size_ratio=cost.size_ratio,
-            latency_ms=cost.latency.ms,
-            latency_ratio=cost.latency.ratio,
-            fidelity=getattr(agreement, metric) if agreement else None,
-            agreement=agreement,
-            task_metric=entry.quality.task_metric,
-            task_baseline=entry.quality.task_baseline,
-            gates=found,
-            accepted=not failed,
-            reason="; ".join(failed) if failed else _passed(len(found)),
-        )
+        if entry.error:
+            found = VariantReport(
+                name=variant.name,
+                published_name=self.recipe.published_name(variant),
+                steps=variant.labels,
+                reason=entry.error,
+            )
+        else:
+            found = judge.report(
+                self.recipe,
+                variant,
+                quality=entry.quality,
+                cost=costs[variant.name],
+                is_baseline=self.plan.is_baseline(variant),
+            )
+        return replace(found, seconds=entry.seconds)
 
     def _publish(
-        self, report: VariantReport, repository: Repository | None, dry_run: bool
+        self,
+        report: VariantReport,
+        artifact: Artifact | None,
+        repository: Repository | None,
+        dry_run: bool,
     ) -> VariantReport:
         """Put an accepted variant into the repository, or say why not."""
-        if not report.accepted:
+        if not report.accepted or artifact is None:
             return report
         if repository is None:
             why = "dry run" if dry_run else "no repository given"
             return replace(report, reason=f"{report.reason}; not published ({why})")
-        entry = next(e for e in self.entries if e.variant.name == report.name)
-        assert entry.artifact is not None
         version = repository.publish(
             report.published_name,
             publish.triton_config(self.recipe, report.published_name),
-            {entry.artifact.file.name: entry.artifact.file},
+            {artifact.file.name: artifact.file},
             publish.lineage(
                 self.recipe,
                 recipe_sha256=self._recipe_sha256(),
                 report=report,
-                artifact=entry.artifact,
+                artifact=artifact,
             ),
         )
         return replace(
@@ -347,16 +270,6 @@ class _Run:
     def _recipe_sha256(self) -> str:
         """Hash of the recipe and of the code files beside it that it names."""
         return publish.files_sha256([self.recipe_path, *self.source.files(self.recipe.references)])
-
-
-def _labels(variant: Variant) -> list[str]:
-    """Labels of the variant's steps."""
-    return [spec.step.label for spec in variant.steps]
-
-
-def _passed(count: int) -> str:
-    """Why a variant was accepted."""
-    return f"passed {count} gate{'s' if count != 1 else ''}" if count else "no gates are set"
 
 
 def _emptied(folder: Path) -> Path:

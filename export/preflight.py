@@ -54,7 +54,8 @@ def _check_output(
         )
     if value.dtype != np.dtype(tensor.dtype):
         raise ConfigError(
-            f"model {model}: output {tensor.name} is {value.dtype}, the recipe says {tensor.dtype}.",
+            f"model {model}: output {tensor.name} is {value.dtype}, "
+            f"the recipe says {tensor.dtype}.",
             hint="Correct model.outputs.",
         )
     if not np.isfinite(value.astype(np.float64)).all():

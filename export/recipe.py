@@ -158,6 +158,22 @@ class Gates(FileModel):
     size: SizeGate | None = Field(default=None, description="Not applied to the baseline.")
     latency: LatencyGate | None = Field(default=None, description="Not applied to the baseline.")
 
+    @property
+    def labels(self) -> list[str]:
+        """The gates that are set, with their bounds."""
+        found = []
+        if self.fidelity is not None:
+            found.append(f"{self.fidelity.metric} at least {self.fidelity.min:g}")
+        if self.task is not None:
+            name = self.task.metric.rpartition(":")[2]
+            found.append(f"{name} at most {self.task.max_drop:g} below the original's")
+        if self.size is not None:
+            found.append(f"size at most {self.size.max_ratio:g} of the baseline's")
+        if self.latency is not None:
+            ratio, batch = self.latency.max_ratio, self.latency.batch
+            found.append(f"latency at batch {batch} at most {ratio:g} of the baseline's")
+        return found
+
 
 class Variant(FileModel):
     """One way to shrink the model."""
@@ -169,6 +185,11 @@ class Variant(FileModel):
     gates: Gates | None = Field(
         default=None, description="Keys named here replace those of the recipe's gates."
     )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """How progress and reports call the steps."""
+        return tuple(spec.step.label for spec in self.steps)
 
     @field_validator("steps")
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -109,7 +108,7 @@ class Report:
         temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             temp.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
-            os.replace(temp, path)
+            temp.replace(path)
         finally:
             temp.unlink(missing_ok=True)
 

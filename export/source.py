@@ -118,8 +118,7 @@ class Source:
                 f"{key}: {where} needs the module {missing}, which is not installed.",
                 hint=f"Files beside a recipe are imported as `from .{missing} import ...`."
                 if beside
-                else "Install it into this environment, e.g. `pip install 'conch-serving[examples]'`"
-                " for the examples.",
+                else "Install it; the examples need `pip install 'conch-serving[examples]'`.",
             ) from error
         except Exception as error:
             raise ConfigError(

@@ -47,8 +47,5 @@ class StepSpec(FileModel):
     @property
     def step(self) -> Step:
         """The step that this entry names."""
-        for key in type(self).model_fields:
-            if (step := getattr(self, key)) is not None:
-                assert isinstance(step, Step)
-                return step
-        raise AssertionError("validated above")
+        step: Step = next(filter(None, (getattr(self, key) for key in type(self).model_fields)))
+        return step

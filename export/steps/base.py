@@ -49,6 +49,13 @@ class Artifact:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def torch_module(self) -> torch.nn.Module:
+        """The module of the ``torch`` form."""
+        if self.module is None:
+            raise AssertionError(f"an artifact in {self.form} form has no module")
+        return self.module
+
+    @property
     def file(self) -> Path:
         """The file of a form that is served from one."""
         if self.path is None:

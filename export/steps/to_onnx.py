@@ -87,11 +87,10 @@ class ToOnnx(Step):
         sizes = {"batch": 2, **{name: axis.example for name, axis in recipe.model.axes.items()}}
         example = context.examples(sizes)
         arguments = tuple(torch.from_numpy(example[t.name]) for t in recipe.model.inputs)
-        assert artifact.module is not None
         try:
             with _quiet():
                 program = torch.onnx.export(
-                    artifact.module,
+                    artifact.torch_module,
                     arguments,
                     dynamo=True,
                     opset_version=self.opset,
@@ -101,7 +100,8 @@ class ToOnnx(Step):
                     external_data=False,
                     verbose=False,
                 )
-                assert program is not None
+                if program is None:
+                    raise RuntimeError("the exporter gave no program")
                 program.save(path, external_data=False)
         except OSError:
             raise
@@ -117,8 +117,7 @@ class ToOnnx(Step):
         worst = 0.0
         for sizes in check_sizes(context.recipe):
             batch = context.examples(sizes)
-            assert artifact.module is not None
-            expected = call(artifact.module, batch, context.recipe.model)
+            expected = call(artifact.torch_module, batch, context.recipe.model)
             got = session.run(batch)
             at = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
             if problem := parity.close(expected, got, atol=self.atol, rtol=self.rtol):
@@ -247,7 +246,7 @@ def _quiet() -> Iterator[None]:
     try:
         with (
             warnings.catch_warnings(),
-            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            Path(os.devnull).open("w", encoding="utf-8") as nowhere,
             contextlib.redirect_stdout(nowhere),
         ):
             warnings.simplefilter("ignore")
