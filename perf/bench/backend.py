@@ -271,7 +271,8 @@ def _for_onnx(array: NDArray[Any]) -> NDArray[Any]:
     """Triton's bytes as the str that the bare session takes."""
     if array.dtype != np.object_:
         return array
-    return np.vectorize(bytes.decode, otypes=[np.object_])(array)
+    decoded: NDArray[Any] = np.vectorize(bytes.decode, otypes=[np.object_])(array)
+    return decoded
 
 
 def _difference(one: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]) -> float:
