@@ -38,7 +38,10 @@ def describe(settings: Settings | None) -> str:
             f"max queue delay {settings.max_queue_delay_s * 1e3:g} ms"
         )
     plural = "instance" if settings.instances == 1 else "instances"
-    return f"{settings.instances} {plural}, {batching}"
+    threads = "" if settings.threads is None else f" of {settings.threads} threads"
+    if settings.threads == 1:
+        threads = " of 1 thread"
+    return f"{settings.instances} {plural}{threads}, {batching}"
 
 
 def _inputs(decision: Decision) -> list[str]:

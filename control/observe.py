@@ -13,6 +13,7 @@ import requests
 import structlog
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from conch.errors import ConchError, TritonUnavailable
 from control.core.types import Observation, Settings
@@ -22,6 +23,8 @@ from serving.metrics import ModelCounters
 from serving.model_config import ModelConfig
 
 log = structlog.get_logger()
+
+THREADS = "intra_op_thread_count"
 
 
 class CounterSource(Protocol):
@@ -117,6 +120,7 @@ class Observer:
             statistics=statistics,
             applied=settings_of(config) if config is not None else None,
             threads=threads_of(config) if config is not None else 1,
+            threads_ours=threads_ours(config) if config is not None else False,
         )
 
 
@@ -128,6 +132,7 @@ def settings_of(config: ModelConfig) -> Settings:
         max_batch_size=batching.max_batch_size,
         dynamic_batching=batching.dynamic,
         max_queue_delay_s=batching.max_queue_delay_us * 1e-6,
+        threads=_configured_threads(config),
     )
 
 
@@ -143,12 +148,26 @@ def with_settings(config: ModelConfig, wanted: Settings) -> ModelConfig:
     )
     if batching != model_config.batching(config):
         config = model_config.with_batching(config, batching)
+    if wanted.threads != current.threads and wanted.threads is not None:
+        config = model_config.with_parameter(config, THREADS, str(wanted.threads))
     return config
 
 
 def threads_of(config: ModelConfig) -> int:
-    """Threads of one instance as configured; without it, as many as the machine has cores."""
-    text = model_config.parameter(config, "intra_op_thread_count")
-    if text and text.isdigit() and int(text) > 0:
-        return int(text)
+    """Threads of one instance: as configured, else the backend's default of cores ÷ instances."""
+    configured = _configured_threads(config)
+    if configured:
+        return configured
     return max(1, (os.cpu_count() or 1) // model_config.instance_count(config))
+
+
+def threads_ours(config: ModelConfig) -> bool:
+    """Whether threads mean anything for this model and are set by its config."""
+    kinds = {group.kind for group in config.instance_group}
+    return config.backend == "onnxruntime" and kinds == {ModelInstanceGroup.KIND_CPU}
+
+
+def _configured_threads(config: ModelConfig) -> int | None:
+    """The config's own word on it, or None."""
+    text = model_config.parameter(config, THREADS)
+    return int(text) if text and text.isdigit() and int(text) > 0 else None

@@ -184,6 +184,13 @@ def parameter(config: ModelConfig, key: str) -> str | None:
     return config.parameters[key].string_value if key in config.parameters else None
 
 
+def with_parameter(config: ModelConfig, key: str, value: str) -> ModelConfig:
+    """The config with one entry of ``parameters`` set."""
+    new = _copy(config)
+    new.parameters[key].string_value = value
+    return new
+
+
 def _copy(config: ModelConfig) -> ModelConfig:
     """A message of its own with the same content."""
     new = ModelConfig()

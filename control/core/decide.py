@@ -13,9 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from control.core import windows
-from control.core.capacity import capacity_rps
 from control.core.guard import guard, is_reload, may_act_at_s
-from control.core.planner import BatchingPlan, plan_batching
+from control.core.planner import BatchingPlan, Knowledge, fewest, plan_batching
 from control.core.service_time import ServiceTime
 from control.core.state import ControlState
 from control.core.types import Decision, Observation, Policy, Reason, Settings
@@ -59,26 +58,18 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         return _hold(state, seen, Reason.HOLD_NO_DATA, {"fast_rps": fast_rps}, policy)
 
     demand = _demand(state, applied, service, fast_rps, seen, policy)
-    capacities = _capacities(state, applied, seen, policy)
-    needed = next(
-        (c for c, carried in capacities.items() if carried >= demand.need_rps),
-        max(capacities, key=lambda c: (round(capacities[c], 1), -c)),
+    known = Knowledge(
+        learnt=state.learnt, policy=policy, threads=seen.threads, threads_ours=seen.threads_ours
     )
+    capacities = known.capacities(applied)
+    needed = fewest(capacities, demand.need_rps)
     panic = demand.drain_s > policy.slo_s / 2
     if panic:  # more instances never hurt a backlog as long as they add capacity at all
         needed = max(needed, applied.instances)
     state = _remember(state, seen.at_s, needed, policy)
     warm = _is_warm(state, seen.at_s, policy)
     reason, proposal, plan = _propose(
-        state,
-        seen,
-        applied,
-        demand,
-        capacities,
-        needed,
-        panic=panic,
-        warm=warm,
-        policy=policy,
+        state, applied, demand, capacities, needed, known, panic=panic, warm=warm, at_s=seen.at_s
     )
     guarded = guard(proposal, applied, state, policy, at_s=seen.at_s)
     terms = _terms(demand, service, capacities, needed, applied, plan, policy)
@@ -97,17 +88,18 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
 
 def _propose(
     state: ControlState,
-    seen: Observation,
     applied: Settings,
     demand: Demand,
     capacities: dict[int, float],
     needed: int,
+    known: Knowledge,
     *,
     panic: bool,
     warm: bool,
-    policy: Policy,
+    at_s: float,
 ) -> tuple[Reason, Settings, BatchingPlan | None]:
     """Reason and proposal, before the guard."""
+    policy = known.policy
     overloaded = capacities[needed] < demand.need_rps
     if needed > applied.instances and (warm or panic):
         reason = Reason.SCALE_UP_BACKLOG if panic else Reason.SCALE_UP_LOAD
@@ -115,37 +107,22 @@ def _propose(
     if not warm:
         return Reason.HOLD_WARMING_UP, applied, None
     plan = None
-    watched = seen.at_s - state.settings_since_s >= policy.rebatch_after_s
+    watched = at_s - state.settings_since_s >= policy.rebatch_after_s
     if policy.rebatch and applied.max_batch_size > 0 and (watched or overloaded):
-        plan = _plan(state, seen, applied, demand, policy)
-        if plan is not None and _pays(plan, applied, policy, urgent=overloaded or panic):
+        plan = plan_batching(applied, known, rate_rps=demand.stable_rps, need_rps=demand.need_rps)
+        if _pays(plan, applied, policy, urgent=overloaded or panic):
             return Reason.REBATCH, plan.settings, plan
     if overloaded:
         return Reason.AT_LIMIT, applied, plan
     peak = max(count for _, count in state.wanted)
     if needed < applied.instances:
         below = capacities.get(applied.instances - 1, 0.0)
-        quiet = seen.at_s - (state.started_s or seen.at_s) >= policy.quiet_s
+        quiet = at_s - (state.started_s or at_s) >= policy.quiet_s
         roomy = below >= policy.hysteresis * demand.need_rps
         if quiet and peak < applied.instances and roomy and not panic:
             return Reason.SCALE_DOWN, replace(applied, instances=peak), plan
         return Reason.HOLD_QUIET_TIME, applied, plan
     return Reason.HOLD_STEADY, applied, plan
-
-
-def _plan(
-    state: ControlState,
-    seen: Observation,
-    applied: Settings,
-    demand: Demand,
-    policy: Policy,
-) -> BatchingPlan | None:
-    """The batching plan, or None while there is nothing to learn it from."""
-    at_most = state.learnt.at(policy.max_instances, threads=seen.threads, cores=policy.cores)
-    now = state.learnt.at(applied.instances, threads=seen.threads, cores=policy.cores)
-    if at_most is None or now is None:
-        return None
-    return plan_batching(applied, at_most, now, demand.stable_rps, policy)
 
 
 def _pays(plan: BatchingPlan, applied: Settings, policy: Policy, *, urgent: bool) -> bool:
@@ -193,25 +170,6 @@ def _demand(
     )
 
 
-def _capacities(
-    state: ControlState, applied: Settings, seen: Observation, policy: Policy
-) -> dict[int, float]:
-    """Λ by instance count, for every count that the policy allows and the applied one."""
-    counts = sorted({*range(policy.min_instances, policy.max_instances + 1), applied.instances})
-    found = {}
-    for count in counts:
-        service = state.learnt.at(count, threads=seen.threads, cores=policy.cores)
-        assert service is not None  # the caller holds when there is no evidence
-        found[count] = capacity_rps(
-            service,
-            instances=count,
-            largest_batch=applied.largest_batch,
-            max_queue_delay_s=applied.max_queue_delay_s,
-            policy=policy,
-        )
-    return found
-
-
 def _remember(state: ControlState, at_s: float, needed: int, policy: Policy) -> ControlState:
     """The memory with this tick's need; older than the quiet time is dropped."""
     recent = tuple(w for w in state.wanted if w[0] > at_s - policy.quiet_s)
@@ -254,6 +212,7 @@ def _terms(
             "plan_applied_capacity_rps": plan.applied_capacity_rps,
             "plan_max_batch_size": float(plan.settings.max_batch_size),
             "plan_max_queue_delay_s": plan.settings.max_queue_delay_s,
+            "plan_threads": float(plan.settings.threads or 0),
         }
     return terms
 

@@ -1,10 +1,12 @@
-"""The slow knob: which batch size and delay to run with.
+"""The slow knob: which batch size, delay and threads to run with.
 
 Theory of operation. Among B = 1, 2, 4, ... and a few delays, take those that carry (almost) the
 most within the SLO at the policy's largest instance count; of these the cheapest at today's load,
-in busy cores. Greedy batching makes a large B risky with several instances (the first takes the
-pile), and a small d saves work at low load for little latency; so ties go to the smaller B and d.
-A reload is dear: it is proposed only for a clear gain.
+in busy instances. Greedy batching makes a large B risky with several instances (the first takes the
+pile), and a small d saves work at low load for little latency; so ties go to the smaller d and B.
+Threads of a CPU model become cores ÷ largest instance count: then every count that the fast loop
+may choose has cores of its own, and adding an instance adds capacity. A reload is dear: it is
+proposed only for a clear gain.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from control.core import queueing
 from control.core.capacity import capacity_rps
-from control.core.service_time import ServiceTime
+from control.core.service_time import Learnt, ServiceTime
 from control.core.types import Policy, Settings
 
 NEAR_BEST = 0.95
@@ -24,21 +26,17 @@ WORK_SAVED = 0.15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchingPlan:
-    """The chosen batching, and how it compares.
+    """The chosen settings, and how they compare.
 
     Attributes:
-        settings: the applied settings with the new batching.
+        settings: what to run with; its instances are the fewest that carry the load.
         capacity_rps: Λ at the largest instance count with it.
-        applied_capacity_rps: Λ at the largest instance count as it is now.
-        busy_cores: predicted at today's load.
-        applied_busy_cores: the same as it is now; infinite when it cannot carry the load.
+        applied_capacity_rps: the most that any instance count carries as it is now.
     """
 
     settings: Settings
     capacity_rps: float
     applied_capacity_rps: float
-    busy_cores: float
-    applied_busy_cores: float
 
     @property
     def gain(self) -> float:
@@ -48,47 +46,101 @@ class BatchingPlan:
         return self.capacity_rps / self.applied_capacity_rps
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knowledge:
+    """What a plan is made from.
+
+    Attributes:
+        learnt: service times.
+        policy: bounds and SLO.
+        threads: that one instance works with now.
+        threads_ours: whether they may be set.
+    """
+
+    learnt: Learnt
+    policy: Policy
+    threads: int
+    threads_ours: bool
+
+    def service(self, instances: int, threads: int) -> ServiceTime:
+        """ℓ for a setting. Needs evidence of at least one batch."""
+        found = self.learnt.at(instances, threads=threads, cores=self.policy.cores)
+        assert found is not None
+        return found
+
+    def capacity_rps(self, settings: Settings, instances: int) -> float:
+        """Λ with these settings at this instance count."""
+        return capacity_rps(
+            self.service(instances, settings.threads or self.threads),
+            instances=instances,
+            largest_batch=settings.largest_batch,
+            max_queue_delay_s=settings.max_queue_delay_s,
+            policy=self.policy,
+        )
+
+    def capacities(self, settings: Settings) -> dict[int, float]:
+        """Λ by instance count, for every count that the policy allows and the applied one."""
+        allowed = range(self.policy.min_instances, self.policy.max_instances + 1)
+        counts = sorted({*allowed, settings.instances})
+        return {count: self.capacity_rps(settings, count) for count in counts}
+
+    def busy(self, settings: Settings, rate_rps: float) -> float:
+        """Predicted busy instances at this load; infinite when p99 misses the margin."""
+        if rate_rps <= 0:
+            return 0.0
+        predicted = queueing.predict(
+            rate_rps,
+            self.service(settings.instances, settings.threads or self.threads),
+            instances=settings.instances,
+            largest_batch=settings.largest_batch,
+            max_queue_delay_s=settings.max_queue_delay_s,
+        )
+        if predicted.p99_s > self.policy.slo_s * (1.0 - self.policy.margin_fraction):
+            return float("inf")
+        return predicted.busy_fraction * settings.instances
+
+
+def fewest(capacities: dict[int, float], need_rps: float) -> int:
+    """The smallest count that carries the need, else the one that carries most.
+
+    Example:
+        >>> fewest({1: 100.0, 2: 190.0, 3: 190.0}, 150.0), fewest({1: 100.0, 2: 100.0}, 150.0)
+        (2, 1)
+    """
+    enough = [count for count, carried in capacities.items() if carried >= need_rps]
+    return min(enough) if enough else max(capacities, key=lambda c: (round(capacities[c], 1), -c))
+
+
 def plan_batching(
-    applied: Settings,
-    service_at_most: ServiceTime,
-    service_now: ServiceTime,
-    rate_rps: float,
-    policy: Policy,
+    applied: Settings, known: Knowledge, *, rate_rps: float, need_rps: float
 ) -> BatchingPlan:
-    """The best batching for this model.
+    """The best settings for this model.
 
     Args:
         applied: what is in force; must have a batch axis.
-        service_at_most: ℓ at ``policy.max_instances``.
-        service_now: ℓ at the applied instance count.
-        rate_rps: today's load.
-        policy: the bounds and the SLO.
+        known: service times and bounds.
+        rate_rps: today's load, at which the work is compared.
+        need_rps: what the new settings must carry at once.
     """
-
-    def at_most(settings: Settings) -> float:
-        return capacity_rps(
-            service_at_most,
-            instances=policy.max_instances,
-            largest_batch=settings.largest_batch,
-            max_queue_delay_s=settings.max_queue_delay_s,
-            policy=policy,
-        )
-
-    sizes = _sizes(policy.max_batch_size)
+    policy = known.policy
+    threads = applied.threads
+    if known.threads_ours:
+        threads = max(1, policy.cores // policy.max_instances)
     candidates = [
         replace(
             applied,
             max_batch_size=size,
             dynamic_batching=True,
             max_queue_delay_s=round(share * policy.slo_s, 4),
+            threads=threads,
         )
-        for size in sizes
+        for size in _sizes(policy.max_batch_size)
         for share in DELAYS_OF_SLO
     ]
-    capacities = {candidate: at_most(candidate) for candidate in candidates}
+    capacities = {c: known.capacity_rps(c, policy.max_instances) for c in candidates}
     best = max(capacities.values())
     near = [c for c in candidates if capacities[c] >= NEAR_BEST * best]
-    busy = {c: _busy_cores(c, service_now, rate_rps, policy) for c in near}
+    busy = {c: known.busy(c, rate_rps) for c in near}
     least = min(busy.values())
     # "Cheap enough" first, then the smaller delay and the smaller batch.
     chosen = min(
@@ -96,28 +148,10 @@ def plan_batching(
         key=lambda c: (c.max_queue_delay_s, c.max_batch_size),
     )
     return BatchingPlan(
-        settings=chosen,
+        settings=replace(chosen, instances=fewest(known.capacities(chosen), need_rps)),
         capacity_rps=capacities[chosen],
-        applied_capacity_rps=at_most(applied),
-        busy_cores=busy[chosen],
-        applied_busy_cores=_busy_cores(applied, service_now, rate_rps, policy),
+        applied_capacity_rps=max(known.capacities(applied).values()),
     )
-
-
-def _busy_cores(settings: Settings, service: ServiceTime, rate_rps: float, policy: Policy) -> float:
-    """Predicted busy instances at this load; infinite when p99 misses the margin."""
-    if rate_rps <= 0:
-        return 0.0
-    predicted = queueing.predict(
-        rate_rps,
-        service,
-        instances=settings.instances,
-        largest_batch=settings.largest_batch,
-        max_queue_delay_s=settings.max_queue_delay_s,
-    )
-    if predicted.p99_s > policy.slo_s * (1.0 - policy.margin_fraction):
-        return float("inf")
-    return predicted.busy_fraction * settings.instances
 
 
 def _sizes(largest: int) -> list[int]:

@@ -4,8 +4,9 @@ Theory of operation. Each executed batch size b has a count n_b and a mean time;
 forgotten exponentially. Weighted least squares gives α and β, both kept at 0 or more. At low load
 only b = 1 and 2 are seen, and a line through these says nothing about b = 16; so a prior line with
 the weight of a few batches pulls where evidence is thin: half of ℓ(1) is fixed cost, half grows
-with the batch. Evidence is kept per instance count, because instances that share cores slow each
-other down; for a count never seen, ℓ is scaled by the threads that compete for a core.
+with the batch. Evidence is kept per instance count and threads, because instances that share cores
+slow each other down; for a setting never seen, ℓ is scaled from the
+nearest one by ``relative_time``.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ Evidence = Mapping[int, tuple[float, float]]
 PRIOR_BATCHES = 3.0
 PRIOR_SIZE = 8
 HALF_LIFE_S = 30.0
-CONTENTION = 0.6
-"""Share of a fully contended slow-down that a new instance on taken cores is assumed to cost."""
+PARALLEL = 0.5
+"""Share of a batch's work that more threads speed up, until it is measured (Amdahl's p)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,44 +49,51 @@ class ServiceTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learnt:
-    """Evidence by instance count."""
+    """Evidence by (instances, threads of one instance)."""
 
-    by_instances: Mapping[int, Evidence] = field(default_factory=dict)
+    seen: Mapping[tuple[int, int], Evidence] = field(default_factory=dict)
 
-    def absorb(self, executed: ModelStatistics, *, instances: int, span_s: float) -> Learnt:
+    def absorb(
+        self, executed: ModelStatistics, *, instances: int, threads: int, span_s: float
+    ) -> Learnt:
         """The evidence after ``span_s`` more seconds in which these batches were executed."""
         keep = 0.5 ** (span_s / HALF_LIFE_S)
-        old = self.by_instances.get(instances, {})
+        old = self.seen.get((instances, threads), {})
         new = {size: (n * keep, s * keep) for size, (n, s) in old.items() if n * keep > 0.01}
         for size, stat in executed.batches.items():
             n, s = new.get(size, (0.0, 0.0))
             new[size] = (n + stat.count, s + stat.busy_s)
-        return Learnt(by_instances={**self.by_instances, instances: new})
+        return Learnt(seen={**self.seen, (instances, threads): new})
 
     def at(self, instances: int, *, threads: int, cores: int) -> ServiceTime | None:
-        """ℓ for this many instances; scaled from the nearest count seen; None without evidence."""
-        seen = [c for c, evidence in self.by_instances.items() if evidence]
-        if not seen:
+        """ℓ for this setting; scaled from the nearest one seen; None without any evidence."""
+        known = [key for key, evidence in self.seen.items() if evidence]
+        if not known:
             return None
-        # The nearest below first: scaling up from fewer instances errs on the careful side.
-        nearest = min(seen, key=lambda c: (abs(c - instances), c))
-        curve = fit(self.by_instances[nearest])
-        if curve is None or nearest == instances:
+        # The same threads first, then the nearest count, then the smaller.
+        nearest = min(known, key=lambda k: (abs(k[1] - threads), abs(k[0] - instances), k[0]))
+        curve = fit(self.seen[nearest])
+        if curve is None or nearest == (instances, threads):
             return curve
         return curve.scaled(
-            slow_down(instances, threads=threads, cores=cores)
-            / slow_down(nearest, threads=threads, cores=cores)
+            relative_time(instances, threads=threads, cores=cores)
+            / relative_time(nearest[0], threads=nearest[1], cores=cores)
         )
 
 
-def slow_down(instances: int, *, threads: int, cores: int) -> float:
-    """How much slower a batch is when this many instances are busy at once.
+def relative_time(instances: int, *, threads: int, cores: int) -> float:
+    """How long a batch takes when all instances are busy, relative to one thread on free cores.
+
+    Amdahl's law for the threads, times the share of a core that each gets. On 2 cores: 1 instance
+    of 2 threads takes 0.75, 2 instances of 1 thread take 1 each (1.5 times the throughput), and 2
+    of 2 threads take 1.5 (no more throughput than one of them).
 
     Example:
-        >>> slow_down(2, threads=2, cores=2)
-        1.6
+        >>> relative_time(2, threads=2, cores=2)
+        1.5
     """
-    return 1.0 + CONTENTION * (max(1.0, instances * threads / max(1, cores)) - 1.0)
+    shared = max(1.0, instances * threads / max(1, cores))
+    return ((1.0 - PARALLEL) + PARALLEL / max(1, threads)) * shared
 
 
 def fit(evidence: Evidence) -> ServiceTime | None:

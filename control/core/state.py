@@ -86,16 +86,13 @@ class ControlState:
         if self.changes and new.start_s < self.changes[-1].at_s + policy.settle_s:
             return self.learnt
         return self.learnt.absorb(
-            new.statistics, instances=new.instances, span_s=new.end_s - new.start_s
+            new.statistics,
+            instances=new.instances,
+            threads=new.threads,
+            span_s=new.end_s - new.start_s,
         )
 
 
-def _batching(settings: Settings | None) -> tuple[int, bool, float] | None:
+def _batching(settings: Settings | None) -> Settings | None:
     """The part of the settings that only a reload can change."""
-    if settings is None:
-        return None
-    return (
-        settings.max_batch_size,
-        settings.dynamic_batching,
-        settings.max_queue_delay_s,
-    )
+    return None if settings is None else replace(settings, instances=1)

@@ -50,12 +50,14 @@ class Settings:
         max_batch_size: largest batch; 0 for a model without a batch axis.
         dynamic_batching: whether Triton joins requests.
         max_queue_delay_s: how long the batcher may wait.
+        threads: of one instance, where the config says so; None leaves it to the backend.
     """
 
     instances: int
     max_batch_size: int
     dynamic_batching: bool
     max_queue_delay_s: float
+    threads: int | None = None
 
     @property
     def largest_batch(self) -> int:
@@ -73,7 +75,8 @@ class Observation:
         counters: from ``/metrics`` or Prometheus.
         statistics: from ModelStatistics: the only source of service times.
         applied: what Triton says is in force.
-        threads: threads of one instance, for contention; 1 where not known.
+        threads: that one instance works with, configured or by the backend's default.
+        threads_ours: whether the model runs on the CPU by a backend whose threads we may set.
     """
 
     at_s: float
@@ -82,6 +85,7 @@ class Observation:
     statistics: ModelStatistics | None
     applied: Settings | None
     threads: int = 1
+    threads_ours: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

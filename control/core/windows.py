@@ -24,7 +24,7 @@ class Interval:
         failed: requests that failed.
         pending: waiting at the end (a gauge).
         statistics: executions in the interval; None when the model was reloaded within it.
-        instances: applied at its end.
+        instances, threads: applied at its end.
     """
 
     start_s: float
@@ -35,6 +35,7 @@ class Interval:
     pending: float
     statistics: ModelStatistics | None
     instances: int
+    threads: int
 
 
 def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval | None:
@@ -63,6 +64,7 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
         pending=new.counters.pending,
         statistics=executed,
         instances=new.applied.instances,
+        threads=new.threads,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from control.core.service_time import Learnt, ServiceTime, fit, slow_down
+from control.core.service_time import Learnt, ServiceTime, fit, relative_time
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE
 
@@ -20,7 +20,7 @@ def _executed(**batches: int) -> ModelStatistics:
 
 def test_fit_finds_the_line_behind_enough_evidence() -> None:
     """α and β come out within 5% when several sizes were seen often."""
-    learnt = Learnt().absorb(_executed(b1=200, b4=200, b16=200), instances=1, span_s=1)
+    learnt = Learnt().absorb(_executed(b1=200, b4=200, b16=200), instances=1, threads=1, span_s=1)
     curve = learnt.at(1, threads=1, cores=4)
     assert curve is not None
     assert curve.alpha_s == pytest.approx(TRUE.alpha_s, rel=0.05)
@@ -54,32 +54,42 @@ def test_fit_without_evidence_is_none() -> None:
 def test_learnt_forgets() -> None:
     """After ten half-lives the old speed no longer counts."""
     slow = ModelStatistics(batches={4: BatchStat(count=100, busy_s=10.0)})
-    learnt = Learnt().absorb(slow, instances=1, span_s=1)
-    learnt = learnt.absorb(_executed(b4=100), instances=1, span_s=300)
+    learnt = Learnt().absorb(slow, instances=1, threads=1, span_s=1)
+    learnt = learnt.absorb(_executed(b4=100), instances=1, threads=1, span_s=300)
     curve = learnt.at(1, threads=1, cores=1)
     assert curve is not None
     assert curve.of(4) == pytest.approx(TRUE.of(4), rel=0.1)
 
 
 def test_learnt_scales_to_a_count_it_has_not_seen() -> None:
-    """Instances on free cores are as fast; on taken cores they are slower."""
-    learnt = Learnt().absorb(_executed(b1=50, b8=50), instances=1, span_s=1)
-    alone, free, crowded = (
+    """Instances on free cores are as fast; on taken cores they add nothing."""
+    learnt = Learnt().absorb(_executed(b1=50, b8=50), instances=1, threads=2, span_s=1)
+    alone, crowded, single = (
         learnt.at(1, threads=2, cores=2),
-        learnt.at(2, threads=1, cores=2),
         learnt.at(2, threads=2, cores=2),
+        learnt.at(2, threads=1, cores=2),
     )
     assert alone is not None
-    assert free is not None
     assert crowded is not None
-    assert free.of(8) == alone.of(8)
-    assert crowded.of(8) == pytest.approx(1.6 * alone.of(8))
+    assert single is not None
+    assert crowded.of(8) == pytest.approx(2 * alone.of(8))
+    assert alone.of(8) < single.of(8) < 1.5 * alone.of(8)
 
 
-def test_slow_down_is_one_while_cores_are_free() -> None:
-    """No contention below the number of cores."""
-    assert slow_down(2, threads=1, cores=4) == 1.0
-    assert slow_down(8, threads=1, cores=4) > 1.0
+def test_learnt_prefers_evidence_of_the_same_threads() -> None:
+    """What one thread took says more about one thread than what two took."""
+    learnt = Learnt().absorb(_executed(b8=50), instances=1, threads=2, span_s=1)
+    learnt = learnt.absorb(_executed(b8=50), instances=3, threads=1, span_s=1)
+    seen = learnt.at(1, threads=1, cores=4)
+    assert seen is not None
+    assert seen.of(8) == pytest.approx(TRUE.of(8), rel=0.1)
+
+
+def test_relative_time_is_one_for_one_thread_on_free_cores() -> None:
+    """And threads beyond the cores make everything slower."""
+    assert relative_time(2, threads=1, cores=4) == 1.0
+    assert relative_time(1, threads=2, cores=4) < 1.0
+    assert relative_time(8, threads=1, cores=4) == 2.0
 
 
 def test_service_time_scales() -> None:
