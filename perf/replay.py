@@ -41,6 +41,7 @@ RATE_PER_PROCESS_RPS = (
 )
 START_DELAY_S = 0.2
 CONNECT_S = 5.0
+_FEW_THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # numpy's idle ones spin
 ROLLING_S = 5.0  # the span of Progress.p99_s
 
 
@@ -160,7 +161,7 @@ class _Sender:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, **_FEW_THREADS, "PYTHONPATH": path},
         )
 
     @property

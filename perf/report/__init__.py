@@ -1,0 +1,1 @@
+"""Pictures and a page that compare contenders over one trace."""
