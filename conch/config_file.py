@@ -78,6 +78,8 @@ def _fault(fault: Any, node: Any, model: type[BaseModel], source: str) -> str:
         return f"{where}: {key}: unknown key; {hint}"
     if fault["type"] == "missing":
         return f"{where}: {key}: required, but missing."
+    if fault["type"] == "union_tag_not_found":  # ctx quotes the key that tells the kinds apart
+        return f"{where}: {key}: the key {fault['ctx']['discriminator']} is required, but missing."
     seen = fault.get("input")
     message = str(fault["msg"]).removeprefix("Value error, ")
     # A whole section as the value would bury the message, which names the keys it means.

@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from conch import config_file
 from conch.config_file import FileModel
 from conch.errors import ConfigError
 from conch.names import model_name
 from conch.units import Duration
-from export.steps import Form, StepSpec
+from export.steps import Form, NonEmpty, StepSpec
 
 DType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 
@@ -37,9 +37,17 @@ def _reference(text: str) -> str:
     return text
 
 
+def _dimension(value: object) -> object:
+    """A size: a whole number, or a word for one that varies."""
+    is_size = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if is_size or (isinstance(value, str) and value.isidentifier()):
+        return value
+    raise ValueError("must be a whole number from 1 on, or the name of an axis")
+
+
 SafeName = Annotated[str, AfterValidator(_safe_name)]
 Reference = Annotated[str, AfterValidator(_reference)]
-Dimension = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+Dimension = Annotated[int | str, BeforeValidator(_dimension)]
 
 
 class Axis(FileModel):
@@ -79,11 +87,11 @@ class Model(FileModel):
     axes: dict[str, Axis] = Field(
         default_factory=dict, description="Sizes, besides the batch, that differ by request."
     )
-    inputs: tuple[Tensor, ...] = Field(
-        min_length=1, description="In the order of the arguments of `forward`."
+    inputs: Annotated[tuple[Tensor, ...], NonEmpty] = Field(
+        description="In the order of the arguments of `forward`."
     )
-    outputs: tuple[Tensor, ...] = Field(
-        min_length=1, description="In the order in which `forward` returns them."
+    outputs: Annotated[tuple[Tensor, ...], NonEmpty] = Field(
+        description="In the order in which `forward` returns them."
     )
 
     @model_validator(mode="after")
@@ -179,8 +187,8 @@ class Variant(FileModel):
     """One way to shrink the model."""
 
     name: SafeName = Field(description="What follows `<model.name>_` in the published name.")
-    steps: tuple[StepSpec, ...] = Field(
-        min_length=1, description="In order; each is a name, or a name with options."
+    steps: Annotated[tuple[StepSpec, ...], NonEmpty] = Field(
+        description="In order; each is a name, or a name with options."
     )
     gates: Gates | None = Field(
         default=None, description="Keys named here replace those of the recipe's gates."
@@ -231,8 +239,8 @@ class Serving(FileModel):
 class Measure(FileModel):
     """How latency is measured: all variants in turn, in one process, round after round."""
 
-    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(1, 8), min_length=1, description="Batch sizes; axes are at their example sizes."
+    batches: Annotated[tuple[Annotated[int, Field(ge=1)], ...], NonEmpty] = Field(
+        default=(1, 8), description="Batch sizes; axes are at their example sizes."
     )
     rounds: int = Field(default=9, ge=3, le=1000, description="Rounds; medians are reported.")
 
@@ -244,7 +252,9 @@ class Recipe(FileModel):
     seed: int = Field(default=0, ge=0, description="Seeds Python, numpy and torch before each use.")
     model: Model = Field(description="The original.")
     data: Data = Field(default_factory=Data, description="Where real data comes from.")
-    variants: tuple[Variant, ...] = Field(min_length=1, description="What to make of the original.")
+    variants: Annotated[tuple[Variant, ...], NonEmpty] = Field(
+        description="What to make of the original."
+    )
     gates: Gates = Field(default_factory=Gates, description="What every variant must pass.")
     serving: Serving = Field(default_factory=Serving, description="How Triton is to serve it.")
     measure: Measure = Field(default_factory=Measure, description="How latency is measured.")

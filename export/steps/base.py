@@ -10,10 +10,11 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from conch.config_file import FileModel
 
@@ -22,7 +23,19 @@ if TYPE_CHECKING:
 
     from export.recipe import Recipe
 
+T = TypeVar("T")
 Batch = Mapping[str, NDArray[Any]]
+
+
+def _not_empty(values: tuple[T, ...]) -> tuple[T, ...]:
+    """The values, if there are any."""
+    if not values:
+        raise ValueError("must have at least 1 entry")
+    return values
+
+
+NonEmpty = AfterValidator(_not_empty)
+"""At least one entry. (pydantic's ``min_length`` of a tuple also fires when an entry is wrong.)"""
 
 
 class Form(enum.StrEnum):

@@ -11,12 +11,12 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from conch.errors import ConfigError, ParityError
-from export.steps.base import Artifact, Batch, Context, Form, Step
+from export.steps.base import Artifact, Batch, Context, Form, NonEmpty, Step
 from export.steps.to_onnx import MODEL_FILE
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ class DynamicInt8(_Quantize):
     """INT8 weights; activations are quantized per request, so no calibration data is needed."""
 
     method: Literal["dynamic"] = Field(description="INT8 weights, ranges found per request.")
-    op_types: tuple[Literal["MatMul", "Gemm", "Gather", "Conv"], ...] = Field(
+    op_types: Annotated[tuple[Literal["MatMul", "Gemm", "Gather", "Conv"], ...], NonEmpty] = Field(
         default=("MatMul", "Gather"),
-        min_length=1,
         description="Operators to quantize; Gather holds embedding tables.",
     )
 
