@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.metadata
 import importlib.util
 import json
@@ -148,6 +149,15 @@ def _stub() -> Check:
             needed=True,
             detail=f"numpy {stub_python.NUMPY_VERSION} for Triton's Python stubs is not there",
             mend="conch doctor --fix",
+        )
+    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if not (find.python_library_dir() or ctypes.util.find_library(f"python{minor}")):
+        return Check(
+            name="stub packages",
+            found=False,
+            needed=True,
+            detail=f"libpython{minor}.so is not there, Triton's Python stubs load it",
+            mend=f"sudo apt-get install libpython{minor}",
         )
     detail = f"numpy {stub_python.NUMPY_VERSION} in {folder}"
     return Check(name="stub packages", found=True, needed=True, detail=detail)

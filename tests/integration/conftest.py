@@ -1,0 +1,50 @@
+"""A real Triton per module, on free loopback ports, with the log kept in pytest's temp folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.client import TritonClient
+from serving.runtime.supervisor import TritonServer
+
+StartServer = Callable[..., TritonServer]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything below this folder is an integration test."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture(scope="module")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Starts real servers that live until the end of the module: ``start_server(repository, ...)``."""
+    with contextlib.ExitStack() as stack:
+
+        def start(repository: Path, **settings: Any) -> TritonServer:
+            log = tmp_path_factory.mktemp("triton") / "triton.log"
+            settings = {"name": "test", "log_path": log, "exit_timeout_s": 2, **settings}
+            return stack.enter_context(TritonServer(repository, **settings))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def connect() -> Iterator[Callable[[TritonServer], TritonClient]]:
+    """Clients with the server's key, closed at the end of the module."""
+    with contextlib.ExitStack() as stack:
+
+        def open_client(server: TritonServer) -> TritonClient:
+            endpoint = server.endpoint
+            return stack.enter_context(
+                TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key)
+            )
+
+        yield open_client
