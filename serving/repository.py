@@ -189,14 +189,18 @@ class Repository:
                 return old[-1]
             version = old[-1] + 1 if old else 1
             staged = self._aside / f"{name}.{uuid.uuid4().hex}"
-            self._stage(staged / str(version), files, lineage)
+            text = model_config.to_text(config)
+            self._stage(staged, str(version), text, files, lineage)
             if (folder / CONFIG).is_file():
                 atomic.move_folder(staged / str(version), folder / str(version))
-                staged.rmdir()
-                self.write_config(name, config, reason=f"published version {version}")
+                shutil.rmtree(staged, ignore_errors=True)
+                try:
+                    self.write_config(name, config, reason=f"published version {version}")
+                except RepositoryError:
+                    # The version must not be served with the config of another one.
+                    shutil.rmtree(folder / str(version), ignore_errors=True)
+                    raise
             else:
-                text = model_config.to_text(config)
-                (staged / CONFIG).write_text(text, encoding="utf-8")
                 if folder.exists() and any(folder.iterdir()):
                     shutil.rmtree(staged, ignore_errors=True)
                     raise RepositoryError(
@@ -210,9 +214,15 @@ class Repository:
             return version
 
     def _stage(
-        self, folder: Path, files: Mapping[str, Path], lineage: Mapping[str, Any]
+        self,
+        staged: Path,
+        version: str,
+        config_text: str,
+        files: Mapping[str, Path],
+        lineage: Mapping[str, Any],
     ) -> None:
-        """Copy the files of one version aside."""
+        """Write a model folder with one version aside."""
+        folder = staged / version
         try:
             folder.mkdir(parents=True)
             for file_name, source in files.items():
@@ -221,8 +231,9 @@ class Repository:
             (folder / "lineage.json").write_text(
                 json.dumps(lineage, indent=2, sort_keys=True) + "\n", encoding="utf-8"
             )
+            (staged / CONFIG).write_text(config_text, encoding="utf-8")
         except OSError as error:
-            shutil.rmtree(folder.parent, ignore_errors=True)
+            shutil.rmtree(staged, ignore_errors=True)
             raise RepositoryError(
                 f"publish into {self.root}: {error.strerror or error}. Nothing was published.",
                 hint="Free some space or mend the permissions, then run it again.",
