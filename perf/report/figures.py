@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,9 +21,29 @@ WIDTH_IN = 10.0
 DPI = 150
 LISTED_DECISIONS = 12
 TEXT_COLUMNS = 150
+_LEFT, _WIDTH = 0.09, 0.89  # of the figure
+_TITLE_IN = 0.42
+_AXIS_LABEL_IN = 0.5
 _LINE_IN = 0.19
+_STRIP_IN = 0.5
 
 Panel = Callable[[Axes, Sequence[ContenderResult], Theme], None]
+Stack = Sequence[tuple[Panel, float]]  # panels from the top, with their heights in inches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What every figure of a report shows, in one colour scheme."""
+
+    trace: Trace
+    contenders: Sequence[ContenderResult]
+    theme: Theme
+    hardware: str
+
+    @property
+    def numbered(self) -> list[tuple[int, int, Marker]]:
+        """Every decision, numbered."""
+        return numbered_decisions(self.contenders)
 
 
 def numbered_decisions(contenders: Sequence[ContenderResult]) -> list[tuple[int, int, Marker]]:
@@ -38,114 +59,104 @@ def numbered_decisions(contenders: Sequence[ContenderResult]) -> list[tuple[int,
     return [(number, index, marker) for number, (_, index, marker) in enumerate(every, start=1)]
 
 
-def load(path: Path, trace: Trace, contenders: Sequence[ContenderResult], theme: Theme) -> Path:
+def load(path: Path, scene: Scene) -> Path:
     """Offered load and completions."""
-    return _figure(path, trace, contenders, theme, [(panels.offered_and_completed, 2.7)])
+    return _draw(path, scene, [(panels.offered_and_completed, 2.7)], _caption(scene))
 
 
-def latency(path: Path, trace: Trace, contenders: Sequence[ContenderResult], theme: Theme) -> Path:
+def latency(path: Path, scene: Scene) -> Path:
     """p99 against the SLO."""
-    return _figure(path, trace, contenders, theme, [(panels.p99_against_slo, 3.0)])
+    return _draw(path, scene, [(panels.p99_against_slo, 3.0)], _caption(scene))
 
 
-def settings(path: Path, trace: Trace, contenders: Sequence[ContenderResult], theme: Theme) -> Path:
+def settings(path: Path, scene: Scene) -> Path:
     """Decisions, instances and batch settings."""
-    stack: list[tuple[Panel, float]] = [(panels.instances, 1.6), (panels.batching, 1.5)]
-    return _figure(path, trace, contenders, theme, stack)
+    stack: Stack = [(panels.instances, 1.6), (panels.batching, 1.5)]
+    return _draw(path, scene, stack, _caption(scene))
 
 
-def overview(
-    path: Path, trace: Trace, contenders: Sequence[ContenderResult], theme: Theme, hardware: str
-) -> Path:
+def overview(path: Path, scene: Scene) -> Path:
     """Everything, stacked, with the list of decisions and a caption: stands alone in a README."""
-    stack: list[tuple[Panel, float]] = [
+    stack: Stack = [
         (panels.offered_and_completed, 2.0),
         (panels.p99_against_slo, 2.3),
         (panels.instances, 1.15),
         (panels.batching, 1.15),
     ]
-    lines = [
-        *_decision_lines(contenders),
-        "",
-        *textwrap.wrap(_caption(trace, contenders), TEXT_COLUMNS),
-    ]
-    lines += textwrap.wrap(hardware, TEXT_COLUMNS)
-    return _figure(path, trace, contenders, theme, stack, lines)
+    listed = _decision_lines(scene)
+    return _draw(path, scene, stack, [*listed, *([""] if listed else []), *_caption(scene)])
 
 
-def _figure(
-    path: Path,
-    trace: Trace,
-    contenders: Sequence[ContenderResult],
-    theme: Theme,
-    stack: list[tuple[Panel, float]],
-    lines: Sequence[str] = (),
-) -> Path:
-    """Draw the panels below each other, the decisions' strip above the settings, text below."""
-    numbered = numbered_decisions(contenders)
-    has_strip = bool(numbered) and any(panel is panels.instances for panel, _ in stack)
-    lines = lines or textwrap.wrap(_caption(trace, contenders), TEXT_COLUMNS)
-    heights = [height for _, height in stack]
-    if has_strip:
-        heights.insert([panel for panel, _ in stack].index(panels.instances), 0.5)
+def _draw(path: Path, scene: Scene, stack: Stack, lines: Sequence[str]) -> Path:
+    """Draw the panels below each other with the text below them, and save the picture."""
+    rows = _with_strip(scene, stack)
     text_in = _LINE_IN * len(lines) + 0.15
-    gap_in = 0.42
-    height_in = sum(heights) + gap_in * len(heights) + text_in + 0.5
-    with mpl.rc_context(theme.rc()):
+    height_in = sum(height + _TITLE_IN for _, height in rows) + text_in + _AXIS_LABEL_IN
+    with mpl.rc_context(scene.theme.rc()):
         figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI)
         FigureCanvasAgg(figure)
         top_in = height_in
         drawn: list[Axes] = []
-        order = list(stack)
-        for number, height in enumerate(heights):
-            top_in -= gap_in
-            box = (0.09, (top_in - height) / height_in, 0.89, height / height_in)
+        for panel, panel_in in rows:
+            top_in -= _TITLE_IN + panel_in
+            box = (_LEFT, top_in / height_in, _WIDTH, panel_in / height_in)
             axes = figure.add_axes(box, sharex=drawn[0] if drawn else None)
-            top_in -= height
+            panel(axes, scene.contenders, scene.theme)
             drawn.append(axes)
-            if has_strip and number == heights.index(0.5):
-                panels.decisions(axes, numbered, trace.duration_s, theme)
-            else:
-                panel, _ = order.pop(0)
-                panel(axes, contenders, theme)
-                for _, index, marker in numbered:
-                    axes.axvline(
-                        marker.at_s,
-                        color=theme.contenders[index],
-                        linewidth=0.7,
-                        alpha=0.45,
-                        zorder=0,
-                    )
         for axes in drawn[:-1]:
             axes.tick_params(labelbottom=False)
-        drawn[0].set_xlim(0, trace.duration_s)
+        drawn[0].set_xlim(0, scene.trace.duration_s)
         drawn[-1].set_xlabel("seconds from the start of the trace")
-        for number, line in enumerate(lines):
-            figure.text(
-                0.012,
-                (text_in - 0.06 - _LINE_IN * number) / height_in,
-                line,
-                fontsize=8.2,
-                va="top",
-                color=theme.muted,
-            )
+        _write(figure, lines, text_in, height_in, scene.theme)
         figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return path
 
 
-def _caption(trace: Trace, contenders: Sequence[ContenderResult]) -> str:
-    """What a reader must know of the measurement: n, seed, SLO, load."""
-    seed = "no seed" if trace.seed is None else f"seed {trace.seed}"
-    slo_ms = contenders[0].replay.slo_s * 1e3
-    return (
-        f"Open loop, n = {trace.count:,} requests per contender, {seed}, SLO {slo_ms:g} ms. "
-        f"{trace.description}."
+def _with_strip(scene: Scene, stack: Stack) -> list[tuple[Panel, float]]:
+    """The stack with decision lines in each panel, and a strip of markers above the settings."""
+    numbered = scene.numbered
+
+    def strip(axes: Axes, _: Sequence[ContenderResult], theme: Theme) -> None:
+        panels.decisions(axes, numbered, scene.trace.duration_s, theme)
+
+    def marked(panel: Panel) -> Panel:
+        def both(axes: Axes, contenders: Sequence[ContenderResult], theme: Theme) -> None:
+            panel(axes, contenders, theme)
+            panels.decision_lines(axes, numbered, theme)
+
+        return both
+
+    rows: list[tuple[Panel, float]] = []
+    for panel, height in stack:
+        if panel is panels.instances and numbered:
+            rows.append((strip, _STRIP_IN))
+        rows.append((marked(panel), height))
+    return rows
+
+
+def _write(
+    figure: Figure, lines: Sequence[str], text_in: float, height_in: float, theme: Theme
+) -> None:
+    """Small text at the foot of the figure."""
+    for number, line in enumerate(lines):
+        y = (text_in - 0.06 - _LINE_IN * number) / height_in
+        figure.text(0.012, y, line, fontsize=8.2, va="top", color=theme.muted)
+
+
+def _caption(scene: Scene) -> list[str]:
+    """What a reader must know of the measurement: n, seed, SLO, load, hardware."""
+    seed = "no seed" if scene.trace.seed is None else f"seed {scene.trace.seed}"
+    slo_ms = scene.contenders[0].replay.slo_s * 1e3
+    text = (
+        f"Open loop, n = {scene.trace.count:,} requests per contender, {seed}, "
+        f"SLO {slo_ms:g} ms. {scene.trace.description}."
     )
+    return [*textwrap.wrap(text, TEXT_COLUMNS), *textwrap.wrap(scene.hardware, TEXT_COLUMNS)]
 
 
-def _decision_lines(contenders: Sequence[ContenderResult]) -> list[str]:
+def _decision_lines(scene: Scene) -> list[str]:
     """The numbered decisions as text, as many as fit."""
-    numbered = numbered_decisions(contenders)
+    numbered = scene.numbered
     lines = [
         textwrap.shorten(
             f"{number}) at {marker.at_s:.1f} s: {marker.label}", TEXT_COLUMNS, placeholder=" …"

@@ -62,8 +62,14 @@ def write_report(
         )
     folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
+    scenes = {
+        theme.name: figures.Scene(
+            trace=trace, contenders=contenders, theme=theme, hardware=meta.hardware
+        )
+        for theme in (LIGHT, DARK)
+    }
     pictures = {
-        (kind, theme.name): draw(folder / f"{kind}{suffix}.png", trace, contenders, theme)
+        (kind, theme.name): draw(folder / f"{kind}{suffix}.png", scenes[theme.name])
         for kind, draw in (
             ("latency", figures.latency),
             ("load", figures.load),
@@ -71,7 +77,7 @@ def write_report(
         )
         for theme, suffix in ((LIGHT, ""), (DARK, "-dark"))
     }
-    overview = figures.overview(folder / "overview.png", trace, contenders, LIGHT, meta.hardware)
+    overview = figures.overview(folder / "overview.png", scenes[LIGHT.name])
     csvs = _write_csvs(folder, contenders)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("perf.report", "."), autoescape=True, trim_blocks=True
@@ -124,7 +130,8 @@ def _verdict(contenders: Sequence[ContenderResult]) -> str:
         share = "none" if attained is None else f"{attained * 100:.1f} %"
         parts.append(f"{one.name} met the SLO for {share} of the requests")
         parts[-1] += f" with {one.instance_seconds:,.0f} instance-seconds"
-    return "; ".join(parts) + "."
+    text = "; ".join(parts) + "."
+    return text[0].upper() + text[1:]
 
 
 def _write_csvs(folder: Path, contenders: Sequence[ContenderResult]) -> tuple[Path, ...]:

@@ -12,6 +12,7 @@ from perf.report.contender import ContenderResult, Marker, TimelinePoint
 from perf.report.style import CONTENDER_LINES, MARKER_SHAPES, OTHER_SHAPE, Theme
 
 MARKER_ROWS = 3
+LEGEND_CHARACTERS = 75
 MARKER_GAP_FRACTION = 0.026  # of the x axis: closer ones go to the next row
 
 
@@ -33,11 +34,11 @@ def offered_and_completed(axes: Axes, contenders: Sequence[ContenderResult], the
             seen.completed_count / seen.window_s,
             color=_colour(theme, index),
             linestyle=CONTENDER_LINES[index % len(CONTENDER_LINES)],
-            label=f"completed, {contender.name}",
+            label=contender.name,
         )
     axes.set_ylim(bottom=0)
     axes.set_ylabel("requests per second")
-    axes.set_title("Offered load and completions (1 s windows)")
+    axes.set_title("Offered load (grey) and completions, 1 s windows")
     _legend(axes)
 
 
@@ -160,6 +161,12 @@ def decisions(
     axes.set_title("Decisions (circle: instances, square: batching, diamond: rollback)")
 
 
+def decision_lines(axes: Axes, numbered: Sequence[tuple[int, int, Marker]], theme: Theme) -> None:
+    """A thin line at each decision, in its contender's colour."""
+    for _, index, marker in numbered:
+        axes.axvline(marker.at_s, color=_colour(theme, index), linewidth=0.7, alpha=0.45, zorder=0)
+
+
 def _steps(
     axes: Axes,
     contender: ContenderResult,
@@ -201,9 +208,20 @@ def _whole_numbers(axes: Axes) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(
-        loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, borderaxespad=0.1, handlelength=1.6
-    )
+    """Above the plot at the right, beside the title; inside the plot when it is long."""
+    handles, labels = axes.get_legend_handles_labels()
+    if sum(len(label) + 6 for label in labels) <= LEGEND_CHARACTERS:
+        axes.legend(
+            handles,
+            labels,
+            loc="lower right",
+            bbox_to_anchor=(1.0, 1.0),
+            ncols=len(labels),
+            borderaxespad=0.1,
+            handlelength=1.8,
+        )
+    else:
+        axes.legend(handles, labels, loc="best", ncols=2, frameon=True, framealpha=0.8)
 
 
 def _edges(start_s: np.ndarray, window_s: float) -> np.ndarray:
