@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """Starts real servers that live until the end of the module: ``start_server(repository, ...)``."""
+    """Starts real servers that live to the module's end: ``start_server(repository, ...)``."""
     with contextlib.ExitStack() as stack:
 
         def start(repository: Path, **settings: Any) -> TritonServer:

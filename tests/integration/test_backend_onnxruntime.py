@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,9 +181,13 @@ def send_together(
 
 
 def executions(client: TritonClient, model: str) -> tuple[int, int]:
-    """Inferences and executed batches so far."""
+    """Inferences and executed batches so far; Triton counts only after it has answered."""
     seen = client.statistics(model)
-    return seen.inference_count, seen.execution_count
+    while True:
+        time.sleep(0.05)
+        before, seen = seen, client.statistics(model)
+        if seen == before:
+            return seen.inference_count, seen.execution_count
 
 
 def every_type(rows: int, seed: int) -> dict[str, np.ndarray]:
@@ -299,7 +304,7 @@ def test_backend_refuses_bytes_that_are_no_text(client: TritonClient) -> None:
     """ONNX strings are UTF-8: other bytes are the sender's error, and say so."""
     sent = every_type(1, seed=0)
     sent["in_STRING"][0, 2] = b"\xff\xfe"
-    with pytest.raises(InferenceFailed, match="in_STRING.*not UTF-8"):
+    with pytest.raises(InferenceFailed, match=r"in_STRING.*not UTF-8"):
         client.infer("identity", sent)
 
 
