@@ -61,7 +61,10 @@ class Verdict:
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
-        return f"{self.gate} = {self.value:.4g}{unit}, must be {self.sense} {self.limit:.4g}{unit}"
+        value, limit = f"{self.value:.4g}", f"{self.limit:.4g}"
+        if value == limit:  # "0.98, must be at least 0.98" would explain nothing
+            value, limit = f"{self.value:.12g}", f"{self.limit:.12g}"
+        return f"{self.gate} = {value}{unit}, must be {self.sense} {limit}{unit}"
 
 
 def at_least(gate: str, value: float, limit: float, *, unit: str = "") -> Verdict:

@@ -20,6 +20,7 @@ from export.steps.base import Artifact, Batch, Context, Form, NonEmpty, Step
 from export.steps.to_onnx import MODEL_FILE
 
 if TYPE_CHECKING:
+    import onnx
     from numpy.typing import NDArray
 
 
@@ -57,9 +58,10 @@ class DynamicInt8(_Quantize):
     """INT8 weights; activations are quantized per request, so no calibration data is needed."""
 
     method: Literal["dynamic"] = Field(description="INT8 weights, ranges found per request.")
-    op_types: Annotated[tuple[Literal["MatMul", "Gemm", "Gather", "Conv"], ...], NonEmpty] = Field(
+    op_types: Annotated[tuple[Literal["MatMul", "Gather", "Conv"], ...], NonEmpty] = Field(
         default=("MatMul", "Gather"),
-        description="Operators to quantize; Gather holds embedding tables.",
+        description="Operators to quantize. MatMul stands for linear layers of every kind, "
+        "Gather for embedding tables.",
     )
 
     @property
@@ -80,7 +82,7 @@ class DynamicInt8(_Quantize):
         path = context.folder / MODEL_FILE
         with _quantizer(self.label):
             quantize_dynamic(
-                artifact.file,
+                _without_weight_shapes(artifact.file),
                 path,
                 op_types_to_quantize=list(self.op_types),
                 per_channel=self.per_channel,
@@ -88,6 +90,7 @@ class DynamicInt8(_Quantize):
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=list(self.exclude),
             )
+        _check_quantized(path, self.label)
         return Artifact(form=Form.ONNX, path=path, facts={**artifact.facts, "quantized": "dynamic"})
 
 
@@ -159,10 +162,39 @@ class StaticQdq(_Quantize):
                 calibrate_method=method,
                 extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
             )
+        _check_quantized(path, self.label)
         prepared.unlink()
         rows = sum(len(next(iter(batch.values()))) for batch in batches)
         facts = {"quantized": f"static_qdq {self.activations}", "calibration_samples": rows}
         return Artifact(form=Form.ONNX, path=path, facts={**artifact.facts, **facts})
+
+
+def _without_weight_shapes(path: Path) -> onnx.ModelProto:
+    """The model without recorded shapes of its weights.
+
+    The dynamo exporter records them; the dynamic quantizer transposes the weights of a Gemm, and
+    its own shape inference then stumbles over the old record.
+    """
+    import onnx
+
+    proto = onnx.load(path)
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    kept = [value for value in proto.graph.value_info if value.name not in weights]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
+    return proto
+
+
+def _check_quantized(path: Path, label: str) -> None:
+    """Refuse a result in which nothing was quantized: it would pass every fidelity gate."""
+    import onnx
+
+    kinds = {node.op_type for node in onnx.load(path).graph.node}
+    if not kinds & {"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"}:
+        raise ParityError(
+            f"{label}: quantized nothing; the graph has {', '.join(sorted(kinds))}.",
+            hint="Name operators of this graph in op_types, or use another method.",
+        )
 
 
 class _Reader:

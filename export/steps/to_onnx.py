@@ -81,6 +81,7 @@ class ToOnnx(Step):
 
     def _export(self, artifact: Artifact, context: Context, path: Path) -> None:
         """Write the file."""
+        import onnx
         import torch
 
         recipe = context.recipe
@@ -102,7 +103,7 @@ class ToOnnx(Step):
                 )
                 if program is None:
                     raise RuntimeError("the exporter gave no program")
-                program.save(path, external_data=False)
+                onnx.save(_without_traces(program.model_proto), path)
         except OSError:
             raise
         except Exception as error:  # the exporter has no error class of its own to rely on
@@ -208,6 +209,23 @@ def _dynamic_shapes(recipe: Recipe) -> tuple[dict[int, Any], ...]:
         }
         for tensor in recipe.model.inputs
     )
+
+
+def _without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the exporter's notes on each node.
+
+    They hold stack traces with paths of this machine: no one else's business, and the reason why
+    equal models would become unequal files.
+    """
+    for graph in (proto.graph, *proto.functions):
+        del graph.metadata_props[:]
+        for node in graph.node:
+            del node.metadata_props[:]
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        del value.metadata_props[:]
+    for tensor in proto.graph.initializer:
+        del tensor.metadata_props[:]
+    return proto
 
 
 def _export_failed(error: Exception, recipe: Recipe) -> ConfigError:

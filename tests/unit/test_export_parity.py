@@ -128,3 +128,9 @@ def test_close_says_why_outputs_are_not_equal(got, problem):
     found = parity.close({"y": np.array([1.0, 2.0])}, got, atol=1e-4, rtol=1e-3)
     assert (found == "") == (problem == "")
     assert problem in found
+
+
+def test_verdict_shows_as_many_digits_as_it_takes_to_tell_value_from_limit():
+    """Else a refusal reads "0.98, must be at least 0.98"."""
+    verdict = parity.at_least("fidelity.cosine", 0.97999, 0.98)
+    assert str(verdict) == "fidelity.cosine = 0.97999, must be at least 0.98"

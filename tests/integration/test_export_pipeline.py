@@ -1,0 +1,367 @@
+"""Whole export runs on small real models: what is published, what is refused, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper
+
+from cli import export as cli_export
+from conch.errors import ConfigError, ParityError, RepositoryError
+from export import judge, pipeline
+from export import recipe as recipes
+from export.data import RecipeData
+from export.source import Source, load_module
+from serving.repository import Repository
+from tests.integration import toy_recipe
+
+
+def run(path: Path, **settings):
+    """A run that keeps its files beside the recipe."""
+    settings = {"repository": path.parent / "repository", **settings}
+    return pipeline.run(path, work_dir=path.parent / "work", **settings)
+
+
+def a_model(forward: str, *, init: str = "", name: str = "Toy") -> str:
+    """Code of a model with this ``forward`` body."""
+    return (
+        "import torch\nfrom torch import nn\n"
+        f"class {name}(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        f"        self.first = nn.Linear(16, 4)\n        {init or 'pass'}\n"
+        f"    def forward(self, x):\n        {forward}\n"
+        f"def load():\n    return {name}()\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A recipe that works, run once: (path, report)."""
+    path = toy_recipe.write(tmp_path_factory.mktemp("good"))
+    return path, run(path)
+
+
+def test_good_variants_are_published_with_config_and_lineage(good):
+    """Both variants pass; the repository has them, whole."""
+    path, report = good
+    assert [variant.accepted for variant in report.variants] == [True, True]
+    repository = Repository(path.parent / "repository")
+    assert repository.models() == ["toy_fp32", "toy_int8"]
+    for name in repository.models():
+        folder = repository.root / name / "1"
+        assert sorted(p.name for p in folder.iterdir()) == ["lineage.json", "model.onnx"]
+        onnx.checker.check_model(onnx.load(folder / "model.onnx"))
+        assert repository.read_config(name).max_batch_size == 8
+    lineage = json.loads((repository.root / "toy_int8" / "1" / "lineage.json").read_text())
+    assert lineage["facts"]["opset"]["ai.onnx"] == 20
+    assert lineage["recipe_sha256"] == report.recipe_sha256
+
+
+def test_report_has_figures_against_the_baseline(good):
+    """The plain export is 1.0 by definition; the INT8 file is smaller."""
+    _, report = good
+    fp32, int8 = report.variants
+    assert fp32.size_ratio == 1.0
+    assert fp32.latency_ratio == {1: 1.0, 8: 1.0}
+    assert int8.size_ratio < 1
+    assert int8.agreement.sample_count == 32
+    assert 0.98 < int8.fidelity < 1.0
+    assert set(int8.latency_ms) == {1, 8}
+    assert int8.seconds["build"] > 0
+
+
+def test_publishing_the_same_again_adds_no_version(good):
+    """An export of unchanged code is idempotent."""
+    path, report = good
+    again = run(path)
+    assert [v.published_version for v in again.variants] == [1, 1]
+    assert again.recipe_sha256 == report.recipe_sha256
+    assert Repository(path.parent / "repository").versions("toy_int8") == [1]
+
+
+def test_dry_run_builds_and_judges_but_publishes_nothing(tmp_path):
+    """The repository is not even made."""
+    path = toy_recipe.write(tmp_path)
+    report = run(path, dry_run=True, only=["fp32"])
+    assert report.accepted
+    assert "max_batch_size: 8" in report.configs["toy_fp32"]
+    assert not (tmp_path / "repository").exists()
+
+
+def test_variant_that_misses_its_gate_is_not_published_and_the_others_are(tmp_path):
+    """Refused with the figure; its neighbour goes on."""
+    strict = {"name": "int8", "steps": ["to_onnx", {"quantize": {"method": "dynamic"}}],
+              "gates": {"fidelity": {"min": 0.999999999}}}  # fmt: skip
+    path = toy_recipe.write(tmp_path, variants=[{"name": "fp32", "steps": ["to_onnx"]}, strict])
+    report = run(path)
+    assert [v.accepted for v in report.variants] == [True, False]
+    assert report.variants[1].reason.startswith("fidelity.cosine = 0.99")
+    assert report.variants[1].published_version is None
+    assert Repository(tmp_path / "repository").models() == ["toy_fp32"]
+
+
+def test_variant_that_cannot_be_built_leaves_the_others_alone(tmp_path):
+    """A quantizer told to keep a node that is not there."""
+    broken = {"name": "odd", "steps": [
+        "to_onnx", {"quantize": {"method": "dynamic", "exclude": ["no_such_node"]}}]}  # fmt: skip
+    path = toy_recipe.write(tmp_path, variants=[broken, {"name": "fp32", "steps": ["to_onnx"]}])
+    report = run(path)
+    assert [v.accepted for v in report.variants] == [False, True]
+    assert "no_such_node not among the graph's" in report.variants[0].reason
+    assert Repository(tmp_path / "repository").models() == ["toy_fp32"]
+
+
+def test_quantizer_that_finds_nothing_to_quantize_is_refused(tmp_path):
+    """The unchanged model would pass every fidelity gate under a false name."""
+    step = {"quantize": {"method": "dynamic", "op_types": ["Conv"]}}
+    path = toy_recipe.write(tmp_path, variants=[{"name": "int8", "steps": ["to_onnx", step]}])
+    variant = run(path).variants[0]
+    assert not variant.accepted
+    assert "quantized nothing; the graph has Add, MatMul, Relu" in variant.reason
+
+
+def test_static_quantization_keeps_a_good_model_good(tmp_path):
+    """U8S8 with real calibration data agrees with the original; fewer bytes of weights."""
+    variant = {"name": "q", "steps": ["to_onnx", {"quantize": {"method": "static_qdq"}}]}
+    report = run(toy_recipe.write(tmp_path, variants=[variant]))
+    assert report.baseline == "baseline"
+    assert report.variants[0].accepted, report.variants[0].reason
+    assert report.variants[0].fidelity > 0.99
+
+
+EXACTNESS = """
+def exactness(outputs):
+    import torch
+    from .model import load
+    torch.manual_seed(0)
+    model = load().eval()
+    with torch.inference_mode():
+        expected = [model(torch.from_numpy(batch["x"])).numpy() for batch in evaluation()]
+    return float(np.mean([np.abs(e - o["scores"]) < 1e-6 for e, o in zip(expected, outputs)]))
+"""
+
+
+@pytest.mark.parametrize(("max_drop", "accepted"), [(0.5, False), (1.0, True)])
+def test_task_metric_is_judged_against_the_originals(tmp_path, max_drop, accepted):
+    """INT8 gives no exact answer: a loss of 1.0, allowed or not by max_drop."""
+    path = toy_recipe.write(
+        tmp_path,
+        data_code=toy_recipe.GOOD_DATA + EXACTNESS,
+        gates={"task": {"metric": "data.py:exactness", "max_drop": max_drop}},
+        variants=[{"name": "int8", "steps": ["to_onnx", {"quantize": {"method": "dynamic"}}]}],
+    )
+    variant = run(path).variants[0]
+    assert variant.task_baseline == 1.0
+    assert variant.task_metric < 0.1
+    assert variant.accepted == accepted
+
+
+@pytest.mark.parametrize(
+    ("forward", "says"),
+    [
+        ("return self.first(x.reshape(2, 16))", "forward fails on inputs"),
+        ("return self.first(x).mean(dim=0, keepdim=True)", "batch axis is fixed"),
+        (
+            "return self.first(x) if int(x.shape[0]) != 5 else self.first(x) * 2",
+            "batch axis is fixed",
+        ),
+        ("y = self.first(x); return y - y.mean(dim=0)", "changes with the other samples"),
+        ("return self.first(x) * float('nan')", "holds NaN or infinity"),
+        ("return self.first(x).double()", "is float64, the recipe says float32"),
+        ("return self.first(x)[:, :3]", "has dims [3], the recipe says [4]"),
+        ("return self.first(x), x", "gives 2 outputs, the recipe names 1"),
+        ("raise ValueError('on purpose')", "on purpose"),
+    ],
+)
+def test_model_that_cannot_be_served_is_refused_with_the_reason(tmp_path, forward, says):
+    """Before anything is published; each in words of the model, not of the exporter."""
+    path = toy_recipe.write(tmp_path, model_code=a_model(forward))
+    with pytest.raises((ConfigError, ParityError)) as caught:
+        run(path)
+    assert says in str(caught.value)
+    assert not Repository(tmp_path / "repository").models()
+
+
+def test_output_name_that_collides_inside_the_graph_is_refused(tmp_path):
+    """The exporter writes an invalid file without a word when an output is called `embedding`."""
+    model = """
+import torch
+from torch import nn
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(50, 4)
+
+    def forward(self, ids):
+        return self.table(ids).mean(dim=1)
+
+def load():
+    return Bag()
+"""
+    data = """
+import numpy as np
+
+def evaluation():
+    return [{"ids": np.arange(40, dtype=np.int64).reshape(4, 10)}]
+"""
+    parts = {"model_code": model, "data_code": data, "data": {"calibration": None}}
+    inputs = [{"name": "ids", "dtype": "int64", "dims": [10]}]
+    bad, good = (
+        {"inputs": inputs, "outputs": [{"name": name, "dtype": "float32", "dims": [4]}]}
+        for name in ("embedding", "bag_embedding")
+    )
+    with pytest.raises(ConfigError, match="embedding is also that of a value inside"):
+        run(toy_recipe.write(tmp_path, model=bad, **parts))
+    assert run(toy_recipe.write(tmp_path, model=good, **parts), only=["fp32"]).accepted
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("def load():\n    raise RuntimeError('no weights')\n", "raised RuntimeError: no weights"),
+        ("def load():\n    return 7\n", "gave a int, must give a torch.nn.Module"),
+        ("def lood():\n    pass\n", "has no function load; it has lood"),
+    ],
+)
+def test_factory_that_gives_no_model_is_refused(tmp_path, model, says):
+    """With the recipe's key and the function's name."""
+    with pytest.raises(ConfigError) as caught:
+        run(toy_recipe.write(tmp_path, model_code=model))
+    assert says in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return []", "gave no batches"),
+        ("return {'x': 1}", "must give a list of batches"),
+        ("return [{'y': np.zeros((2, 16), np.float32)}]", "has the keys y, must have x"),
+        ("return [{'x': np.zeros((2, 16))}]", "x is float64, must be float32"),
+        ("return [{'x': np.zeros((2, 15), np.float32)}]", "must be [batch, 16]"),
+        ("return [{'x': np.full((2, 16), np.nan, np.float32)}]", "holds NaN"),
+        ("return open('/no/such/file')", "raised FileNotFoundError"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(tmp_path, body, says):
+    """Before it reaches a quantizer, whose messages say less."""
+    data = f"import numpy as np\ndef evaluation():\n    {body}\ndef calibration():\n    return []\n"
+    with pytest.raises(ConfigError) as caught:
+        run(toy_recipe.write(tmp_path, data_code=data))
+    assert says in caught.value.message
+
+
+def test_variant_whose_outputs_are_nan_is_refused_whatever_the_gates(tmp_path):
+    """A file that gives NaN: log of a negative number."""
+    path = toy_recipe.write(tmp_path, gates={"fidelity": None})
+    nodes = [
+        helper.make_node("Abs", ["x"], ["a"]),
+        helper.make_node("Neg", ["a"], ["n"]),
+        helper.make_node("Log", ["n"], ["scores"]),
+    ]
+    tensors = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 16])
+        for name in ("x", "scores")
+    ]
+    graph = helper.make_graph(nodes, "nan", tensors[:1], tensors[1:])
+    file = tmp_path / "nan.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), file
+    )
+    recipe = recipes.load(path)
+    source = Source(tmp_path)
+    original = load_module(source, recipe.model, seed=0)
+    comparing = judge.Judge(original, recipe, RecipeData(recipe, source), source)
+    with pytest.raises(ParityError, match="scores holds NaN"):
+        comparing.quality(recipe.variants[0], file)
+
+
+def test_unwritable_repository_is_refused_before_any_work(tmp_path):
+    """A file where the folder should be."""
+    (tmp_path / "file").write_text("")
+    path = toy_recipe.write(tmp_path / "recipe")
+    with pytest.raises(RepositoryError, match="cannot be made"):
+        run(path, repository=tmp_path / "file" / "repository")
+    assert not (path.parent / "work").exists()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A filesystem of 64 kB; skipped where mounting is not allowed."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("cannot mount a tmpfs here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_really_full_disk_leaves_nothing_half_written(tmp_path, tiny_disk):
+    """The model does not fit: an error, an empty repository, a saved report."""
+    model = toy_recipe.GOOD_MODEL.replace("64", "4096")
+    path = toy_recipe.write(tmp_path / "recipe", model_code=model)
+    with pytest.raises(RepositoryError, match="No space left"):
+        run(path, repository=tiny_disk / "repository", only=["fp32"])
+    repository = Repository(tiny_disk / "repository")
+    assert repository.models() == []
+    assert list(repository.root.rglob("*.onnx")) == []
+    report = json.loads((path.parent / "work" / "toy" / "report.json").read_text())
+    assert "not published" in report["variants"][0]["reason"]
+
+
+def test_command_exits_with_6_when_no_variant_passes(tmp_path, monkeypatch):
+    """And prints the report as JSON all the same."""
+    monkeypatch.chdir(tmp_path)
+    path = toy_recipe.write(tmp_path, gates={"fidelity": {"min": 1.0}}, variants=[
+        {"name": "int8", "steps": ["to_onnx", {"quantize": {"method": "dynamic"}}]}])  # fmt: skip
+    result = CliRunner().invoke(cli_export.export, ["run", str(path), "--json"])
+    assert isinstance(result.exception, ParityError)
+    assert result.exception.exit_code == 6
+    shown = json.loads(result.stdout)
+    assert shown["variants"][0]["accepted"] is False
+    assert (tmp_path / "runs" / "export" / "toy" / "report.json").is_file()
+    assert Repository(tmp_path / "model_repository").models() == []
+
+
+def test_command_shows_the_saved_report_again(tmp_path, monkeypatch):
+    """`conch export report` prints what `run` found."""
+    monkeypatch.chdir(tmp_path)
+    path = toy_recipe.write(tmp_path)
+    ran = CliRunner().invoke(cli_export.export, ["run", str(path), "--dry-run", "--json"])
+    assert ran.exit_code == 0, ran.output
+    shown = CliRunner().invoke(cli_export.export, ["report", str(path), "--json"])
+    assert json.loads(shown.stdout) == json.loads(ran.stdout)
+    assert "would be" in ran.stderr
+    assert "Nothing was published." in ran.stderr
+
+
+def test_same_seed_gives_the_same_file_with_no_path_of_this_machine(tmp_path):
+    """Two runs in two folders write equal bytes; the exporter would note where the code lies."""
+    files = []
+    for name in ("one", "two"):
+        path = toy_recipe.write(tmp_path / name)
+        run(path, only=["fp32"])
+        files.append((path.parent / "repository" / "toy_fp32" / "1" / "model.onnx").read_bytes())
+    assert files[0] == files[1]
+    assert b"model.py" not in files[0]
+
+
+def test_published_file_agrees_with_the_original(good):
+    """The file in the repository, not the one in the work folder, is what counts."""
+    path, _ = good
+    recipe = recipes.load(path)
+    source = Source(path.parent)
+    from export.session import Session
+    from export.source import call
+
+    batch = RecipeData(recipe, source).evaluation()[0]
+    expected = call(load_module(source, recipe.model, seed=recipe.seed), batch, recipe.model)
+    got = Session(path.parent / "repository" / "toy_fp32" / "1" / "model.onnx").run(batch)
+    np.testing.assert_allclose(got["scores"], expected["scores"], atol=1e-5)
