@@ -9,13 +9,14 @@ the median of the ratios of neighbouring windows.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,39 +103,24 @@ def bench_backend(
     """
     session = _session(model, threads)
     config = config_of(session, batch_size=batch_size, threads=threads)
-    inputs = synthetic_inputs(
-        config, sizes={tensor.name: tokens for tensor in config.input}, batch_size=batch_size
-    )
+    sizes = {tensor.name: tokens for tensor in config.input}
+    inputs = synthetic_inputs(config, sizes=sizes, batch_size=batch_size)
     feed = {name: _for_onnx(array) for name, array in inputs.items()}
-    with tempfile.TemporaryDirectory(prefix="conch-bench-") as folder:
-        repository = Path(folder)
-        _publish(repository, model, config)
-        log_path = repository.with_name(f"{repository.name}.log")
-        with (
-            TritonServer(repository, name="bench", log_path=log_path, restart=False) as server,
-            _Clients(server.endpoint.grpc_url, inputs, clients) as load,
-        ):
-            if not server.models[0].ready:
-                raise LoadError(f"{model}: Triton did not load it ({server.models[0].reason}).")
-            difference = _difference(
-                load.one(),
-                dict(
-                    zip(
-                        [output.name for output in config.output],
-                        session.run(None, feed),
-                        strict=True,
-                    )
-                ),
-            )
-            pairs = []
-            for number in range(1, rounds + 1):
-                bare = _bare_rate(session, feed, window_s)
-                through = load.rate(window_s)
-                pairs.append((bare * batch_size, through * batch_size))
-                if on_round:
-                    on_round(number, through / bare)
-            version = server.binary.version
-        log_path.unlink(missing_ok=True)
+    pairs: list[tuple[float, float]] = []
+    with (
+        _serving(model, config) as server,
+        _Clients(server.endpoint.grpc_url, inputs, clients) as load,
+    ):
+        names = [output.name for output in config.output]
+        expected = dict(zip(names, session.run(names, feed), strict=True))
+        difference = _difference(load.one(), expected)
+        for number in range(1, rounds + 1):
+            bare = _bare_rate(session, feed, window_s)
+            through = load.rate(window_s)
+            pairs.append((bare * batch_size, through * batch_size))
+            if on_round:
+                on_round(number, through / bare)
+        version = server.binary.version
     ratios = tuple(through / bare for bare, through in pairs)
     return BackendBench(
         model=str(model),
@@ -151,6 +137,21 @@ def bench_backend(
         triton_rps=statistics.median(through for _, through in pairs),
         difference_max=difference,
     )
+
+
+@contextlib.contextmanager
+def _serving(model: Path, config: ModelConfig) -> Iterator[TritonServer]:
+    """A Triton that serves this one model from a temporary repository."""
+    with tempfile.TemporaryDirectory(prefix="conch-bench-") as folder:
+        repository = Path(folder) / "models"
+        _publish(repository, model, config)
+        with TritonServer(
+            repository, name="bench", log_path=Path(folder) / "triton.log", restart=False
+        ) as server:
+            for served in server.models:
+                if not served.ready:
+                    raise LoadError(f"{model}: Triton did not load it ({served.reason}).")
+            yield server
 
 
 def config_of(session: Any, *, batch_size: int, threads: int) -> ModelConfig:
