@@ -116,7 +116,8 @@ class Data(FileModel):
     )
     evaluation: Reference | None = Field(
         default=None,
-        description="Data that gates and parity are measured on. Not the calibration's.",
+        description="Data that gates and parity are measured on; "
+        "none of it should be in the calibration data.",
     )
 
 
@@ -221,7 +222,9 @@ class Serving(FileModel):
 
     max_batch_size: int = Field(default=32, ge=1, le=4096, description="Triton's max_batch_size.")
     max_queue_delay: Duration = Field(
-        default=0.001, le=10.0, description="How long the batcher may wait for more requests."
+        default=0.001,
+        le=10.0,
+        description="How long the batcher may wait for more requests, e.g. `2ms`; at most 10 s.",
     )
     instances: int = Field(default=1, ge=1, le=256, description="Instance count to start with.")
     threads: int | None = Field(

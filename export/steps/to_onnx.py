@@ -217,9 +217,10 @@ def _without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
     They hold stack traces with paths of this machine: no one else's business, and the reason why
     equal models would become unequal files.
     """
-    for graph in (proto.graph, *proto.functions):
-        del graph.metadata_props[:]
-        for node in graph.node:
+    bodies: list[Any] = [proto.graph, *proto.functions]
+    for body in bodies:
+        del body.metadata_props[:]
+        for node in body.node:
             del node.metadata_props[:]
     for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         del value.metadata_props[:]
