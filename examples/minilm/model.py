@@ -7,7 +7,6 @@ import logging
 import os
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 
@@ -35,7 +34,7 @@ def load() -> nn.Module:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # The pooler's weights are left out on purpose: this model takes the mean instead.
     encoder = BertModel.from_pretrained(
         model_folder(), add_pooling_layer=False, attn_implementation="eager"

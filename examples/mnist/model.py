@@ -60,7 +60,8 @@ class ResNet8(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Pictures ``float32 [batch, 1, 28, 28]`` in 0 to 1 → scores ``float32 [batch, 10]``."""
-        return self.head(self.blocks(self.stem(image)).mean(dim=(2, 3)))
+        scores: Tensor = self.head(self.blocks(self.stem(image)).mean(dim=(2, 3)))
+        return scores
 
 
 def load() -> nn.Module:
@@ -103,7 +104,7 @@ def train(
     model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for epoch in range(epochs):
         total = 0.0
-        for index in torch.randperm(len(x))[: steps * batch].split(batch):
+        for index in torch.randperm(len(x))[: steps * batch].view(steps, batch):
             optimizer.zero_grad()
             loss = loss_of(
                 model(_shifted(x[index].to(memory_format=torch.channels_last))), y[index]
@@ -121,7 +122,7 @@ def train(
 
 
 def _shifted(images: Tensor) -> Tensor:
-    """The pictures moved by up to 2 pixels: a few thousand digits alone would be learnt by heart."""
+    """The pictures moved by up to 2 pixels: few digits alone would be learnt by heart."""
     down, right = (int(shift) for shift in torch.randint(-2, 3, (2,)))
     return torch.roll(images, (down, right), dims=(2, 3))
 
