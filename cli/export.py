@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.status import Status
 
 from cli.options import json_option
+from cli.output import print_json, print_table
 from conch.errors import ParityError
 from export import pipeline, planning
 from export import report as reports
@@ -99,7 +99,7 @@ def plan(recipe: Path, only: tuple[str, ...], as_json: bool) -> None:
     """
     todo = planning.plan(recipe, only=only)
     if as_json:
-        click.echo(json.dumps({"schema": 1, **todo.as_dict()}, indent=2))
+        print_json(todo.as_dict())
         return
     for index, stage in enumerate(todo.stages, start=1):
         click.echo(f"[{index}/{len(todo.stages)}] {stage}")
@@ -154,8 +154,7 @@ def _show(found: Report, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
         return
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False).print(reports.table(found))
+    print_table(reports.table(found))
     click.echo(
         f"{found.total_seconds:.0f} s; latency on {found.threads} threads, "
         f"ratios against {found.baseline}, paired.",

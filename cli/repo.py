@@ -1,0 +1,164 @@
+"""``conch repo``: look into a model repository, compare revisions, undo a change."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from google.protobuf import json_format
+from rich.table import Table
+
+from cli.options import json_option
+from cli.output import print_json, print_table
+from cli.repo_history import diff, history, rollback
+from cli.repository_option import open_repository, repository_option
+from conch.errors import ConfigError
+from serving import check as checks
+from serving import model_config
+from serving.check import Severity
+from serving.repository import Repository
+
+
+@click.group()
+def repo() -> None:
+    """Look into a model repository; undo a change.
+
+    \b
+    Example:
+      conch repo list
+      conch repo history minilm_int8
+      conch repo rollback minilm_int8 --to 3 --dry-run
+    """
+
+
+@repo.command("list")
+@repository_option
+@json_option
+def list_(repository: Path | None, as_json: bool) -> None:
+    """Every model with the settings that matter most.
+
+    \b
+    Example:
+      conch repo list --json
+    """
+    opened = open_repository(repository)
+    rows = [_row(opened, name) for name in opened.models()]
+    if as_json:
+        print_json({"repository": str(opened.root), "models": rows})
+        return
+    columns = ("model", "versions", "backend", "max batch", "delay µs", "instances", "size MB")
+    table = Table(*columns)
+    for row in rows:
+        if "error" in row:
+            table.add_row(row["model"], *["?"] * (len(columns) - 1))
+            continue
+        table.add_row(
+            row["model"],
+            ", ".join(map(str, row["versions"])) or "none",
+            row["backend"],
+            str(row["max_batch_size"]),
+            str(row["max_queue_delay_us"]) if row["dynamic_batching"] else "no batching",
+            str(row["instances"]),
+            f"{row['size_bytes'] / 1e6:.2f}",
+        )
+    print_table(table)
+    if any("error" in row for row in rows):
+        click.echo("Some configs are broken: conch repo check", err=True)
+    click.echo("Next: conch repo show MODEL", err=True)
+
+
+@repo.command()
+@click.argument("model")
+@repository_option
+@json_option
+def show(model: str, repository: Path | None, as_json: bool) -> None:
+    """The config of MODEL, and where its newest version comes from.
+
+    \b
+    Example:
+      conch repo show minilm_int8
+    """
+    opened = open_repository(repository)
+    config = opened.read_config(model)
+    lineage = _lineage(opened, model)
+    if as_json:
+        fields = json_format.MessageToDict(config, preserving_proto_field_name=True)
+        print_json({"model": model, "config": fields, "lineage": lineage})
+        return
+    click.echo(opened.config_text(model), nl=False)
+    if lineage:
+        newest = opened.versions(model)[-1]
+        click.echo(f"\n# version {newest}: {' → '.join(lineage.get('steps', []))}")
+        click.echo(f"# published {lineage.get('published_at', 'at an unknown time')}")
+        for gate in lineage.get("gates", []):
+            value, limit = gate["value"], gate["limit"]
+            click.echo(f"# {gate['gate']} = {value:.4g}, {gate['sense']} {limit:.4g}")
+
+
+@repo.command()
+@click.argument("models", nargs=-1)
+@repository_option
+@json_option
+def check(models: tuple[str, ...], repository: Path | None, as_json: bool) -> None:
+    """Find what is wrong with MODELS (all by default). Exits with 3 when there is a fault.
+
+    \b
+    Example:
+      conch repo check
+      conch repo check minilm_int8 --json
+    """
+    opened = open_repository(repository)
+    findings = checks.check(opened, list(models))
+    faults = [finding for finding in findings if finding.severity is Severity.FAULT]
+    if as_json:
+        rows = [dataclasses.asdict(finding) for finding in findings]
+        print_json({"repository": str(opened.root), "findings": rows})
+    else:
+        for finding in findings:
+            click.echo(f"{finding.severity}: {finding.model}: {finding.message}")
+    if faults:
+        raise ConfigError(
+            f"{opened.root}: {len(faults)} faults in {len({f.model for f in faults})} models.",
+            hint="Mend them, or bring an older config back: conch repo history MODEL",
+        )
+    count = len(models) or len(opened.models())
+    click.echo(f"{count} models, no faults, {len(findings)} warnings.", err=True)
+
+
+def _row(repository: Repository, name: str) -> dict[str, Any]:
+    """One line of the list; a broken config does not hide the other models."""
+    try:
+        config = repository.read_config(name)
+    except ConfigError as error:
+        return {"model": name, "error": error.message}
+    batching = model_config.batching(config)
+    folders = [repository.root / name / str(v) for v in repository.versions(name)]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {
+        "model": name,
+        "versions": repository.versions(name),
+        "backend": config.backend or config.platform,
+        "max_batch_size": batching.max_batch_size,
+        "dynamic_batching": batching.dynamic,
+        "max_queue_delay_us": batching.max_queue_delay_us,
+        "instances": model_config.instance_count(config),
+        "size_bytes": sum(path.stat().st_size for path in files),
+    }
+
+
+def _lineage(repository: Repository, model: str) -> dict[str, Any]:
+    """The newest version's lineage; empty when it has none that can be read."""
+    versions = repository.versions(model)
+    path = repository.root / model / str(versions[-1] if versions else 0) / "lineage.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+for _command in (diff, history, rollback):
+    repo.add_command(_command)

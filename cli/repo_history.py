@@ -1,0 +1,184 @@
+"""``conch repo diff|history|rollback``: revisions of a model's config."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from cli.options import json_option
+from cli.output import print_json, print_table
+from cli.repository_option import open_repository, repository_option
+from conch.errors import ApplyRejected, ConfigError
+from control.loop import sole_writer
+from serving import model_config
+from serving.client import TritonClient
+from serving.model_config import ModelConfig
+from serving.repository import Repository
+from serving.revisions import Revision, sha256
+from serving.runtime import endpoint as endpoints
+from serving.runtime.endpoint import Endpoint
+
+
+@click.command()
+@click.argument("model")
+@click.option("--from", "old", type=int, metavar="REVISION", help="[default: the one before]")
+@click.option("--to", "new", type=int, metavar="REVISION", help="[default: what is on disk]")
+@repository_option
+@json_option
+def diff(
+    model: str, old: int | None, new: int | None, repository: Path | None, as_json: bool
+) -> None:
+    """What changed in MODEL's config, and what such a change costs Triton.
+
+    \b
+    Example:
+      conch repo diff minilm_int8
+      conch repo diff minilm_int8 --from 1 --to 4
+    """
+    opened = open_repository(repository)
+    after = opened.read_config(model) if new is None else _revision(opened, model, new)
+    if old is None:
+        old = _before(opened, model, model_config.to_text(after))
+    before = _revision(opened, model, old)
+    change = _change(before, after, model)
+    if as_json:
+        print_json({"model": model, "from": old, "to": new, **change})
+        return
+    click.echo(change["diff"] or "No difference.\n", nl=False)
+    click.echo(f"A load of this change costs: {change['reload']}.", err=True)
+
+
+@click.command()
+@click.argument("model")
+@repository_option
+@json_option
+def history(model: str, repository: Path | None, as_json: bool) -> None:
+    """Every config that MODEL ever had: when, why, and by which tick of the control loop.
+
+    \b
+    Example:
+      conch repo history minilm_int8
+    """
+    opened = open_repository(repository)
+    current = opened.config_text(model)
+    found = [_revision_row(entry, current) for entry in opened.revisions(model).all()]
+    if as_json:
+        print_json({"model": model, "revisions": found})
+        return
+    table = Table("revision", "at (UTC)", "reason", "tick", "on disk")
+    for row in found:
+        at = row["at"][:19].replace("T", " ")
+        table.add_row(
+            str(row["number"]), at, row["reason"], row["tick_id"], "yes" if row["on_disk"] else ""
+        )
+    print_table(table)
+    click.echo(f"Next: conch repo rollback {model} --to REVISION --dry-run", err=True)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--to", "number", type=int, required=True, metavar="REVISION", help="See history.")
+@click.option("--dry-run", is_flag=True, help="Show the diff and its cost; change nothing.")
+@repository_option
+@json_option
+def rollback(
+    model: str, number: int, dry_run: bool, repository: Path | None, as_json: bool
+) -> None:
+    """Bring back an earlier config of MODEL, byte for byte, and load it where a local server runs.
+
+    Refused while a control loop runs: only one may write. A config that Triton refuses is undone.
+
+    \b
+    Example:
+      conch repo rollback minilm_int8 --to 3 --dry-run
+      conch repo rollback minilm_int8 --to 3
+    """
+    opened = open_repository(repository)
+    wanted = _revision(opened, model, number)
+    change = _change(opened.read_config(model), wanted, model)
+    loaded = False
+    if not dry_run:
+        with sole_writer(opened):
+            loaded = _bring_back(opened, model, number)
+    if as_json:
+        facts = {"model": model, "to": number, "dry_run": dry_run, "loaded": loaded}
+        print_json({**facts, **change})
+    else:
+        click.echo(change["diff"] or "No difference.\n", nl=False)
+    click.echo(f"A load of this change costs: {change['reload']}.", err=True)
+    if dry_run:
+        click.echo("Nothing was changed.", err=True)
+    else:
+        state = "in force" if loaded else "on disk; no local server has it loaded"
+        click.echo(f"{opened.config_path(model)}: revision {number} is {state}.", err=True)
+
+
+def _bring_back(repository: Repository, model: str, number: int) -> bool:
+    """Write the revision, and load it where a local server has the model; gives whether it did.
+
+    Raises:
+        ApplyRejected: when Triton refuses it; what was on disk before is there again.
+    """
+    previous = repository.config_text(model)
+    text = repository.revisions(model).text(number)
+    repository.write_text(model, text, reason=f"rolled back by hand to revision {number}")
+    server = _server_of(repository)
+    if server is None:
+        return False
+    with TritonClient(server.grpc_url, admin_key=server.admin_key) as client:
+        if client.index().get(model) != "READY":
+            return False
+        try:
+            client.load(model)
+        except ApplyRejected as error:
+            repository.write_text(model, previous, reason=f"rollback refused: {error.message}")
+            raise
+    return True
+
+
+def _server_of(repository: Repository) -> Endpoint | None:
+    """The local server that reads this repository, if one runs."""
+    for endpoint in endpoints.running():
+        if endpoint.repository and endpoint.repository.resolve() == repository.root:
+            return endpoint
+    return None
+
+
+def _revision(repository: Repository, model: str, number: int) -> ModelConfig:
+    """The parsed config of a revision."""
+    repository.config_path(model)
+    text = repository.revisions(model).text(number)
+    return model_config.parse(text, source=f"{model}, revision {number}")
+
+
+def _before(repository: Repository, model: str, text: str) -> int:
+    """The newest revision with another text than this one.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    log = repository.revisions(model)
+    for entry in reversed(log.all()):
+        if log.text(entry.number) != text:
+            return entry.number
+    raise ConfigError(
+        f"{model}: no earlier revision with another config.",
+        hint=f"See `conch repo history {model}`.",
+    )
+
+
+def _change(before: ModelConfig, after: ModelConfig, model: str) -> dict[str, Any]:
+    """A change as its diff and what Triton does on a load of it."""
+    return {
+        "diff": model_config.diff(before, after, name=f"{model}/config.pbtxt"),
+        "reload": model_config.reload_kind(before, after).value,
+    }
+
+
+def _revision_row(entry: Revision, current: str) -> dict[str, Any]:
+    """A revision as JSON values."""
+    return {**dataclasses.asdict(entry), "on_disk": entry.sha256 == sha256(current)}

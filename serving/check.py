@@ -1,0 +1,144 @@
+"""What is wrong, or soon will be, with the models of a repository. Reads only; needs no server."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from conch.errors import ConfigError, RepositoryError
+from conch.names import model_name
+from serving.model_config import ModelConfig
+from serving.repository import CONFIG, STATE_DIR, Repository
+
+
+class Severity(enum.StrEnum):
+    """How bad a finding is."""
+
+    FAULT = "fault"
+    """Triton cannot serve the model as it is."""
+    WARNING = "warning"
+    """It works now, and will surprise someone later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        model: the folder's name.
+        severity: fault or warning.
+        message: what was seen, and what is wanted.
+    """
+
+    model: str
+    severity: Severity
+    message: str
+
+
+def check(repository: Repository, names: list[str] | None = None) -> list[Finding]:
+    """Findings on these models, or on every folder of the repository.
+
+    Raises:
+        ConfigError: when a name that was asked for is not in the repository.
+    """
+    if names:
+        for name in names:
+            repository.config_path(name)
+    folders = names or sorted(
+        path.name for path in repository.root.iterdir() if path.is_dir() and path.name != STATE_DIR
+    )
+    return [finding for name in folders for finding in _check_model(repository, name)]
+
+
+def _check_model(repository: Repository, name: str) -> Iterator[Finding]:
+    """Findings on one folder."""
+
+    def fault(message: str) -> Finding:
+        return Finding(model=name, severity=Severity.FAULT, message=message)
+
+    try:
+        model_name(name)
+        config = repository.read_config(name)
+    except (ConfigError, RepositoryError) as error:
+        yield fault(error.message)
+        return
+    versions = repository.versions(name)
+    if not versions and not config.HasField("ensemble_scheduling"):
+        yield fault("no version folder with files in it; at least one is needed")
+    for message in _contradictions(config):
+        yield fault(message)
+    for version in versions:
+        folder = repository.root / name / str(version)
+        if config.default_model_filename and not (folder / config.default_model_filename).exists():
+            yield fault(f"version {version} has no {config.default_model_filename}")
+        for message in _changed_files(folder):
+            yield fault(f"version {version}: {message}")
+    for message in _implicit(config):
+        yield Finding(model=name, severity=Severity.WARNING, message=message)
+    for stray in _stray_files(repository.root / name):
+        yield Finding(
+            model=name,
+            severity=Severity.WARNING,
+            message=f"{stray}: a file that Triton does not use; a newer one here turns an in-place "
+            "change of instances into a full reload",
+        )
+
+
+def _contradictions(config: ModelConfig) -> Iterator[str]:
+    """Values that Triton refuses together."""
+    largest = config.max_batch_size
+    sizes = list(config.dynamic_batching.preferred_batch_size)
+    if too_large := [size for size in sizes if size > largest]:
+        yield f"preferred_batch_size {too_large} above max_batch_size ({largest})"
+    if config.HasField("dynamic_batching") and largest == 0:
+        yield "dynamic_batching with max_batch_size 0; it must be at least 1"
+    for sample in config.model_warmup:
+        if sample.batch_size > max(1, largest):
+            yield f"warm-up {sample.name}: batch_size {sample.batch_size} above {largest}"
+
+
+def _implicit(config: ModelConfig) -> Iterator[str]:
+    """What is left to Triton to choose."""
+    if not config.instance_group and not config.HasField("ensemble_scheduling"):
+        yield "no instance_group; Triton chooses a count that depends on the backend"
+    for group in config.instance_group:
+        if group.count < 1:
+            yield "instance_group without a count; Triton takes 1 or 2, by backend"
+    if not config.backend and not config.platform:
+        yield "neither backend nor platform; Triton guesses it from file names"
+    if not config.input or not config.output:
+        yield "inputs or outputs are missing; Triton must complete them from the model"
+
+
+def _changed_files(folder: Path) -> Iterator[str]:
+    """Files that are not what their lineage says."""
+    path = folder / "lineage.json"
+    if not path.is_file():
+        return
+    try:
+        files = dict(json.loads(path.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"lineage.json cannot be read ({type(error).__name__}: {error})"
+        return
+    for file_name, expected in files.items():
+        file = folder / file_name
+        if not file.is_file():
+            yield f"{file_name} is missing, lineage.json names it"
+            continue
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != expected:
+            yield f"{file_name} was changed: sha256 {found[:12]}, lineage says {expected[:12]}"
+
+
+def _stray_files(folder: Path) -> list[str]:
+    """Files beside ``config.pbtxt`` that are no version, config or label."""
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and path.name != CONFIG and path.suffix not in (".txt", ".pbtxt")
+    )

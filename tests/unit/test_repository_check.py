@@ -1,0 +1,92 @@
+"""`conch repo check`: what it finds, and that it finds nothing in a good repository."""
+
+import hashlib
+import json
+
+import pytest
+
+from conch.errors import ConfigError
+from serving import check
+from serving.check import Severity
+from serving.repository import Repository
+
+GOOD = """
+name: "m"
+backend: "onnxruntime"
+default_model_filename: "model.onnx"
+max_batch_size: 8
+input { name: "x" data_type: TYPE_FP32 dims: 4 }
+output { name: "y" data_type: TYPE_FP32 dims: 4 }
+instance_group { count: 1 kind: KIND_CPU }
+dynamic_batching { max_queue_delay_microseconds: 100 }
+"""
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """One good model."""
+    folder = tmp_path / "m" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    (folder / "lineage.json").write_text(json.dumps({"files": {"model.onnx": digest}}))
+    (tmp_path / "m" / "config.pbtxt").write_text(GOOD)
+    (tmp_path / ".conch").mkdir()
+    return Repository(tmp_path)
+
+
+def found(repository):
+    """Severity and message of each finding."""
+    return [(finding.severity, finding.message) for finding in check.check(repository)]
+
+
+def test_good_repository_has_no_findings(repository):
+    """Ours alone, with state beside it."""
+    assert found(repository) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "severity", "says"),
+    [
+        (GOOD + "what is this", Severity.FAULT, "not a model config"),
+        (GOOD.replace('"m"', '"other"'), Severity.FAULT, 'must be "m"'),
+        (GOOD.replace("100 }", "100 preferred_batch_size: 16 }"), Severity.FAULT, "[16] above"),
+        (GOOD.replace("max_batch_size: 8", "max_batch_size: 0"), Severity.FAULT, "at least 1"),
+        (GOOD + 'model_warmup { name: "w" batch_size: 9 }', Severity.FAULT, "9 above 8"),
+        (GOOD.replace("model.onnx", "other.onnx"), Severity.FAULT, "has no other.onnx"),
+        (GOOD.replace("count: 1 ", ""), Severity.WARNING, "without a count"),
+        (GOOD.replace('backend: "onnxruntime"', ""), Severity.WARNING, "neither backend"),
+    ],
+)
+def test_bad_config_is_found(repository, text, severity, says):
+    """Before Triton finds it, or worse, fills it in."""
+    (repository.root / "m" / "config.pbtxt").write_text(text)
+    assert any(kind is severity and says in message for kind, message in found(repository))
+
+
+def test_changed_weights_are_found_by_their_hash(repository):
+    """A file that is not what the gates judged."""
+    (repository.root / "m" / "1" / "model.onnx").write_bytes(b"other")
+    assert "model.onnx was changed" in found(repository)[0][1]
+
+
+def test_stray_file_is_a_warning(repository):
+    """An editor's swap file turns an in-place change into a reload."""
+    (repository.root / "m" / ".config.pbtxt.swp").write_text("")
+    assert found(repository)[0][0] is Severity.WARNING
+    assert ".config.pbtxt.swp" in found(repository)[0][1]
+
+
+def test_folder_with_a_dangerous_name_or_no_config_is_a_fault(repository):
+    """Found, although the repository's list leaves it out."""
+    (repository.root / "a;b").mkdir()
+    (repository.root / "empty").mkdir()
+    messages = " ".join(message for _, message in found(repository))
+    assert "a;b" in messages
+    assert "model empty: not in" in messages
+
+
+def test_model_that_is_not_there_is_refused(repository):
+    """A typing error must not read as all clear."""
+    with pytest.raises(ConfigError, match="it has: m"):
+        check.check(repository, ["n"])
