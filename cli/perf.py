@@ -68,7 +68,8 @@ def perf() -> None:
     "shapes",
     multiple=True,
     metavar="NAME=SIZE,...",
-    help="Size of an input's variable dimensions; 'sequence' stands for all of them.",
+    help="Size of an input's variable dimensions; 'sequence' stands for all of them. "
+    "[default: those of the config's warm-up]",
 )
 @click.option("--duration", type=DURATION, default="6s", show_default=True, help="Per load.")
 @click.option(

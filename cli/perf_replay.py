@@ -29,7 +29,8 @@ _SHAPE = click.option(
     "shapes",
     multiple=True,
     metavar="NAME=SIZE,...",
-    help="Size of an input's variable dimensions; 'sequence' stands for all of them.",
+    help="Size of an input's variable dimensions; 'sequence' stands for all of them. "
+    "[default: those of the config's warm-up]",
 )
 _SLO = click.option("--slo", type=DURATION, required=True, help="SLO on latency, such as 50ms.")
 
@@ -105,6 +106,11 @@ def replay(
     click.echo(json.dumps(summary, indent=2) if as_json else perf_table.of_replay(summary))
     if out:
         click.echo(f"Wrote {result.save(out)}", err=True)
+    if stop.is_set():
+        click.echo(
+            "Stopped early: the figures are those of the requests sent until then.", err=True
+        )
+        raise click.Abort
     if not result.valid:
         raise LoadError(
             f"replay not valid: {result.invalid_reason}.",
@@ -186,6 +192,8 @@ def _target(endpoint: Endpoint, model: str, shapes: tuple[str, ...], batch: int)
     with TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key) as client:
         config = client.config(model)
     inputs = make_inputs(config, shapes=parse_shapes(shapes), batch=batch)
+    sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+    click.echo(f"Each request: {sizes}", err=True)
     return ReplayTarget(grpc_url=endpoint.grpc_url, model=model, inputs=inputs)
 
 

@@ -57,6 +57,7 @@ def input_shapes(
         config: the model's config.
         shapes: by input name, either all of its dimensions or only its variable ones (-1), in
             order; ``sequence`` gives the size of every variable dimension not named otherwise.
+            Without either, the sizes of the config's first warm-up sample are taken.
 
     Raises:
         ConfigError: on an unknown name, a size that contradicts the config, or a variable
@@ -69,6 +70,13 @@ def input_shapes(
             close = difflib.get_close_matches(name, [*known, EVERY_VARIABLE], n=1)
             hint = f"Did you mean '{close[0]}'?" if close else f"Inputs: {', '.join(known)}."
             raise ConfigError(f"shape: {name!r}, model {config.name} has no such input.", hint=hint)
+    warm_up = {
+        name: tuple(entry.dims)
+        for sample in config.model_warmup[:1]
+        for name, entry in sample.inputs.items()
+    }
+    if EVERY_VARIABLE not in shapes:
+        shapes = {**warm_up, **shapes}
     return {
         item.name: _dimensions(config.name, item, shapes)
         for item in config.input

@@ -2,9 +2,9 @@
 
 Imports as little as it can (numpy and grpc): it shares the machine with the server it measures.
 The request is serialised once and re-sent as bytes through a raw gRPC method. On the 2-core machine
-of the tests one request costs the asyncio client 0.35-0.4 ms of CPU and the thread-based one 0.5 ms
-(400 req/s, 32 tokens), hence asyncio; its timers are rounded up to the next millisecond, which the
-reported lag includes.
+of the tests one request costs the asyncio client 0.39 ms of CPU and the thread-based one 0.49 ms
+(medians at 400 req/s, 32 tokens), hence asyncio; its timers are rounded up to the next millisecond,
+which the reported lag includes.
 
 Protocol, one line each: we write ``ready``; the parent writes ``start EPOCH`` (monotonic clock,
 which all processes of a Linux machine share); we write a JSON object of progress twice a second and

@@ -60,6 +60,18 @@ def test_shapes_take_all_dimensions_or_the_variable_ones() -> None:
     assert both[0] == both[1]
 
 
+def test_shapes_default_to_those_of_the_warm_up() -> None:
+    """A config that Conch published knows a size for each input; what is given goes before it."""
+    warm = config(
+        """name: "m" max_batch_size: 8 input { name: "x" data_type: TYPE_INT64 dims: [ -1 ] }
+        model_warmup { name: "w" batch_size: 1
+          inputs { key: "x" value { data_type: TYPE_INT64 dims: [ 32 ] zero_data: true } } }"""
+    )
+    assert input_shapes(warm) == {"x": (32,)}
+    assert input_shapes(warm, {"x": (7,)}) == {"x": (7,)}
+    assert input_shapes(warm, {"sequence": (9,)}) == {"x": (9,)}
+
+
 @pytest.mark.parametrize(
     ("shapes", "says"),
     [
