@@ -276,3 +276,21 @@ def test_prometheus_scrapes_the_server(server: TritonServer) -> None:
         assert wait_until(scraped, 15)
         pid = running.pid
     assert not psutil.pid_exists(pid)
+
+
+def test_doctor_finds_the_parts_and_names_the_mending_command_without_them(
+    server: TritonServer, tmp_path: Path
+) -> None:
+    """With Triton there: exit 0; with an empty cache: exit 1 and the command that downloads it."""
+    command = [*CONCH, "doctor", "--json"]
+    here = subprocess.run(command, capture_output=True, text=True, check=False)
+    checks = {check["name"]: check for check in json.loads(here.stdout)["checks"]}
+    assert here.returncode == 0
+    assert checks["triton"]["found"]
+    assert server.binary.version in checks["triton"]["detail"]
+    environment = os.environ | {"CONCH_CACHE": str(tmp_path)}
+    empty = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    checks = {check["name"]: check for check in json.loads(empty.stdout)["checks"]}
+    assert empty.returncode == 1
+    assert checks["triton"]["mend"] == "conch doctor --fix"
+    assert list(tmp_path.iterdir()) == []

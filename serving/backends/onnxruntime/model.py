@@ -217,11 +217,12 @@ def session_options(config: dict[str, Any]) -> ort.SessionOptions:
             f"optimization.graph.level: {level}, must be -1, 0, 1 or 2"
         )
     options.graph_optimization_level = GRAPH_LEVELS[level]
-    # Threads that spin while they wait take the cores of the other instances and of Triton.
-    if (threads or cores) * instances >= cores:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that spin while they wait take the cores of the other instances and of Triton, and
+    # instances come and go without this session being made anew. Measured on 2 cores (MiniLM INT8,
+    # batch 8, 2 threads): spinning gives 1.11x with 1 instance and 0.68x with 2.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in parameters.items():
-        if key.startswith("session."):  # onnxruntime's own settings, such as the one above
+        if key.startswith("session."):  # onnxruntime's own settings, that one included
             options.add_session_config_entry(key, value)
     return options
 
