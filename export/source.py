@@ -56,7 +56,9 @@ class Source:
         function = getattr(module, name, None)
         if not callable(function):
             there = sorted(
-                n for n, v in vars(module).items() if callable(v) and not n.startswith("_")
+                key
+                for key, value in vars(module).items()
+                if callable(value) and getattr(value, "__module__", "") == module.__name__
             )
             raise ConfigError(
                 f"{key}: {reference}: {where} has no function {name}; "
