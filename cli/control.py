@@ -266,7 +266,7 @@ def _outcome(loop: ControlLoop, tick: Tick, *, dry_run: bool) -> dict[str, objec
     row: dict[str, object] = {"model": tick.model, "decision": codec.plain(decision), "diff": ""}
     if decision.desired is None or not decision.changes:
         return {**row, "reload_kind": ReloadKind.NONE.value}
-    change = loop.actuator.plan(tick.model, decision.desired)
+    change = loop.actuator.plan(tick.model, decision.desired, fresh=decision.fresh)
     row |= {"diff": change.diff, "reload_kind": change.kind.value}
     if dry_run:
         return row

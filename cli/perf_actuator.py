@@ -54,7 +54,7 @@ def actuator(
     wanted = parse_shapes(shapes or ("sequence=32",))
     done = 0
 
-    def told(action: Action) -> None:
+    def told(_: Action) -> None:
         nonlocal done
         done += 1
         if done % 10 == 0:

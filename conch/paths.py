@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """``$CONCH_CACHE``, else ``$XDG_CACHE_HOME/conch``, else ``~/.cache/conch``; it may not exist yet."""
+    """``$CONCH_CACHE``, ``$XDG_CACHE_HOME/conch`` or ``~/.cache/conch``; it may not exist yet."""
     if explicit := os.environ.get("CONCH_CACHE"):
         return Path(explicit)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "conch"

@@ -27,6 +27,9 @@ from serving.repository import Repository
 
 log = structlog.get_logger()
 
+RELOADS = "conch_reloads"
+"""A parameter that no backend reads: another value makes Triton load a second copy and swap."""
+
 
 class Outcome(enum.Enum):
     """How a change ended."""
@@ -84,14 +87,22 @@ class Actuator:
         self._client = client
         self._clock = clock
 
-    def plan(self, model: str, wanted: Settings) -> Change:
+    def plan(self, model: str, wanted: Settings, *, fresh: bool = False) -> Change:
         """What would be written for these settings; writes nothing.
+
+        Args:
+            model: whose.
+            wanted: the knobs; everything else stays as it is on disk.
+            fresh: make it a full reload, by counting up a parameter of ours.
 
         Raises:
             ConfigError: when the config on disk is broken, or does not allow the settings.
         """
         old = self._repository.read_config(model)
         new = with_settings(old, wanted)
+        if fresh and model_config.reload_kind(old, new) is ReloadKind.IN_PLACE:
+            count = int(model_config.parameter(old, RELOADS) or 0) + 1
+            new = model_config.with_parameter(new, RELOADS, str(count))
         return Change(
             model=model,
             old=old,
@@ -100,8 +111,16 @@ class Actuator:
             diff=model_config.diff(old, new, name=f"{model}/config.pbtxt"),
         )
 
-    def apply(self, model: str, wanted: Settings, *, reason: str, tick_id: str = "") -> Action:
-        """Bring the settings into force.
+    def apply(
+        self,
+        model: str,
+        wanted: Settings,
+        *,
+        reason: str,
+        tick_id: str = "",
+        fresh: bool = False,
+    ) -> Action:
+        """Bring the settings into force; ``fresh`` as in ``plan``.
 
         Returns:
             The action: APPLIED, UNCHANGED (no call was made) or ROLLED_BACK (the previous bytes are
@@ -111,7 +130,7 @@ class Actuator:
             RepositoryError: when the disk refuses; nothing has changed then.
             ApplyRejected: when not even the previous config could be brought back into force.
         """
-        change = self.plan(model, wanted)
+        change = self.plan(model, wanted, fresh=fresh)
         if change.kind is ReloadKind.NONE and self._in_force(change.new):
             return self._action(change, Outcome.UNCHANGED, 0.0, revision=0)
         previous = self._repository.config_text(model)

@@ -52,6 +52,7 @@ def decision(data: dict[str, Any]) -> Decision:
         reason=Reason[data["reason"]],
         applied=settings(data["applied"]),
         desired=settings(data["desired"]),
+        fresh=data["fresh"],
         terms={name: float(number) for name, number in data["terms"].items()},
         clamps=tuple(Clamp[name] for name in data["clamps"]),
         may_act_at_s=data["may_act_at_s"],

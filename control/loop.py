@@ -118,7 +118,11 @@ class ControlLoop:
         action_id = self.journal.begin(model, decision, at_s=self.clock())
         try:
             action = self.actuator.apply(
-                model, decision.desired, reason=decision.reason.name, tick_id=decision.tick_id
+                model,
+                decision.desired,
+                reason=decision.reason.name,
+                tick_id=decision.tick_id,
+                fresh=decision.fresh,
             )
         except ConchError as error:
             self.journal.end(action_id, error, at_s=self.clock())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +16,20 @@ from control.core.types import Reason
 from demo.contender import to_trace_time
 from perf import slo
 from perf.replay_result import Outcome, ReplayResult
+from perf.report import page
+from perf.report.contender import (
+    ContenderResult,
+    Marker,
+    ReportMeta,
+    TimelinePoint,
+    VariantRow,
+)
 
 if TYPE_CHECKING:
     from demo.run import Measured
     from export.report import Report
+
+BATCH = 8  # the batch size of the latency figures
 
 NEXT = (
     "What to do next:",
@@ -30,96 +43,93 @@ NEXT = (
 
 def write(out: Path, measured: Measured) -> dict[str, Any]:
     """Write result.json, report.html and the plots; gives the content of result.json."""
-    from perf import report
-
-    timeline = _timeline(measured)
-    result = _result(measured, timeline)
+    contenders = _contenders(measured)
+    result = _result(measured, contenders)
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    static = report.TimelinePoint(at_s=0.0, instances=1, max_batch_size=1, max_queue_delay_s=0.0)
-    points = tuple(
-        report.TimelinePoint(
-            at_s=at_s,
-            instances=applied["instances"],
-            max_batch_size=applied["max_batch_size"] if applied["dynamic_batching"] else 1,
-            max_queue_delay_s=applied["max_queue_delay_s"],
-        )
-        for at_s, applied in timeline
-    )
-    report.write_report(
+    page.write_report(
         out / "report.html",
-        trace=measured.trace,
-        contenders=(
-            report.ContenderResult(
-                name="static default",
-                replay=measured.default,
-                timeline=(static,),
-                decisions=(),
-                instance_seconds=result["static_default"]["instance_seconds"],
-            ),
-            report.ContenderResult(
-                name="conch control",
-                replay=measured.conch,
-                timeline=points,
-                decisions=tuple(
-                    report.Marker(at_s=at_s, label=label, kind=kind)
-                    for at_s, label, kind in _markers(measured.ticks, measured.conch)
-                ),
-                instance_seconds=result["conch"]["instance_seconds"],
-            ),
-        ),
-        variants_table=result["variants"],
-        meta=_meta(measured),
+        measured.trace,
+        contenders,
+        [
+            VariantRow(
+                name=v.published_name,
+                size_bytes=v.size_bytes,
+                latency_ms=v.latency_ms.get(BATCH, math.nan),
+                fidelity=v.fidelity or math.nan,
+                accepted=v.accepted,
+                note=v.reason,
+            )
+            for v in measured.variants.variants
+        ],
+        _meta(measured),
     )
     return result
+
+
+def _contenders(measured: Measured) -> tuple[ContenderResult, ContenderResult]:
+    """Both runs with what was set when."""
+    static = TimelinePoint(at_s=0.0, instances=1, max_batch_size=1, max_queue_delay_s=0.0)
+    return (
+        ContenderResult(name="static default", replay=measured.default, timeline=(static,)),
+        ContenderResult(
+            name="conch control",
+            replay=measured.conch,
+            timeline=_timeline(measured),
+            decisions=_markers(measured.ticks, measured.conch),
+        ),
+    )
 
 
 def variant_lines(variants: Report) -> list[str]:
     """The variants as a small table."""
     lines = [f"{'variant':8} {'size':>9} {'batch 8':>10} {'cosine':>7}  verdict"]
     for v in variants.variants:
-        latency_ms = v.latency_ms.get(8, float("nan"))
+        latency_ms = v.latency_ms.get(BATCH, math.nan)
         lines.append(
             f"{v.name:8} {v.size_bytes / 1e6:6.1f} MB {latency_ms:7.1f} ms "
-            f"{v.fidelity or float('nan'):7.4f}  {v.reason}"
+            f"{v.fidelity or math.nan:7.4f}  {v.reason}"
         )
     return lines
 
 
 def action_lines(ticks: list[dict[str, Any]], replayed: ReplayResult) -> list[str]:
     """What the control plane did, on the trace's time axis."""
-    return [f"{at_s:6.1f} s  {label}" for at_s, label, _ in _markers(ticks, replayed)]
+    return [f"{mark.at_s:6.1f} s  {mark.label}" for mark in _markers(ticks, replayed)]
 
 
 def table_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Figure, static default, conch: for people."""
-    both = (result["static_default"], result["conch"])
+    static, conch = result["static_default"], result["conch"]
     return [
-        ("SLO attainment", *(f"{run['slo_attainment']:.3f}" for run in both)),
-        ("p99 latency, ms", *(f"{run['p99_ms']:.0f}" for run in both)),
-        ("failed requests", *(str(run["failed"]) for run in both)),
-        ("instance-seconds", *(f"{run['instance_seconds']:.0f}" for run in both)),
-        ("changes made", "0", str(result["conch"]["actions"])),
-    ]
+        (label, format(static[key], spec), format(conch[key], spec))
+        for label, key, spec in (
+            ("SLO attainment", "slo_attainment", ".3f"),
+            ("p99 latency, ms", "p99_ms", ".0f"),
+            ("failed requests", "failed", "d"),
+            ("instance-seconds", "instance_seconds", ".0f"),
+        )
+    ] + [("changes made", "0", str(conch["actions"]))]
 
 
-def _result(measured: Measured, timeline: list[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
+def _result(
+    measured: Measured, contenders: tuple[ContenderResult, ContenderResult]
+) -> dict[str, Any]:
     """The content of ``result.json``."""
-    until_s = measured.trace.duration_s
-    counts = tuple((at_s, applied["instances"]) for at_s, applied in timeline)
+    static, conch = contenders
     actions = [tick for tick in measured.ticks if tick["action"]]
     return {
         "schema": 1,
         "slo_ms": measured.scenario.slo_s * 1e3,
         "capacity_rps": round(measured.capacity.rate_rps, 1),
         "triton": {"version": measured.triton_version, "origin": measured.triton_origin},
-        "static_default": _run_figures(measured.default, ((0.0, 1),), until_s),
-        "conch": {**_run_figures(measured.conch, counts, until_s), "actions": len(actions)},
+        "static_default": _run_figures(static),
+        "conch": {**_run_figures(conch), "actions": len(actions)},
         "variants": [
             {
                 "name": v.published_name,
                 "size_bytes": v.size_bytes,
-                "latency_ms": round(v.latency_ms.get(8, float("nan")), 3),
-                "latency_batch_size": 8,
+                "latency_ms": round(v.latency_ms.get(BATCH, math.nan), 3),
+                "latency_batch_size": BATCH,
                 "fidelity": v.fidelity,
                 "accepted": v.accepted,
             }
@@ -128,36 +138,41 @@ def _result(measured: Measured, timeline: list[tuple[float, dict[str, Any]]]) ->
     }
 
 
-def _run_figures(
-    run: ReplayResult, counts: tuple[tuple[float, int], ...], until_s: float
-) -> dict[str, Any]:
+def _run_figures(contender: ContenderResult) -> dict[str, Any]:
     """One contender's figures."""
+    run = contender.replay
     return {
         "slo_attainment": round(slo.slo_attainment(run.latency_s, run.slo_s), 4),
         "p99_ms": round(slo.percentile_s(run.latency_s, 99) * 1e3, 1),
         "failed": run.number_of(Outcome.FAILED),
-        "instance_seconds": round(slo.instance_seconds(counts, until_s), 1),
+        "instance_seconds": round(contender.instance_seconds, 1),
         "requests": run.count,
     }
 
 
-def _timeline(measured: Measured) -> list[tuple[float, dict[str, Any]]]:
-    """(seconds on the trace's axis, settings in force) from the ticks, clipped to the trace."""
-    points: list[tuple[float, dict[str, Any]]] = []
+def _timeline(measured: Measured) -> tuple[TimelinePoint, ...]:
+    """The settings in force, from the ticks, clipped to the trace."""
+    points: list[TimelinePoint] = []
     for tick in measured.ticks:
-        applied = tick["decision"]["applied"]
+        applied = codec.settings(tick["decision"]["applied"])
         at_s = max(0.0, to_trace_time(tick["decision"]["at_s"], measured.conch))
         if applied is None or at_s > measured.trace.duration_s:
             continue
-        if points and at_s == 0.0:
+        point = TimelinePoint(
+            at_s=at_s,
+            instances=applied.instances,
+            max_batch_size=applied.largest_batch,
+            max_queue_delay_s=applied.max_queue_delay_s,
+        )
+        if at_s == 0.0:  # before the trace: only the last of these counts
             points = []
-        if not points or points[-1][1] != applied:
-            points.append((at_s, applied))
-    return points
+        if not points or replace(points[-1], at_s=at_s) != point:
+            points.append(point)
+    return tuple(points)
 
 
-def _markers(ticks: list[dict[str, Any]], replayed: ReplayResult) -> list[tuple[float, str, str]]:
-    """(seconds, what was done, kind) for each action."""
+def _markers(ticks: list[dict[str, Any]], replayed: ReplayResult) -> tuple[Marker, ...]:
+    """One marker for each action."""
     found = []
     for tick in ticks:
         action = tick["action"]
@@ -169,24 +184,36 @@ def _markers(ticks: list[dict[str, Any]], replayed: ReplayResult) -> list[tuple[
             f"({action['kind']}, {action['outcome']} in {action['seconds']:.2f} s)"
         )
         at_s = to_trace_time(decision.at_s, replayed)
-        found.append((at_s, label, _kind(decision.reason)))
-    return found
+        found.append(Marker(at_s=at_s, label=label, kind=_kind(decision.reason, action)))
+    return tuple(found)
 
 
-def _kind(reason: Reason) -> str:
+def _kind(reason: Reason, action: dict[str, Any]) -> str:
     """The marker's kind for the plot."""
-    if reason is Reason.REBATCH:
-        return "reload"
-    return "down" if reason is Reason.SCALE_DOWN else "up"
+    if action["outcome"] != "applied":
+        return "rollback"
+    return "batching" if reason is Reason.REBATCH else "instances"
 
 
-def _meta(measured: Measured) -> dict[str, str]:
+def _meta(measured: Measured) -> ReportMeta:
     """Where and how the figures were taken."""
-    return {
-        "model": f"{measured.scenario.model}, {measured.scenario.sequence} tokens a request",
-        "server": f"Triton {measured.triton_version} ({measured.triton_origin})",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-        "static default": "1 instance, no dynamic batching, default threads; "
-        f"carries {measured.capacity.rate_rps:.0f} req/s within the SLO",
-        "seed": str(measured.scenario.seed),
-    }
+    scenario = measured.scenario
+    server = f"Triton {measured.triton_version} ({measured.triton_origin})"
+    return ReportMeta(
+        title="Conch demo: a step of load above what the static default carries",
+        hardware=f"{os.cpu_count()} cores {platform.machine()} {platform.system()}, no GPU used; "
+        f"{server}",
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=f"conch demo --seed {scenario.seed}",
+        notes=(
+            (f"Model {scenario.model}, {scenario.sequence} tokens a request; "
+            f"SLO: p99 within {scenario.slo_s * 1e3:g} ms."),
+            ("Static default: 1 instance, no dynamic batching, default threads. It carries "
+            f"{measured.capacity.rate_rps:.0f} req/s within the SLO; the step goes to "
+            f"{scenario.step_ratio:g} times that."),
+            ("Both runs begin with that same config, freshly loaded, on the same server, and get "
+            "the same arrivals. In the second one `conch control run` is started beside it."),
+            ("Open loop: latency counts from the intended time of each request. Client, server and "
+            "control plane share the machine."),
+        ),
+    )

@@ -1,4 +1,4 @@
-"""What the demo plays: the model, the SLO, and a step of load above what the default carries. Pure."""
+"""What the demo plays: a model, an SLO, and a step of load above what the default carries. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Scenario:
     step_ratio: float = 1.3
     low_ratio: float = 0.4
     low_s: float = 12.0
-    high_s: float = 25.0
+    high_s: float = 35.0
     capacity_budget_s: float = 18.0
     seed: int = 20261121
     attainment_goal: float = 0.97

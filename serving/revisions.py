@@ -46,11 +46,11 @@ class RevisionLog:
 
     def all(self) -> list[Revision]:
         """Every revision, oldest first; one whose record is not whole is left out."""
-        found = []
-        for path in sorted(self._folder.glob("*.json")):
-            if path.with_suffix(".pbtxt").is_file():
-                found.append(Revision(**json.loads(path.read_text(encoding="utf-8"))))
-        return found
+        return [
+            Revision(**json.loads(path.read_text(encoding="utf-8")))
+            for path in sorted(self._folder.glob("*.json"))
+            if path.with_suffix(".pbtxt").is_file()
+        ]
 
     def newest(self) -> Revision | None:
         """The latest revision, or None when there is none."""

@@ -71,7 +71,8 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     reason, proposal, plan = _propose(
         state, applied, demand, capacities, needed, known, panic=panic, warm=warm, at_s=seen.at_s
     )
-    guarded = guard(proposal, applied, state, policy, at_s=seen.at_s)
+    fresh = reason is Reason.SCALE_UP_BACKLOG
+    guarded = guard(proposal, applied, state, policy, at_s=seen.at_s, fresh=fresh)
     terms = _terms(demand, service, capacities, needed, applied, plan, policy)
     decision = Decision(
         tick_id=seen.tick_id,
@@ -79,6 +80,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         reason=reason,
         applied=applied,
         desired=guarded.settings,
+        fresh=guarded.fresh,
         terms=terms,
         clamps=guarded.clamps,
         may_act_at_s=guarded.may_act_at_s,

@@ -15,11 +15,13 @@ class Guarded:
 
     Attributes:
         settings: what may be applied.
+        fresh: by a full reload even where an in-place update would do.
         clamps: what was changed, in order.
         may_act_at_s: when the next change is allowed.
     """
 
     settings: Settings
+    fresh: bool
     clamps: tuple[Clamp, ...]
     may_act_at_s: float
 
@@ -31,10 +33,12 @@ def guard(
     policy: Policy,
     *,
     at_s: float,
+    fresh: bool = False,
 ) -> Guarded:
     """Clamp ``proposal`` to the bounds, the step, the cooldown and the reload budget.
 
-    A scale up is never delayed: it only costs money, and waiting costs the SLO.
+    A scale up is never delayed: it only costs money, and waiting costs the SLO. One that wanted a
+    fresh copy is made in place when the hour's reloads are spent.
     """
     clamps: list[Clamp] = []
     wanted = _bounded(proposal, applied, policy, clamps)
@@ -43,7 +47,15 @@ def guard(
     if held is not None:
         clamps.append(held)
         wanted = applied
-    return Guarded(settings=wanted, clamps=tuple(clamps), may_act_at_s=ready_s)
+    if fresh and _reloads_spent(state, policy):
+        clamps.append(Clamp.RELOAD_BUDGET)
+        fresh = False
+    return Guarded(
+        settings=wanted,
+        fresh=fresh and wanted != applied,
+        clamps=tuple(clamps),
+        may_act_at_s=ready_s,
+    )
 
 
 def may_act_at_s(state: ControlState, policy: Policy) -> float:
@@ -75,6 +87,11 @@ def _bounded(
     return replace(proposal, instances=count)
 
 
+def _reloads_spent(state: ControlState, policy: Policy) -> bool:
+    """Whether the hour's reloads are used up."""
+    return sum(change.reload for change in state.changes) >= policy.reloads_per_hour
+
+
 def _held(
     wanted: Settings,
     applied: Settings,
@@ -93,7 +110,7 @@ def _held(
     if any(c.settings == wanted for c in failed):
         return Clamp.BLOCKED
     reload = is_reload(wanted, applied)
-    if reload and sum(c.reload for c in state.changes) >= policy.reloads_per_hour:
+    if reload and _reloads_spent(state, policy):
         return Clamp.RELOAD_BUDGET
     grows = wanted.instances > applied.instances and not reload
     if not grows and at_s < ready_s:

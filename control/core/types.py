@@ -144,6 +144,8 @@ class Decision:
         reason: one of the enum.
         applied: what was in force; None when it was not known.
         desired: what to apply; equal to ``applied`` for a hold.
+        fresh: apply it by a full reload even where an in-place update would do. A saturated model
+            can starve an in-place update for many seconds; a second copy has a queue of its own.
         terms: the numbers of the formula, by name with unit suffix.
         clamps: what the guard changed, in order.
         may_act_at_s: when the guard allows the next change.
@@ -154,6 +156,7 @@ class Decision:
     reason: Reason
     applied: Settings | None
     desired: Settings | None
+    fresh: bool = False
     terms: Mapping[str, float] = field(default_factory=dict)
     clamps: tuple[Clamp, ...] = ()
     may_act_at_s: float = 0.0

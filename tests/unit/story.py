@@ -74,7 +74,7 @@ class Story:
             change = Applied(
                 at_s=self.at_s,
                 settings=decision.desired,
-                reload=is_reload(decision.desired, self.applied),
+                reload=decision.fresh or is_reload(decision.desired, self.applied),
                 ok=True,
             )
             self.state = self.state.tried(change)

@@ -40,6 +40,7 @@ def test_decide_scales_up_by_load_before_there_is_a_backlog() -> None:
     """A load just above the margin is met before anything waits."""
     story = Story().passes(20, load_rps=400).passes(10, load_rps=640)
     assert story.changes[0].reason is Reason.SCALE_UP_LOAD
+    assert not story.changes[0].fresh
     assert story.pending == 0
 
 
@@ -53,6 +54,7 @@ def test_decide_scales_up_on_backlog_even_before_the_first_window_is_full() -> N
     """A backlog that endangers the SLO is reason enough."""
     story = Story().passes(4, load_rps=2000)
     assert Reason.SCALE_UP_BACKLOG in story.reasons
+    assert story.changes[0].fresh
     assert story.applied.instances > 1
 
 

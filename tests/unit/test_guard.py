@@ -74,6 +74,17 @@ def test_guard_does_not_try_again_what_failed() -> None:
     assert _guard(bad, settings(1), replace(recent, at_s=NOW_S - 700)).clamps == ()
 
 
+def test_guard_makes_a_fresh_scale_up_in_place_when_reloads_are_spent() -> None:
+    """The instances come all the same."""
+    spent = [_tried(settings(1), ago_s=600 * n, reload=True) for n in range(1, 5)]
+    state = ControlState(changes=tuple(spent))
+    seen = guard(settings(2), settings(1), state, a_policy(), at_s=NOW_S, fresh=True)
+    assert (seen.settings.instances, seen.fresh) == (2, False)
+    assert seen.clamps == (Clamp.RELOAD_BUDGET,)
+    free = guard(settings(2), settings(1), ControlState(), a_policy(), at_s=NOW_S, fresh=True)
+    assert free.fresh
+
+
 def test_guard_allows_one_change_at_a_time() -> None:
     """While one is in flight everything holds, even a scale up."""
     seen = guard(settings(3), settings(1), ControlState(in_flight=True), a_policy(), at_s=NOW_S)
