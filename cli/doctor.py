@@ -66,7 +66,7 @@ def doctor(fix: bool, as_json: bool) -> None:
     else:
         _show(checks)
     if not ok:
-        raise click.exceptions.Exit(1)
+        sys.exit(1)
     if not as_json:
         click.echo("Next: conch demo", err=True)
 
