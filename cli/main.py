@@ -66,10 +66,9 @@ def root(ctx: click.Context, verbose: int, debug: bool) -> None:
 
 def main() -> None:
     """Run the command line; never returns."""
+    code: object = None
     try:
-        root.main(standalone_mode=False, prog_name="conch")
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
+        code = root.main(standalone_mode=False, prog_name="conch")  # an Exit's code is returned
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -93,4 +92,4 @@ def main() -> None:
             err=True,
         )
         sys.exit(1)
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

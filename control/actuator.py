@@ -9,6 +9,7 @@ start finds the two different and loads (``reconcile``).
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from serving.repository import Repository
 
 log = structlog.get_logger()
 
+HEAL_S = 2.0
 RELOADS = "conch_reloads"
 """A parameter that no backend reads: another value makes Triton load a second copy and swap."""
 
@@ -199,7 +201,8 @@ class Actuator:
         except ConchError as error:
             # A dead stub is healed by unload + load, not by load alone.
             log.error("rollback.load_failed", model=model, error=error.message)
-            self._client.unload(model)
+            with contextlib.suppress(ConchError):  # it stays UNLOADING for ever, and yet it heals
+                self._client.unload(model, deadline_s=HEAL_S)
             self._load_and_verify(self._repository.read_config(model))
         return revision
 

@@ -85,9 +85,7 @@ class TritonClient:
             ApplyRejected: with Triton's own message; what was loaded before goes on serving.
             TritonUnavailable: when the server cannot be reached.
         """
-        self._call(
-            "load_model", model_name(name), deadline_s=deadline_s, refused=ApplyRejected
-        )
+        self._call("load_model", model_name(name), deadline_s=deadline_s, refused=ApplyRejected)
 
     def unload(self, name: str, *, deadline_s: float = 60.0) -> None:
         """Unload the model and wait until the index no longer has it ready.
@@ -146,9 +144,7 @@ class TritonClient:
         """
         tensors = []
         for key, value in inputs.items():
-            tensor = triton.InferInput(
-                key, list(value.shape), np_to_triton_dtype(value.dtype)
-            )
+            tensor = triton.InferInput(key, list(value.shape), np_to_triton_dtype(value.dtype))
             tensor.set_data_from_numpy(value)
             tensors.append(tensor)
         result = self._call(
@@ -158,9 +154,7 @@ class TritonClient:
             deadline_s=deadline_s,
             refused=InferenceFailed,
         )
-        return {
-            out.name: result.as_numpy(out.name) for out in result.get_response().outputs
-        }
+        return {out.name: result.as_numpy(out.name) for out in result.get_response().outputs}
 
     def _call(
         self,

@@ -88,10 +88,7 @@ def parse(text: str) -> Snapshot:
                 if name in _SERIES:
                     attribute, factor = _SERIES[name]
                     sums[model][attribute] += sample.value * factor
-                    if (
-                        attribute == "failure"
-                        and sample.labels.get("reason") == "REJECTED"
-                    ):
+                    if attribute == "failure" and sample.labels.get("reason") == "REJECTED":
                         sums[model]["rejected"] += sample.value
                 elif name == _SUMMARY and sample.labels.get("quantile") == "0.99":
                     p99[model] = max(p99.get(model, 0.0), sample.value * 1e-6)
@@ -111,10 +108,7 @@ def delta(old: ModelCounters, new: ModelCounters) -> ModelCounters | None:
 
     ``pending`` is the change of the gauge, and may be negative.
     """
-    changes = {
-        f.name: getattr(new, f.name) - getattr(old, f.name)
-        for f in fields(ModelCounters)
-    }
+    changes = {f.name: getattr(new, f.name) - getattr(old, f.name) for f in fields(ModelCounters)}
     # A summed duration may shrink by float rounding alone; a reset loses far more than that.
     if any(change < -1e-6 for name, change in changes.items() if name != "pending"):
         return None

@@ -111,9 +111,7 @@ def instance_count(config: ModelConfig) -> int:
     """Instances in total: per group, count times listed GPUs; a config without groups has one."""
     if not config.instance_group:
         return 1
-    return sum(
-        max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group
-    )
+    return sum(max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group)
 
 
 def with_instances(config: ModelConfig, count: int) -> ModelConfig:
@@ -146,9 +144,7 @@ def batching(config: ModelConfig) -> Batching:
     return Batching(
         max_batch_size=config.max_batch_size,
         dynamic=dynamic,
-        max_queue_delay_us=(
-            config.dynamic_batching.max_queue_delay_microseconds if dynamic else 0
-        ),
+        max_queue_delay_us=(config.dynamic_batching.max_queue_delay_microseconds if dynamic else 0),
     )
 
 

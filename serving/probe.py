@@ -18,9 +18,7 @@ from serving.client import TritonClient
 from serving.model_config import ModelConfig
 
 
-def probe(
-    client: TritonClient, config: ModelConfig, *, deadline_s: float = 10.0
-) -> float:
+def probe(client: TritonClient, config: ModelConfig, *, deadline_s: float = 10.0) -> float:
     """Run one inference on made inputs; gives its seconds.
 
     Raises:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from serving.revisions import Revision, RevisionLog, sha256
 
 STATE_DIR = ".conch"
 CONFIG = "config.pbtxt"
+LOCK_WAIT_S = 10.0
 
 
 class Repository:
@@ -107,13 +109,9 @@ class Repository:
         Raises:
             RepositoryError: when the disk refuses; the old file is still whole then.
         """
-        return self.write_text(
-            name, model_config.to_text(config), reason=reason, tick_id=tick_id
-        )
+        return self.write_text(name, model_config.to_text(config), reason=reason, tick_id=tick_id)
 
-    def write_text(
-        self, name: str, text: str, *, reason: str, tick_id: str = ""
-    ) -> Revision:
+    def write_text(self, name: str, text: str, *, reason: str, tick_id: str = "") -> Revision:
         """The same for text as it is: a rollback brings back the very bytes."""
         path = self.config_path(name)
         with self.lock(name):
@@ -126,29 +124,37 @@ class Repository:
                 return newest
             failpoint("repository.before_revision")
             revision = log.add(text, reason=reason, tick_id=tick_id)
-            atomic.write(
-                path, text.encode(), aside=self._aside, point="repository.config"
-            )
+            atomic.write(path, text.encode(), aside=self._aside, point="repository.config")
             return revision
 
     def revisions(self, name: str) -> RevisionLog:
         """The model's revisions, oldest first."""
-        return RevisionLog(
-            self.state / "revisions" / model_name(name), aside=self._aside
-        )
+        return RevisionLog(self.state / "revisions" / model_name(name), aside=self._aside)
 
-    def lock(self, name: str) -> filelock.BaseFileLock:
-        """The lock of one model: held while its files change. Waits 10 s at most.
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold one model while its files change; waits 10 s at most. May be nested.
 
         Raises:
-            filelock.Timeout: (a subclass of TimeoutError) when another process keeps it.
+            RepositoryError: when another process keeps it.
         """
         folder = self.state / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         # One lock object a path: publish holds it while write_config takes it again.
-        return filelock.FileLock(
-            folder / f"{model_name(name)}.lock", timeout=10.0, is_singleton=True
+        lock = filelock.FileLock(
+            folder / f"{model_name(name)}.lock", timeout=LOCK_WAIT_S, is_singleton=True
         )
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise RepositoryError(
+                f"{name}: another process has been changing it for {LOCK_WAIT_S:g} s.",
+                hint="Wait for it to end, then run it again.",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def versions(self, name: str) -> list[int]:
         """Version directories that hold something, ascending."""
@@ -208,9 +214,7 @@ class Repository:
                         hint="Move the folder away, then publish again.",
                     )
                 atomic.move_folder(staged, folder)
-                self.revisions(name).add(
-                    text, reason=f"published version {version}", tick_id=""
-                )
+                self.revisions(name).add(text, reason=f"published version {version}", tick_id="")
             return version
 
     def _stage(

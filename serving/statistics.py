@@ -52,9 +52,7 @@ def from_response(model_stats: Any) -> ModelStatistics:
             ns = stat.compute_input.ns + stat.compute_infer.ns + stat.compute_output.ns
             size, count = int(stat.batch_size), int(stat.compute_infer.count)
             before = batches.get(size, BatchStat(count=0, busy_s=0.0))
-            batches[size] = BatchStat(
-                count=before.count + count, busy_s=before.busy_s + ns * 1e-9
-            )
+            batches[size] = BatchStat(count=before.count + count, busy_s=before.busy_s + ns * 1e-9)
     return ModelStatistics(
         inference_count=sum(int(v.inference_count) for v in model_stats),
         execution_count=sum(int(v.execution_count) for v in model_stats),

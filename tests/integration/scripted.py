@@ -1,0 +1,48 @@
+"""Python-backend models with behaviour on purpose: known times, refusals, failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MODEL = '''
+import json, time
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    """Doubles x in ``batch_s`` seconds a batch; refuses or fails at chosen batch sizes."""
+
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        p = {k: v["string_value"] for k, v in config["parameters"].items()}
+        self.batch_s = float(p.get("batch_s", "0"))
+        size = config["max_batch_size"]
+        if size == int(p.get("refuse_batch", "-1")):
+            raise RuntimeError(f"max_batch_size {size} does not fit into memory")
+        self.broken = size == int(p.get("broken_batch", "-1"))
+
+    def execute(self, requests):
+        time.sleep(self.batch_s)
+        if self.broken:
+            error = pb_utils.TritonError("broken on purpose")
+            return [pb_utils.InferenceResponse(error=error) for _ in requests]
+        tensors = [pb_utils.get_input_tensor_by_name(r, "x").as_numpy() for r in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("y", t + t)]) for t in tensors]
+'''
+
+
+def publish(root: Path, name: str, *, max_batch_size: int = 8, **parameters: object) -> None:
+    """Write the model with dynamic batching, one instance and these parameters."""
+    version = root / name / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(MODEL)
+    lines = "".join(
+        f'parameters {{ key: "{k}" value {{ string_value: "{v}" }} }}\n'
+        for k, v in parameters.items()
+    )
+    (root / name / "config.pbtxt").write_text(
+        f'name: "{name}"\nbackend: "python"\nmax_batch_size: {max_batch_size}\n'
+        'input { name: "x" data_type: TYPE_FP32 dims: [4] }\n'
+        'output { name: "y" data_type: TYPE_FP32 dims: [4] }\n'
+        "instance_group { count: 1 kind: KIND_CPU }\n"
+        "dynamic_batching { }\n" + lines
+    )
