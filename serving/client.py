@@ -171,6 +171,11 @@ class TritonClient:
             )
         except InferenceServerException as error:
             where = f"{method} at {self.grpc_url}"
+            if "protocol is restricted" in str(error.message()):  # its status is UNAVAILABLE too
+                raise TritonUnavailable(
+                    f"{where}: refused without the right admin key.",
+                    hint="Set CONCH_ADMIN_KEY to the key that the server was started with.",
+                ) from error
             if error.status() in _UNREACHABLE:
                 raise TritonUnavailable(
                     f"{where}: {error.message()}.",
