@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.options import json_option, server_options
+from cli.repository_option import open_repository
+from cli.repository_option import repository_option as known_repository_option
 from conch.errors import ConfigError
 from conch.units import DURATION
 from control import codec, explain, policy_file, session
@@ -21,8 +23,6 @@ from control.journal import Journal
 from control.loop import ControlLoop, Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
 from serving.model_config import ReloadKind
-from serving.repository import Repository
-from serving.runtime import endpoint as endpoints
 from serving.runtime.endpoint import Endpoint
 
 policy_argument = click.argument(
@@ -31,7 +31,7 @@ policy_argument = click.argument(
 repository_option = click.option(
     "--repository",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder that the server reads. [default: the local server's]",
+    help="The model repository that the server reads. [default: the local server's]",
 )
 slo_option = click.option("--slo", type=DURATION, help="p99 objective, where no POLICY is given.")
 
@@ -43,7 +43,7 @@ def control() -> None:
     \b
     Example:
       conch control once --dry-run
-      conch control run examples/policy.yaml
+      conch control run examples/minilm/policy.yaml
       conch control explain minilm_int8
     """
 
@@ -69,7 +69,7 @@ def run(
 
     \b
     Example:
-      conch control run examples/policy.yaml
+      conch control run examples/minilm/policy.yaml
       conch control run --slo 50ms --advisory --duration 5m
     """
     typed = _policy(policy, slo)
@@ -131,9 +131,9 @@ def once(
         click.echo("Nothing was changed.")
 
 
-@control.command()
+@control.command("explain")
 @click.argument("model")
-@repository_option
+@known_repository_option
 @json_option
 def explain_(model: str, repository: Path | None, as_json: bool) -> None:
     """Why the last decision for MODEL is what it is.
@@ -144,7 +144,7 @@ def explain_(model: str, repository: Path | None, as_json: bool) -> None:
     Example:
       conch control explain minilm_int8
     """
-    repo = _repository(repository)
+    repo = open_repository(repository)
     repo.config_path(model)
     with Journal(session.journal_path(repo), read_only=True) as journal:
         entries = list(journal.entries(model, last=3600))
@@ -171,11 +171,8 @@ def explain_(model: str, repository: Path | None, as_json: bool) -> None:
         click.echo("\n".join(explain.lines(model, changed.decision, now_s=now_s)))
 
 
-control.add_command(explain_, "explain")
-
-
 @control.command()
-@repository_option
+@known_repository_option
 @json_option
 def status(repository: Path | None, as_json: bool) -> None:
     """Desired, applied and observed for every model under control.
@@ -184,7 +181,7 @@ def status(repository: Path | None, as_json: bool) -> None:
     Example:
       conch control status --json
     """
-    repo = _repository(repository)
+    repo = open_repository(repository)
     now_s = time.time()
     with Journal(session.journal_path(repo), read_only=True) as journal:
         latest = [entry for m in journal.models() for entry in journal.entries(m, last=1)]
@@ -222,14 +219,6 @@ def status(repository: Path | None, as_json: bool) -> None:
         )
     Console().print(table)
     click.echo("Next: conch control explain MODEL", err=True)
-
-
-def _repository(given: Path | None) -> Repository:
-    """The repository to read about: as given, else the local server's, else ./model_repository."""
-    if given is not None:
-        return Repository(given)
-    local = [endpoint.repository for endpoint in endpoints.running() if endpoint.repository]
-    return Repository(local[0] if len(local) == 1 else Path("model_repository"))
 
 
 def _policy(path: Path | None, slo_s: float | None) -> PolicyFile:

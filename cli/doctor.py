@@ -50,7 +50,9 @@ class Check:
 @click.option("--fix", is_flag=True, help="Download the bundled Triton and perf_analyzer first.")
 @json_option
 def doctor(fix: bool, as_json: bool) -> None:
-    """Show what is here, what is missing, and how to mend it; exit 1 when a needed part is missing.
+    """Show what is here, what is missing, and how to mend it.
+
+    Exits with 1 when a needed part is missing.
 
     \b
     Example:
@@ -85,7 +87,7 @@ def _python() -> Check:
         found=found or bool(os.environ.get(find.ENV_BINARY)),
         needed=True,
         detail=f"{platform.python_version()} in {sys.prefix}",
-        mend="" if found else "uv venv --python 3.12 && make install",
+        mend="" if found else "make clean demo PYTHON=python3.12",
     )
 
 

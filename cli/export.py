@@ -20,7 +20,7 @@ WORK_DIR = Path("runs/export")
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
 only_option = click.option(
-    "--only", metavar="VARIANT", multiple=True, help="This variant; may be given several times."
+    "--only", metavar="VARIANT", multiple=True, help="Only this variant; repeatable."
 )
 
 

@@ -59,10 +59,23 @@ def perf() -> None:
 @perf.command()
 @click.argument("model")
 @click.option("--rate", "rates", type=float, multiple=True, help="Open loop, req/s; repeatable.")
-@click.option("--rates", "rate_range", metavar="A:B:STEP", help="Several rates, B included.")
-@click.option("--concurrency", "concurrencies", type=int, multiple=True, help="Closed loop.")
-@click.option("--concurrencies", "concurrency_range", metavar="A:B:STEP")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--rates", "rate_range", metavar="A:B:STEP", help="Several rates, req/s, B included.")
+@click.option(
+    "--concurrency",
+    "concurrencies",
+    type=int,
+    multiple=True,
+    help="Closed loop, requests in flight; repeatable.",
+)
+@click.option(
+    "--concurrencies",
+    "concurrency_range",
+    metavar="A:B:STEP",
+    help="Several concurrencies, B included.",
+)
+@click.option(
+    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Items a request."
+)
 @click.option(
     "--shape",
     "shapes",
@@ -79,8 +92,18 @@ def perf() -> None:
     show_default=True,
     help="Of the gaps at a rate.",
 )
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--fail-on", multiple=True, metavar="EXPR", help='Exit 5 when true: "p99_ms>50".')
+@click.option(
+    "--csv",
+    "csv_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the levels here too.",
+)
+@click.option(
+    "--fail-on",
+    multiple=True,
+    metavar="EXPR",
+    help='Exit with 5 when true, such as "p99_ms>50"; repeatable.',
+)
 @json_option
 @server_options
 def run(

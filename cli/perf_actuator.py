@@ -17,14 +17,28 @@ from serving.runtime.endpoint import Endpoint
 
 @click.command()
 @click.argument("model", default="minilm_int8")
-@click.option("--resizes", type=click.IntRange(0), default=100, show_default=True)
-@click.option("--reloads", type=click.IntRange(0), default=10, show_default=True)
-@click.option("--rate", type=click.FloatRange(1), default=50.0, show_default=True, help="req/s.")
+@click.option(
+    "--resizes",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    help="In-place changes of the instance count.",
+)
+@click.option(
+    "--reloads", type=click.IntRange(0), default=10, show_default=True, help="Full reloads."
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(1),
+    default=50.0,
+    show_default=True,
+    help="Load beside them, req/s.",
+)
 @click.option("--shape", "shapes", multiple=True, help="NAME=SIZE, as for `perf run`.")
 @click.option(
     "--repository",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder that the server reads. [default: the local server's]",
+    help="The model repository that the server reads. [default: the local server's]",
 )
 @json_option
 @server_options
@@ -38,7 +52,9 @@ def actuator(
     as_json: bool,
     endpoint: Endpoint,
 ) -> None:
-    """Resize and reload MODEL under load; exit 5 when a request failed because of it.
+    """Resize and reload MODEL under load.
+
+    Exits with 5 when a request failed because of it.
 
     \b
     Example:

@@ -39,7 +39,9 @@ def bench() -> None:
     show_default=True,
     help="Where MODEL is looked up when it is no ONNX file.",
 )
-@click.option("--batch", type=click.IntRange(1), default=8, show_default=True)
+@click.option(
+    "--batch", type=click.IntRange(1), default=8, show_default=True, help="Items a request."
+)
 @click.option(
     "--tokens",
     type=click.IntRange(1),
@@ -47,10 +49,21 @@ def bench() -> None:
     show_default=True,
     help="Size of every other variable axis.",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--window", "window_s", type=DURATION, default="3s", show_default=True)
-@click.option("--fail-below", type=click.FloatRange(0), help="Exit 5 when the ratio is lower.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of both sides."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Pairs of windows."
+)
+@click.option(
+    "--window",
+    "window_s",
+    type=DURATION,
+    default="3s",
+    show_default=True,
+    help="Length of one window.",
+)
+@click.option("--fail-below", type=click.FloatRange(0), help="Exit with 5 when the ratio is lower.")
 @json_option
 def backend(
     model: str,

@@ -40,17 +40,34 @@ _SLO = click.option("--slo", type=DURATION, required=True, help="SLO on latency,
 @click.argument(
     "trace", required=False, type=click.Path(path_type=Path, dir_okay=False, exists=False)
 )
-@click.option("--step", "steps", multiple=True, metavar="RATE:SECONDS", help="Instead of TRACE.")
+@click.option(
+    "--step",
+    "steps",
+    multiple=True,
+    metavar="RATE:SECONDS",
+    help="Rate, req/s, and for how long, instead of TRACE; repeatable.",
+)
 @click.option("--mean-rate", type=float, help="Stretch or squeeze TRACE to this mean, req/s.")
 @click.option("--window", metavar="START:LENGTH", help="Only this part, cut after --mean-rate.")
 @_SLO
 @_SHAPE
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Items a request."
+)
 @click.option("--processes", type=click.IntRange(1, 64), help="Senders. [default: by the peak]")
 @click.option("--deadline", type=DURATION, default="60s", show_default=True, help="Per request.")
-@click.option("--seed", type=int, default=1, show_default=True, help="For --step.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Save the rows here.")
-@click.option("--fail-on", multiple=True, metavar="EXPR", help='Exit 5 when true: "p99_ms>50".')
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the arrivals of --step.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write summary.json and requests.npz here.",
+)
+@click.option(
+    "--fail-on",
+    multiple=True,
+    metavar="EXPR",
+    help='Exit with 5 when true, such as "p99_ms>50"; repeatable.',
+)
 @json_option
 @server_options
 def replay(
@@ -123,7 +140,9 @@ def replay(
 @click.argument("model")
 @_SLO
 @_SHAPE
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Items a request."
+)
 @click.option("--budget", type=DURATION, default="20s", show_default=True, help="About how long.")
 @json_option
 @server_options

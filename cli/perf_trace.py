@@ -21,14 +21,28 @@ KINDS = ("constant", "poisson", "step", "ramp", "diurnal", "burst")
 @click.option("--rate", type=float, help="Mean rate, req/s: constant, poisson, burst.")
 @click.option("--from", "low", type=float, help="First (ramp) or lowest (diurnal) rate, req/s.")
 @click.option("--to", "high", type=float, help="Last (ramp) or highest (diurnal) rate, req/s.")
-@click.option("--step", "steps", multiple=True, metavar="RATE:SECONDS", help="step: repeatable.")
-@click.option("--duration", type=DURATION, help="Length of the trace; not for step.")
-@click.option("--period", type=DURATION, help="diurnal: one day. [default: the duration]")
 @click.option(
-    "--cv2", type=float, default=4.0, show_default=True, help="burst: squared variation of gaps."
+    "--step",
+    "steps",
+    multiple=True,
+    metavar="RATE:SECONDS",
+    help="Rate, req/s, and for how long: step; repeatable.",
 )
-@click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: stdout]")
+@click.option("--duration", type=DURATION, help="Length of the trace: all but step.")
+@click.option("--period", type=DURATION, help="One day: diurnal. [default: the duration]")
+@click.option(
+    "--cv2",
+    type=float,
+    default=4.0,
+    show_default=True,
+    help="Squared variation of the gaps: burst.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the arrivals.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write it here. [default: stdout]",
+)
 def trace(
     kind: str,
     rate: float | None,

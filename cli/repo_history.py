@@ -25,8 +25,12 @@ from serving.runtime.endpoint import Endpoint
 
 @click.command()
 @click.argument("model")
-@click.option("--from", "old", type=int, metavar="REVISION", help="[default: the one before]")
-@click.option("--to", "new", type=int, metavar="REVISION", help="[default: what is on disk]")
+@click.option(
+    "--from", "old", type=int, metavar="REVISION", help="Old revision. [default: the one before]"
+)
+@click.option(
+    "--to", "new", type=int, metavar="REVISION", help="New revision. [default: what is on disk]"
+)
 @repository_option
 @json_option
 def diff(
@@ -81,7 +85,14 @@ def history(model: str, repository: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("model")
-@click.option("--to", "number", type=int, required=True, metavar="REVISION", help="See history.")
+@click.option(
+    "--to",
+    "number",
+    type=int,
+    required=True,
+    metavar="REVISION",
+    help="The one to bring back; `conch repo history` lists them.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the diff and its cost; change nothing.")
 @repository_option
 @json_option

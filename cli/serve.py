@@ -27,11 +27,11 @@ from serving.runtime.supervisor import TritonServer
     show_default=True,
     help="The model repository.",
 )
-@click.option("--model", "models", multiple=True, help="Load only this one; may be repeated.")
+@click.option("--model", "models", multiple=True, help="Load only this one; repeatable.")
 @click.option("--name", default="local", show_default=True, help="How other commands call it.")
-@click.option("--http-port", default=0, help="0 takes a free one, as for the other ports.")
-@click.option("--grpc-port", default=0)
-@click.option("--metrics-port", default=0)
+@click.option("--http-port", default=0, help="Port of HTTP. [default: a free one]")
+@click.option("--grpc-port", default=0, help="Port of gRPC. [default: a free one]")
+@click.option("--metrics-port", default=0, help="Port of the metrics. [default: a free one]")
 @click.option("--prometheus", "with_prometheus", is_flag=True, help="Keep a history beside it.")
 @json_option
 def serve(
