@@ -154,10 +154,15 @@ def with_settings(config: ModelConfig, wanted: Settings) -> ModelConfig:
 
 
 def threads_of(config: ModelConfig) -> int:
-    """Threads of one instance: as configured, else the backend's default of cores ÷ instances."""
+    """Threads of one instance: as configured, else the backend's default of cores ÷ instances.
+
+    1 where threads are not ours: a GPU instance, or a backend that says nothing of them.
+    """
     configured = _configured_threads(config)
     if configured:
         return configured
+    if not threads_ours(config):
+        return 1
     return max(1, (os.cpu_count() or 1) // model_config.instance_count(config))
 
 

@@ -25,7 +25,9 @@ class ModelPolicy(FileModel):
     )
     max_batch_size: int = Field(32, ge=1, description="Largest batch that may be configured.")
     rebatch: bool = Field(True, description="Whether batch size and delay may change (a reload).")
-    rebatch_after: Duration = Field(30.0, description="Watch this long before the first rebatch.")
+    rebatch_after: Duration = Field(
+        30.0, description="Watch the same settings this long before each batching plan."
+    )
     quiet: Duration = Field(60.0, description="Scale down only after this long without need.")
     cooldown: Duration = Field(15.0, description="Least time between a change and a scale down.")
     fast_window: Duration = Field(2.0, gt=0, description="Averaging window for scale up.")

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from conch.errors import LoadError
 from perf.replay import Progress, ReplayTarget, replay
 from perf.replay_result import ReplayResult
@@ -26,9 +28,10 @@ START_S = 30.0
 
 @dataclass(slots=True)
 class Watched:
-    """Ticks of a running ``conch control run --jsonl``, as they come."""
+    """Ticks of a running ``conch control run --jsonl``, as they come, and its CPU seconds."""
 
     ticks: list[dict[str, Any]] = field(default_factory=list)
+    cpu_s: float = 0.0
     first: threading.Event = field(default_factory=threading.Event)
 
 
@@ -89,6 +92,9 @@ def controlled(endpoint: Endpoint, policy: Path, repository: Path, log: Path) ->
                 )
             yield watched
         finally:
+            if process.poll() is None:
+                used = psutil.Process(process.pid).cpu_times()
+                watched.cpu_s = used.user + used.system
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(timeout=15)

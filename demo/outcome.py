@@ -124,6 +124,7 @@ def _result(
         "triton": {"version": measured.triton_version, "origin": measured.triton_origin},
         "static_default": _run_figures(static),
         "conch": {**_run_figures(conch), "actions": len(actions)},
+        "controller_cpu_s": round(measured.controller_cpu_s, 2),
         "variants": [
             {
                 "name": v.published_name,
@@ -206,14 +207,22 @@ def _meta(measured: Measured) -> ReportMeta:
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=f"conch demo --seed {scenario.seed}",
         notes=(
-            (f"Model {scenario.model}, {scenario.sequence} tokens a request; "
-            f"SLO: p99 within {scenario.slo_s * 1e3:g} ms."),
-            ("Static default: 1 instance, no dynamic batching, default threads. It carries "
-            f"{measured.capacity.rate_rps:.0f} req/s within the SLO; the step goes to "
-            f"{scenario.step_ratio:g} times that."),
-            ("Both runs begin with that same config, freshly loaded, on the same server, and get "
-            "the same arrivals. In the second one `conch control run` is started beside it."),
-            ("Open loop: latency counts from the intended time of each request. Client, server and "
-            "control plane share the machine."),
+            (
+                f"Model {scenario.model}, {scenario.sequence} tokens a request; "
+                f"SLO: p99 within {scenario.slo_s * 1e3:g} ms."
+            ),
+            (
+                "Static default: 1 instance, no dynamic batching, default threads. It carries "
+                f"{measured.capacity.rate_rps:.0f} req/s within the SLO; the step goes to "
+                f"{scenario.step_ratio:g} times that."
+            ),
+            (
+                "Both runs begin with that config, freshly loaded, on the same server, and get the "
+                "same arrivals. In the second one `conch control run` is started beside it."
+            ),
+            (
+                "Open loop: latency counts from the intended time of each request. "
+                "Client, server and control plane share the machine."
+            ),
         ),
     )

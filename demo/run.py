@@ -53,6 +53,7 @@ class Measured:
     default: ReplayResult
     conch: ReplayResult
     ticks: list[dict[str, Any]]
+    controller_cpu_s: float
     triton_version: str
     triton_origin: str
 
@@ -149,6 +150,7 @@ def _measure(
         default=default_run,
         conch=conch_run,
         ticks=watched.ticks,
+        controller_cpu_s=watched.cpu_s,
         triton_version=server.binary.version,
         triton_origin=server.binary.origin,
     )

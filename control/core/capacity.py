@@ -22,7 +22,7 @@ def capacity_rps(
 ) -> float:
     """The largest λ with simulated p99 ≤ (1 - ε)·S and λ ≤ ρ·c·B/ℓ(B); 0 when ℓ alone misses it.
 
-    Found by bisection over the simulator; the curve is rounded to 2% first, so that a table of
+    Found by bisection over the simulator; the curve is rounded to 5% first, so that a table of
     earlier answers serves while ℓ drifts within that.
 
     Example:
@@ -72,7 +72,7 @@ def _capacity(
 
 
 def _rounded(seconds: float) -> float:
-    """To 2 significant digits or so: steps of 2%."""
+    """To steps of 5%."""
     if seconds <= 0:
         return 0.0
-    return float(math.exp(round(math.log(seconds) / 0.02) * 0.02))
+    return float(math.exp(round(math.log(seconds) / 0.05) * 0.05))

@@ -72,6 +72,8 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         state, applied, demand, capacities, needed, known, panic=panic, warm=warm, at_s=seen.at_s
     )
     fresh = reason is Reason.SCALE_UP_BACKLOG
+    if plan is not None:
+        state = replace(state, planned_s=seen.at_s)
     guarded = guard(proposal, applied, state, policy, at_s=seen.at_s, fresh=fresh)
     terms = _terms(demand, service, capacities, needed, applied, plan, policy)
     decision = Decision(
@@ -109,8 +111,11 @@ def _propose(
     if not warm:
         return Reason.HOLD_WARMING_UP, applied, None
     plan = None
-    watched = at_s - state.settings_since_s >= policy.rebatch_after_s
-    if policy.rebatch and applied.max_batch_size > 0 and (watched or overloaded):
+    if (
+        policy.rebatch
+        and applied.max_batch_size > 0
+        and _plan_is_due(state, policy, at_s=at_s, overloaded=overloaded)
+    ):
         plan = plan_batching(applied, known, rate_rps=demand.stable_rps, need_rps=demand.need_rps)
         if _pays(plan, applied, policy, urgent=overloaded or panic):
             return Reason.REBATCH, plan.settings, plan
@@ -125,6 +130,14 @@ def _propose(
             return Reason.SCALE_DOWN, replace(applied, instances=peak), plan
         return Reason.HOLD_QUIET_TIME, applied, plan
     return Reason.HOLD_STEADY, applied, plan
+
+
+def _plan_is_due(state: ControlState, policy: Policy, *, at_s: float, overloaded: bool) -> bool:
+    """Whether the same settings have been watched for long enough since the last plan."""
+    wait_s = policy.rebatch_after_s
+    if overloaded:
+        wait_s = min(wait_s, policy.stable_window_s)
+    return at_s - max(state.settings_since_s, state.planned_s) >= wait_s
 
 
 def _pays(plan: BatchingPlan, applied: Settings, policy: Policy, *, urgent: bool) -> bool:

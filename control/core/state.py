@@ -39,6 +39,7 @@ class ControlState:
         wanted: (at_s, instances that the load needed) over the quiet time.
         changes: what was tried in the last hour, newest last.
         settings_since_s: since when the batching settings in force are the same.
+        planned_s: when the batching was planned last.
         in_flight: a change is being applied.
     """
 
@@ -49,6 +50,7 @@ class ControlState:
     wanted: tuple[tuple[float, int], ...] = ()
     changes: tuple[Applied, ...] = ()
     settings_since_s: float = 0.0
+    planned_s: float = 0.0
     in_flight: bool = False
 
     def absorb(self, seen: Observation, policy: Policy) -> ControlState:

@@ -107,7 +107,7 @@ class Policy:
         settle_s: measurements this soon after a change are not learnt from.
         stale_s: a gap longer than this between looks makes the older ones useless.
         rebatch: whether the slow knob may be used at all.
-        rebatch_after_s: how long the same settings must have been watched first.
+        rebatch_after_s: how long the same settings must have been watched before each plan.
         rebatch_gain: least capacity ratio that pays for a reload.
         reloads_per_hour: at most.
         blocked_s: how long a target that failed is not tried again.
