@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -21,10 +23,22 @@ COMMANDS = list(reference.commands())
 IDS = [" ".join(path) for path, _ in COMMANDS]
 
 
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages made anew, by a process that has run no command before: click keeps a command's
+    help option from its first use.
+    """
+    folder = tmp_path_factory.mktemp("reference")
+    subprocess.run(
+        [sys.executable, "-m", "cli.reference", str(folder)], check=True, cwd=ROOT, timeout=60
+    )
+    return folder
+
+
 @pytest.mark.parametrize("name", sorted(reference.PAGES))
-def test_reference_page_is_fresh(name: str):
+def test_reference_page_is_fresh(fresh: Path, name: str):
     """Run `make docs` after changing a help text, a description, a reason or a clamp."""
-    assert (PAGES / name).read_text(encoding="utf-8") == reference.PAGES[name]()
+    assert (PAGES / name).read_text(encoding="utf-8") == (fresh / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("path", "command"), COMMANDS, ids=IDS)
