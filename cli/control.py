@@ -223,6 +223,10 @@ def status(repository: Path | None, as_json: bool) -> None:
 
 def _policy(path: Path | None, slo_s: float | None) -> PolicyFile:
     """The policy of the file, or the defaults with the SLO of the flag."""
+    if path is not None and slo_s is not None:
+        raise click.UsageError(
+            "--slo and POLICY: say the objective in the POLICY, or leave it out."
+        )
     if path is not None:
         return policy_file.load(path)
     defaults = ModelPolicy() if slo_s is None else ModelPolicy(slo=slo_s)

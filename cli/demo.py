@@ -34,7 +34,7 @@ class ConsoleTeller:
 
     def note(self, text: str) -> None:
         """Something was found."""
-        self._console.print(f"      {text}", markup=False)
+        self._console.print(f"      {text}", markup=False, soft_wrap=True)
 
     def progress(self, seen: Progress) -> None:
         """A replay is under way: every second on a terminal, every ten elsewhere."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from cli.options import json_option
 from cli.output import print_json, print_table
 from cli.repository_option import open_repository, repository_option
-from conch.errors import ApplyRejected, ConfigError
+from conch.errors import ConchError, ConfigError
 from control.loop import sole_writer
 from serving import model_config
 from serving.client import TritonClient
@@ -132,7 +132,7 @@ def _bring_back(repository: Repository, model: str, number: int) -> bool:
     """Write the revision, and load it where a local server has the model; gives whether it did.
 
     Raises:
-        ApplyRejected: when Triton refuses it; what was on disk before is there again.
+        ConchError: when Triton refuses it or does not answer; what was on disk before is there again.
     """
     previous = repository.config_text(model)
     text = repository.revisions(model).text(number)
@@ -145,7 +145,7 @@ def _bring_back(repository: Repository, model: str, number: int) -> bool:
             return False
         try:
             client.load(model)
-        except ApplyRejected as error:
+        except ConchError as error:
             repository.write_text(model, previous, reason=f"rollback refused: {error.message}")
             raise
     return True

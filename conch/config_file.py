@@ -71,9 +71,7 @@ def _fault(fault: Any, node: Any, model: type[BaseModel], source: str) -> str:
         known = _fields_at(model, loc[:-1])
         close = difflib.get_close_matches(str(loc[-1]), known, n=1)
         hint = (
-            f"did you mean '{close[0]}'?"
-            if close
-            else f"known keys: {', '.join(sorted(known))}."
+            f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}."
         )
         return f"{where}: {key}: unknown key; {hint}"
     if fault["type"] == "missing":

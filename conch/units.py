@@ -32,15 +32,11 @@ def parse_duration(value: object) -> float:
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not 0 <= value < float("inf"):
-            raise ValueError(
-                f"{value!r} is not a duration: it must be finite and at least 0"
-            )
+            raise ValueError(f"{value!r} is not a duration: it must be finite and at least 0")
         return float(value)
     match = _DURATION.fullmatch(str(value).strip())
     if not match:
-        raise ValueError(
-            f"{value!r} is not a duration: write it as 500ms, 2s, 1.5m or 1h"
-        )
+        raise ValueError(f"{value!r} is not a duration: write it as 500ms, 2s, 1.5m or 1h")
     return float(match[1]) * _SECONDS[match[2]]
 
 

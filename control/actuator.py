@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import structlog
 
-from conch.errors import ApplyRejected, ConchError
+from conch.errors import ApplyRejected, ConchError, ConfigError, TritonUnavailable
 from conch.failpoint import failpoint
 from control.core.types import Settings
 from control.observe import settings_of, with_settings
 from serving import model_config, probe
-from serving.client import TritonClient
+from serving.client import InferenceFailed, TritonClient
 from serving.model_config import ModelConfig, ReloadKind
 from serving.repository import Repository
 
@@ -103,8 +103,9 @@ class Actuator:
         old = self._repository.read_config(model)
         new = with_settings(old, wanted)
         if fresh and model_config.reload_kind(old, new) is ReloadKind.IN_PLACE:
-            count = int(model_config.parameter(old, RELOADS) or 0) + 1
-            new = model_config.with_parameter(new, RELOADS, str(count))
+            count = model_config.parameter(old, RELOADS) or ""
+            number = int(count) + 1 if count.isdecimal() else 1
+            new = model_config.with_parameter(new, RELOADS, str(number))
         return Change(
             model=model,
             old=old,
@@ -130,11 +131,48 @@ class Actuator:
 
         Raises:
             RepositoryError: when the disk refuses; nothing has changed then.
-            ApplyRejected: when not even the previous config could be brought back into force.
+            ApplyRejected: when what is on disk is not in force, so that the change would bring a
+                person's unloaded edit with it; or when not even the previous config could be
+                brought back into force.
         """
+        with self._repository.lock(model):
+            return self._apply(model, wanted, reason=reason, tick_id=tick_id, fresh=fresh)
+
+    def reconcile(self, model: str) -> bool:
+        """Load what is on disk where Triton serves something else; gives whether it did.
+
+        A controller that died between write and load leaves this behind. Where Triton refuses what
+        is on disk, the newest revision that says what Triton serves comes back.
+
+        Raises:
+            ConfigError: when the config on disk is broken; the old model goes on serving.
+            ApplyRejected: when Triton refuses it and no revision says what is in force.
+        """
+        with self._repository.lock(model):
+            desired = self._repository.read_config(model)
+            if self._in_force(desired):
+                return False
+            log.warning("config.drift_found", model=model)
+            try:
+                self._load_and_verify(desired, answers=self._answers(desired))
+            except ApplyRejected as error:
+                self._undo_drift(model, error)
+            return True
+
+    def _apply(
+        self, model: str, wanted: Settings, *, reason: str, tick_id: str, fresh: bool
+    ) -> Action:
+        """``apply`` with the model's lock held."""
         change = self.plan(model, wanted, fresh=fresh)
-        if change.kind is ReloadKind.NONE and self._in_force(change.new):
+        if not self._in_force(change.old):
+            raise ApplyRejected(
+                f"{model}: config.pbtxt says {settings_of(change.old)}, but Triton serves "
+                f"{settings_of(self._client.config(model))}.",
+                hint="Somebody edited it: load it, or bring a revision back with `conch repo`.",
+            )
+        if change.kind is ReloadKind.NONE:
             return self._action(change, Outcome.UNCHANGED, 0.0, revision=0)
+        answers = self._answers(change.old)
         previous = self._repository.config_text(model)
         start_s = self._clock()
         failpoint("actuator.before_write")
@@ -143,11 +181,11 @@ class Actuator:
         ).number
         failpoint("actuator.before_load")
         try:
-            self._load_and_verify(change.new)
+            self._load_and_verify(change.new, answers=answers)
         except ConchError as error:
             log.error("config.rejected", model=model, tick_id=tick_id, error=error.message)
-            revision = self._roll_back(model, previous, tick_id=tick_id, cause=error)
-            seconds = self._clock() - start_s
+            self._roll_back(model, previous, answers=answers, tick_id=tick_id, cause=error)
+            seconds, revision = self._clock() - start_s, self._newest(model)
             return self._action(
                 change, Outcome.ROLLED_BACK, seconds, revision=revision, error=error.message
             )
@@ -155,25 +193,22 @@ class Actuator:
         log.info("config.applied", model=model, kind=change.kind.value, seconds=round(seconds, 3))
         return self._action(change, Outcome.APPLIED, seconds, revision=revision)
 
-    def reconcile(self, model: str) -> bool:
-        """Load what is on disk where Triton serves something else; gives whether it did.
+    def _answers(self, config: ModelConfig) -> bool:
+        """Whether the model answers the synthetic inference now: only then can it be a proof.
 
-        A controller that died between write and load leaves this behind. A broken file on disk is
-        left alone: the old model goes on serving.
-
-        Raises:
-            ConfigError: when the config on disk is broken.
-            ApplyRejected: when Triton refuses it.
+        A sequence or decoupled model, or one that wants real content, refuses it in good health.
         """
-        desired = self._repository.read_config(model)
-        if self._in_force(desired):
+        try:
+            probe.probe(self._client, config)
+        except InferenceFailed as error:
+            log.warning("probe.no_baseline", model=config.name, error=error.message)
             return False
-        log.warning("config.drift_found", model=model)
-        self._load_and_verify(desired)
+        except TritonUnavailable:  # it is slow, not wrong
+            return True
         return True
 
-    def _load_and_verify(self, desired: ModelConfig) -> None:
-        """Load, read back, probe."""
+    def _load_and_verify(self, desired: ModelConfig, *, answers: bool) -> None:
+        """Load, read back, and probe where the model answered before."""
         self._client.load(desired.name)
         failpoint("actuator.after_load")
         if not self._in_force(desired):
@@ -183,28 +218,58 @@ class Actuator:
                 f"must be {settings_of(desired)}.",
                 hint="Another writer may be loading this model; there must be only one.",
             )
-        probe.probe(self._client, desired)
+        if answers:
+            try:
+                probe.probe(self._client, desired)
+            except TritonUnavailable as error:
+                if not self._client.live():
+                    raise
+                # It waits behind a queue: that is no fault of the change.
+                log.warning("probe.timed_out", model=desired.name, error=error.message)
         failpoint("actuator.after_probe")
 
     def _in_force(self, desired: ModelConfig) -> bool:
         """Whether Triton serves these settings."""
         return settings_of(self._client.config(desired.name)) == settings_of(desired)
 
-    def _roll_back(self, model: str, previous: str, *, tick_id: str, cause: ConchError) -> int:
-        """The previous bytes back on disk and in force; gives their revision."""
-        revision = self._repository.write_text(
+    def _roll_back(
+        self, model: str, previous: str, *, answers: bool, tick_id: str, cause: ConchError
+    ) -> None:
+        """The previous bytes back on disk and in force."""
+        self._repository.restore(
             model, previous, reason=f"rolled back: {cause.message}", tick_id=tick_id
-        ).number
+        )
         failpoint("actuator.rolled_back")
+        config = self._repository.read_config(model)
         try:
-            self._load_and_verify(self._repository.read_config(model))
-        except ConchError as error:
-            # A dead stub is healed by unload + load, not by load alone.
-            log.error("rollback.load_failed", model=model, error=error.message)
+            self._load_and_verify(config, answers=answers)
+        except InferenceFailed as error:
+            # It is loaded and does not answer, as it did before: a dead stub. Load alone does not
+            # heal that; unload + load does. A model that still serves is never unloaded.
+            log.error("rollback.not_answering", model=model, error=error.message)
             with contextlib.suppress(ConchError):  # it stays UNLOADING for ever, and yet it heals
                 self._client.unload(model, deadline_s=HEAL_S)
-            self._load_and_verify(self._repository.read_config(model))
-        return revision
+            self._load_and_verify(config, answers=answers)
+
+    def _undo_drift(self, model: str, refused: ApplyRejected) -> None:
+        """The newest revision that says what Triton serves, back on disk."""
+        log_of = self._repository.revisions(model)
+        in_force = settings_of(self._client.config(model))
+        for revision in reversed(log_of.all()):
+            text = log_of.text(revision.number)
+            with contextlib.suppress(ConfigError):
+                if settings_of(model_config.parse(text)) == in_force:
+                    reason = f"reconciled: {refused.message}"
+                    self._repository.restore(model, text, reason=reason, tick_id="")
+                    self._client.load(model)
+                    log.warning("config.drift_undone", model=model, revision=revision.number)
+                    return
+        raise refused
+
+    def _newest(self, model: str) -> int:
+        """The number of the newest revision."""
+        newest = self._repository.revisions(model).newest()
+        return newest.number if newest else 0
 
     @staticmethod
     def _action(

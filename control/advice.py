@@ -32,6 +32,10 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
             "Nothing. `plan_gain` in its terms says what was expected of it. `rebatch: false` in "
             "the policy forbids it."
         ),
+        Reason.OUT_OF_BOUNDS: (
+            "Nothing: it goes to the nearest bound, down in steps. Change `min_instances` or "
+            "`max_instances` if that is not what you want."
+        ),
         Reason.AT_LIMIT: (
             "Raise `max_instances` if the machine has cores or memory left, relax `slo`, shrink "
             "the model (`conch export`), or send some load elsewhere."

@@ -41,6 +41,10 @@ def observation(data: dict[str, Any]) -> Observation:
         statistics=statistics,
         applied=settings(data["applied"]),
         threads=data["threads"],
+        threads_ours=data["threads_ours"],
+        can_rebatch=data["can_rebatch"],
+        granularity=data["granularity"],
+        counters_at_s=data["counters_at_s"],
     )
 
 

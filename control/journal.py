@@ -16,8 +16,10 @@ from typing import Any, Self
 
 from conch.errors import ConchError
 from control import codec
-from control.actuator import Action
+from control.actuator import Action, Outcome
+from control.core.state import Applied
 from control.core.types import Decision, Observation
+from serving.model_config import ReloadKind
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tick (
@@ -73,6 +75,9 @@ class Journal:
                 hint="Start the loop first: `conch control run POLICY`.",
             )
         try:
+            if read_only:
+                self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)
+                return
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=5.0)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -128,6 +133,13 @@ class Journal:
             (at_s, json.dumps(data), action_id),
         )
 
+    def prune(self, *, before_s: float) -> None:
+        """Forget the ticks from before ``before_s`` that led to no action."""
+        self._execute(
+            "DELETE FROM tick WHERE at_s < ? AND tick_id NOT IN (SELECT tick_id FROM action)",
+            (before_s,),
+        )
+
     def entries(self, model: str, *, last: int | None = None) -> Iterator[Entry]:
         """The ticks of a model, oldest first; the newest ``last`` of them when given."""
         rows = self._db.execute(
@@ -160,6 +172,27 @@ class Journal:
             )
             for name, tick_id, begun, ended, result in rows
         ]
+
+    def tried(self, model: str, *, since_s: float) -> tuple[Applied, ...]:
+        """What ended since then, as the core remembers it, oldest first."""
+        rows = self._db.execute(
+            "SELECT ended_at_s, desired, result FROM action"
+            " WHERE model = ? AND ended_at_s > ? ORDER BY id",
+            (model, since_s),
+        )
+        found = []
+        for ended_at_s, desired, text in rows:
+            wanted, result = codec.settings(json.loads(desired)), json.loads(text)
+            if wanted is not None and result["outcome"] != Outcome.UNCHANGED.value:
+                found.append(
+                    Applied(
+                        at_s=ended_at_s,
+                        settings=wanted,
+                        reload=result.get("kind") == ReloadKind.RELOAD.value,
+                        ok=result["outcome"] == Outcome.APPLIED.value,
+                    )
+                )
+        return tuple(found)
 
     def models(self) -> list[str]:
         """Every model with a tick."""

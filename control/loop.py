@@ -9,13 +9,14 @@ from __future__ import annotations
 import enum
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import filelock
 import structlog
 
-from conch.errors import ConchError, RepositoryError
+from conch.errors import ApplyRejected, ConchError, RepositoryError
 from control.actuator import Action, Actuator, Outcome
 from control.core.decide import decide
 from control.core.state import Applied, ControlState
@@ -26,6 +27,8 @@ from serving.model_config import ReloadKind
 from serving.repository import Repository
 
 log = structlog.get_logger()
+
+PRUNE_EVERY_S = 3600.0
 
 
 class Mode(enum.Enum):
@@ -53,6 +56,7 @@ class ControlLoop:
         policies: by model.
         observer, actuator, journal: the shell's hands; see their modules.
         mode: active or advisory.
+        keep_journal_s: ticks without an action are forgotten after this long.
         clock: wall clock, seconds since the epoch.
     """
 
@@ -61,20 +65,34 @@ class ControlLoop:
     actuator: Actuator
     journal: Journal
     mode: Mode = Mode.ACTIVE
+    keep_journal_s: float = 7 * 86400.0
     clock: Callable[[], float] = time.time
     _states: dict[str, ControlState] = field(default_factory=dict)
     _last_reason: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Bring what is on disk into force, where an earlier controller died in between."""
+        """Bring what is on disk into force, where an earlier controller died in between.
+
+        And remember what it tried in the last hour: budget, cooldown and what failed. A model that
+        cannot be reconciled does not keep the others from being controlled.
+        """
         if self.mode is not Mode.ACTIVE:
             return
         for model in self.policies:
-            self.actuator.reconcile(model)
+            tried = self.journal.tried(model, since_s=self.clock() - 3600.0)
+            self._states[model] = ControlState(changes=tried)
+            try:
+                self.actuator.reconcile(model)
+            except ConchError as error:
+                log.error("model.not_reconciled", model=model, error=error.message)
 
-    def tick(self) -> list[Tick]:
-        """One look, decision and action for each model."""
-        return [self._tick(model, policy) for model, policy in self.policies.items()]
+    def tick(self) -> Iterator[Tick]:
+        """One look, decision and action for each model; an error of one skips only that one."""
+        for model, policy in self.policies.items():
+            try:
+                yield self._tick(model, policy)
+            except ConchError as error:
+                log.error("tick.failed", model=model, error=error.message)
 
     def run(
         self,
@@ -86,14 +104,14 @@ class ControlLoop:
     ) -> None:
         """Tick until ``stop`` is set or ``duration_s`` has passed; a tick that fails only holds."""
         begun_s = time.monotonic()
-        due_s = begun_s
+        due_s = prune_s = begun_s
         while not stop.is_set():
-            try:
-                for done in self.tick():
-                    if on_tick:
-                        on_tick(done)
-            except ConchError as error:
-                log.error("tick.failed", error=error.message)
+            if time.monotonic() >= prune_s:
+                prune_s += PRUNE_EVERY_S
+                self._prune()
+            for done in self.tick():
+                if on_tick:
+                    on_tick(done)
             now_s = time.monotonic()
             if duration_s is not None and now_s - begun_s >= duration_s:
                 return
@@ -101,8 +119,15 @@ class ControlLoop:
             due_s = max(due_s + tick_s, now_s)
             stop.wait(due_s - now_s)
 
+    def _prune(self) -> None:
+        """Forget old ticks; a full disk is said and is no reason to stop."""
+        try:
+            self.journal.prune(before_s=self.clock() - self.keep_journal_s)
+        except ConchError as error:
+            log.error("journal.not_pruned", error=error.message)
+
     def _tick(self, model: str, policy: Policy) -> Tick:
-        seen = self.observer.look(model, at_s=self.clock())
+        seen = self.observer.look(model, clock=self.clock)
         decision, state = decide(self._states.get(model, ControlState()), seen, policy)
         self._states[model] = state
         self.journal.record(model, seen, decision, mode=self.mode.value)
@@ -115,6 +140,8 @@ class ControlLoop:
     def act(self, model: str, decision: Decision) -> Action:
         """Apply a decision, recorded before and after; the state learns how it went."""
         assert decision.desired is not None  # noqa: S101  # `changes` says so
+        state = self._states.get(model, ControlState())
+        self._states[model] = replace(state, in_flight=True)
         action_id = self.journal.begin(model, decision, at_s=self.clock())
         try:
             action = self.actuator.apply(
@@ -125,14 +152,23 @@ class ControlLoop:
                 fresh=decision.fresh,
             )
         except ConchError as error:
-            self.journal.end(action_id, error, at_s=self.clock())
-            self._learn(model, decision, reload=True, ok=False)
+            self._learn(model, decision, reload=isinstance(error, ApplyRejected), ok=False)
+            self._end(action_id, error)
             raise
-        self.journal.end(action_id, action, at_s=self.clock())
-        if action.outcome is not Outcome.UNCHANGED:
+        if action.outcome is Outcome.UNCHANGED:
+            self._states[model] = state  # nothing was in flight after all
+        else:
             reload = action.kind is ReloadKind.RELOAD
             self._learn(model, decision, reload=reload, ok=action.outcome is Outcome.APPLIED)
+        self._end(action_id, action)
         return action
+
+    def _end(self, action_id: int, result: Action | ConchError) -> None:
+        """Record the end; a journal that cannot must not hide what happened."""
+        try:
+            self.journal.end(action_id, result, at_s=self.clock())
+        except ConchError as error:
+            log.error("journal.not_written", error=error.message)
 
     def _learn(self, model: str, decision: Decision, *, reload: bool, ok: bool) -> None:
         """Remember a change that was tried."""
@@ -166,20 +202,29 @@ def _without_counts(seen: Observation) -> Observation:
     return replace(seen, statistics=None)
 
 
-def sole_writer(repository: Repository) -> filelock.BaseFileLock:
-    """The lock of the one loop that may write this repository; fails at once when it is taken.
+@contextmanager
+def sole_writer(repository: Repository) -> Iterator[None]:
+    """Be the one loop that may write this repository; fails at once when there is another.
 
     Raises:
         RepositoryError: when another loop holds it.
     """
     folder = repository.state / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / "control.lock", timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
         raise RepositoryError(
             f"control of {repository.root}: another control loop is running, only one may write.",
             hint="Stop it first, or use --advisory or --dry-run.",
         ) from None
-    return lock
+    except OSError as error:
+        raise RepositoryError(
+            f"lock in {folder}: {error.strerror or error}.",
+            hint="Free some space or mend the permissions, then run it again.",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

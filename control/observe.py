@@ -6,14 +6,18 @@ What cannot be read is None in the observation, and logged: the core then holds.
 from __future__ import annotations
 
 import os
+import time
 import uuid
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import requests
 import structlog
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+from urllib3.util.retry import Retry
 
 from conch.errors import ConchError, TritonUnavailable
 from control.core.types import Observation, Settings
@@ -27,10 +31,18 @@ log = structlog.get_logger()
 THREADS = "intra_op_thread_count"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Counters and when they were true (seconds since the epoch)."""
+
+    counters: ModelCounters
+    at_s: float
+
+
 class CounterSource(Protocol):
     """Where the counters of a model come from."""
 
-    def counters(self, model: str) -> ModelCounters | None:
+    def sample(self, model: str) -> Sample | None:
         """The newest counters; None when the source has none for this model.
 
         Raises:
@@ -41,7 +53,14 @@ class CounterSource(Protocol):
 class ScrapedCounters:
     """Counters by a scrape of Triton's own ``/metrics``."""
 
-    def __init__(self, metrics_url: str, *, deadline_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        metrics_url: str,
+        *,
+        deadline_s: float = 2.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
         self._url = metrics_url
         self._deadline_s = deadline_s
 
@@ -61,31 +80,46 @@ class ScrapedCounters:
             ) from error
         return metrics.parse(response.text)
 
-    def counters(self, model: str) -> ModelCounters | None:
+    def sample(self, model: str) -> Sample | None:
         """The model's counters now."""
-        return self.snapshot().models.get(model)
+        counters = self.snapshot().models.get(model)
+        # Taken after the answer: a slow scrape must not squeeze its arrivals into a short interval.
+        return Sample(counters=counters, at_s=self._clock()) if counters else None
 
 
 class PrometheusCounters:
-    """Counters as the newest samples of a Prometheus that scrapes the server."""
+    """Counters as the newest samples of a Prometheus that scrapes this one server.
+
+    The time of the sample counts and not that of the query: between two scrapes nothing is new, and
+    a Prometheus that scrapes no more has no data, where the old numbers would look like no load.
+    """
 
     def __init__(self, url: str, *, deadline_s: float = 2.0) -> None:
         self._url = url
-        self._client = PrometheusConnect(url=url, disable_ssl=True)
-        self._deadline_s = deadline_s
+        once = Retry(total=0)  # the next tick is the retry
+        self._client = PrometheusConnect(url=url, retry=once, timeout=deadline_s)
 
-    def counters(self, model: str) -> ModelCounters | None:
-        """The model's counters as of the last scrape, summed over every server that reports it."""
-        query = f'{{__name__=~"nv_inference_.*", model="{model}"}}'
+    def sample(self, model: str) -> Sample | None:
+        """The model's counters as of the last scrape."""
+        series = f'{{__name__=~"nv_inference_.*", model="{model}"}}'
+        stamps = self._query(f'timestamp(nv_inference_request_success{{model="{model}"}})')
+        samples = self._query(series)
+        lines = [_exposition(s["metric"], s["value"][1]) for s in samples]
+        counters = metrics.parse("\n".join(lines) + "\n").models.get(model)
+        if counters is None or not stamps:
+            return None
+        return Sample(counters=counters, at_s=max(float(s["value"][1]) for s in stamps))
+
+    def _query(self, query: str) -> list[dict[str, Any]]:
+        """An instant query."""
         try:
-            samples = self._client.custom_query(query, params={"timeout": f"{self._deadline_s}s"})
+            found: list[dict[str, Any]] = self._client.custom_query(query)
         except (PrometheusApiClientException, requests.RequestException) as error:
             raise TritonUnavailable(
                 f"Prometheus at {self._url}: no answer ({type(error).__name__}).",
                 hint="Check the policy's `prometheus` key, or leave it out.",
             ) from error
-        lines = [_exposition(s["metric"], s["value"][1]) for s in samples]
-        return metrics.parse("\n".join(lines) + "\n").models.get(model)
+        return found
 
 
 def _exposition(labels: dict[str, str], value: str) -> str:
@@ -101,11 +135,11 @@ class Observer:
         self._client = client
         self._source = source
 
-    def look(self, model: str, *, at_s: float) -> Observation:
+    def look(self, model: str, *, clock: Callable[[], float] = time.time) -> Observation:
         """One observation; parts that failed are None."""
-        counters, statistics, config = None, None, None
+        sample, statistics, config = None, None, None
         try:
-            counters = self._source.counters(model)
+            sample = self._source.sample(model)
         except ConchError as error:
             log.warning("counters.unreachable", model=model, error=error.message)
         try:
@@ -113,14 +147,18 @@ class Observer:
             config = self._client.config(model)
         except ConchError as error:
             log.warning("triton.unreachable", model=model, error=error.message)
+        known = config if config is not None else ModelConfig()
         return Observation(
-            at_s=at_s,
+            at_s=clock(),
             tick_id=uuid.uuid4().hex[:12],
-            counters=counters,
+            counters=sample.counters if sample else None,
+            counters_at_s=sample.at_s if sample else None,
             statistics=statistics,
             applied=settings_of(config) if config is not None else None,
-            threads=threads_of(config) if config is not None else 1,
-            threads_ours=threads_ours(config) if config is not None else False,
+            threads=threads_of(known),
+            threads_ours=threads_ours(known),
+            can_rebatch=model_config.can_rebatch(known),
+            granularity=model_config.granularity(known),
         )
 
 

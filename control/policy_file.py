@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ class ModelPolicy(FileModel):
         30.0, description="Watch the same settings this long before each batching plan."
     )
     quiet: Duration = Field(60.0, description="Scale down only after this long without need.")
-    cooldown: Duration = Field(15.0, description="Least time between a change and a scale down.")
+    cooldown: Duration = Field(
+        15.0, description="Least time between a change and a scale down or rebatch."
+    )
     fast_window: Duration = Field(2.0, gt=0, description="Averaging window for scale up.")
     stable_window: Duration = Field(6.0, gt=0, description="Averaging window for the steady load.")
     margin: float = Field(0.2, ge=0, lt=1, description="Share of the SLO kept as a margin.")
@@ -71,6 +74,9 @@ class PolicyFile(FileModel):
     prometheus: str | None = Field(
         None, description="Base URL of a Prometheus to read counters from; default: scrape Triton."
     )
+    keep_journal: Duration = Field(
+        7 * 86400.0, ge=60, description="Ticks without an action are forgotten after this long."
+    )
     defaults: ModelPolicy = Field(default_factory=ModelPolicy, description="For every model.")
     models: dict[str, ModelPolicy] = Field(
         default_factory=dict,
@@ -101,7 +107,8 @@ class PolicyFile(FileModel):
     def policy_of(self, name: str, *, cores: int | None = None) -> Policy:
         """The policy of a model on this machine."""
         section = self.models.get(name, self.defaults)
-        return section.typed(cores=cores or os.cpu_count() or 1)
+        typed = section.typed(cores=cores or os.cpu_count() or 1)
+        return replace(typed, stale_s=max(typed.stale_s, 3 * self.tick))
 
 
 def load(path: Path) -> PolicyFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from conch.errors import ConfigError
@@ -12,6 +12,7 @@ from control.journal import Journal
 from control.loop import ControlLoop, Mode, sole_writer
 from control.observe import CounterSource, Observer, PrometheusCounters, ScrapedCounters
 from control.policy_file import PolicyFile
+from serving import model_config
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime.endpoint import Endpoint
@@ -48,16 +49,19 @@ def session(
         RepositoryError: when another active loop runs.
         TritonUnavailable: when the server does not answer.
     """
-    with (
-        TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key) as client,
-        Journal(journal_path(repository)) as journal,
-    ):
+    with ExitStack() as stack:
+        client = stack.enter_context(TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key))
+        names = models(policy, repository, client)  # before anything is written
+        journal = stack.enter_context(Journal(journal_path(repository)))
+        for name in names:
+            model_config.require_explicit_instances(repository.read_config(name))
         loop = ControlLoop(
-            policies={name: policy.policy_of(name) for name in models(policy, repository, client)},
+            policies={name: policy.policy_of(name) for name in names},
             observer=Observer(client, _source(endpoint, policy)),
             actuator=Actuator(repository, client),
             journal=journal,
             mode=mode,
+            keep_journal_s=policy.keep_journal,
         )
         if mode is not Mode.ACTIVE:
             yield loop
@@ -76,7 +80,11 @@ def models(policy: PolicyFile, repository: Repository, client: TritonClient) -> 
     for name in policy.models:
         repository.config_path(name)
     ready = {name for name, state in client.index().items() if state == "READY"}
-    wanted = list(policy.models) or [name for name in repository.models() if name in ready]
+    wanted = list(policy.models) or [
+        name
+        for name in repository.models()
+        if name in ready and not repository.read_config(name).HasField("ensemble_scheduling")
+    ]
     missing = [name for name in wanted if name not in ready]
     if missing or not wanted:
         raise ConfigError(

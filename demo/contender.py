@@ -84,7 +84,11 @@ def controlled(endpoint: Endpoint, policy: Path, repository: Path, log: Path) ->
         reader = threading.Thread(target=_read, args=(process, watched), daemon=True)
         reader.start()
         try:
-            if not watched.first.wait(START_S):
+            until = time.monotonic() + START_S
+            while not watched.first.wait(0.1) and process.poll() is None:
+                if time.monotonic() > until:
+                    break
+            if not watched.first.is_set():
                 raise LoadError(
                     f"conch control run: no look at the server within {START_S:.0f} s "
                     f"({log.read_text()[-300:].strip() or 'no message'}).",

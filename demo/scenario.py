@@ -32,7 +32,7 @@ class Scenario:
     step_ratio: float = 1.3
     low_ratio: float = 0.4
     low_s: float = 12.0
-    high_s: float = 35.0
+    high_s: float = 45.0
     capacity_budget_s: float = 18.0
     seed: int = 20261121
     attainment_goal: float = 0.97

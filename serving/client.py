@@ -109,9 +109,16 @@ class TritonClient:
             time.sleep(_POLL_S)
 
     def index(self) -> dict[str, str]:
-        """State by model name (``READY``, ``UNAVAILABLE``, ...; empty when never loaded)."""
-        models = self._call("get_model_repository_index").models
-        return {entry.name: entry.state for entry in models}
+        """State by model name (``READY``, ``UNAVAILABLE``, ...; empty when never loaded).
+
+        READY when any version is; else the state that another version is in on its way.
+        """
+        rank = {"READY": 3, "LOADING": 2, "UNLOADING": 2, "UNAVAILABLE": 1}
+        states: dict[str, str] = {}
+        for entry in self._call("get_model_repository_index").models:
+            before = states.get(entry.name, "")
+            states[entry.name] = max(before, entry.state, key=lambda state: rank.get(state, 0))
+        return states
 
     def unavailable(self) -> dict[str, str]:
         """Why it is not served, by the name of each model that failed to load."""
@@ -142,11 +149,10 @@ class TritonClient:
             InferenceFailed: with Triton's message.
             TritonUnavailable: when the server cannot be reached, or not in time.
         """
-        tensors = []
-        for key, value in inputs.items():
-            tensor = triton.InferInput(key, list(value.shape), np_to_triton_dtype(value.dtype))
-            tensor.set_data_from_numpy(value)
-            tensors.append(tensor)
+        try:
+            tensors = [_tensor(key, value) for key, value in inputs.items()]
+        except InferenceServerException as error:
+            raise InferenceFailed(f"infer of {name}: {error.message()}.") from error
         result = self._call(
             "infer",
             model_name(name),
@@ -182,3 +188,10 @@ class TritonClient:
                     hint="Is the server running? `conch serve` starts one, `conch doctor` looks.",
                 ) from error
             raise refused(f"{where}: {error.message()}.") from error
+
+
+def _tensor(name: str, value: NDArray[Any]) -> triton.InferInput:
+    """An array as an input of the official client."""
+    tensor = triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
+    tensor.set_data_from_numpy(value)
+    return tensor

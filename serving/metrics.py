@@ -6,6 +6,7 @@ label sets (a GPU model has one per ``gpu_uuid``; pending and failures have none
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -98,17 +99,20 @@ def parse(text: str) -> Snapshot:
             hint="Is this Triton's metrics port?",
         ) from error
     return Snapshot(
-        models={model: ModelCounters(**values) for model, values in sums.items()},
+        # A model without its main counter is not all there: no data, and not a load of zero.
+        models={m: ModelCounters(**values) for m, values in sums.items() if "success" in values},
         request_p99_s=p99,
     )
 
 
 def delta(old: ModelCounters, new: ModelCounters) -> ModelCounters | None:
-    """What happened between two scrapes, or None when any counter went back (a reset).
+    """What happened between two scrapes, or None when any counter went back (a reset) or is NaN.
 
     ``pending`` is the change of the gauge, and may be negative.
     """
     changes = {f.name: getattr(new, f.name) - getattr(old, f.name) for f in fields(ModelCounters)}
+    if not all(math.isfinite(change) for change in changes.values()):
+        return None
     # A summed duration may shrink by float rounding alone; a reset loses far more than that.
     if any(change < -1e-6 for name, change in changes.items() if name != "pending"):
         return None

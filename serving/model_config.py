@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass
 
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from conch.errors import ConfigError
 
@@ -155,8 +155,15 @@ def with_batching(config: ModelConfig, wanted: Batching) -> ModelConfig:
     profiles, and a stale one above ``max_batch_size`` makes the load fail.
 
     Raises:
-        ConfigError: when the model has no batch axis (``max_batch_size: 0``).
+        ConfigError: when the model has no batch axis (``max_batch_size: 0``), or a scheduler that
+            dynamic batching would replace: a stateful model would silently lose its state.
     """
+    if not can_rebatch(config) and config.max_batch_size > 0:
+        raise ConfigError(
+            f"{config.name}: {config.WhichOneof('scheduling_choice')}, its batching is not ours "
+            "to change.",
+            hint="Set `rebatch: false` for it in the policy.",
+        )
     if config.max_batch_size == 0:
         raise ConfigError(
             f"{config.name}: max_batch_size = 0, batching needs at least 1.",
@@ -173,6 +180,44 @@ def with_batching(config: ModelConfig, wanted: Batching) -> ModelConfig:
     for sample in new.model_warmup:
         sample.batch_size = min(sample.batch_size, wanted.max_batch_size)
     return new
+
+
+def can_rebatch(config: ModelConfig) -> bool:
+    """Whether batch size and delay may change without changing what the model means."""
+    return (
+        config.max_batch_size > 0
+        and config.WhichOneof("scheduling_choice") in (None, "dynamic_batching")
+        and not config.model_transaction_policy.decoupled
+    )
+
+
+def granularity(config: ModelConfig) -> int:
+    """Instances come in multiples of this: the GPUs that the group lists, or 1."""
+    return max([1, *(len(group.gpus) for group in config.instance_group)])
+
+
+def require_explicit_instances(config: ModelConfig) -> None:
+    """Refuse what Triton would fill in differently from one backend and host to the next.
+
+    Raises:
+        ConfigError: without exactly one instance group, with a count, and GPUs where it is on GPUs;
+            or for an ensemble, which has no instances of its own.
+    """
+    groups = config.instance_group
+    wrong = ""
+    if config.HasField("ensemble_scheduling"):
+        wrong = "is an ensemble, which has no instances of its own; control its members"
+    elif len(groups) != 1:
+        wrong = f"has {len(groups)} instance groups, must have exactly 1"
+    elif groups[0].count < 1:
+        wrong = "leaves the count of its instance group to Triton, must say it"
+    elif groups[0].kind == ModelInstanceGroup.KIND_GPU and not groups[0].gpus:
+        wrong = "does not list the gpus of its instance group, must list them"
+    if wrong:
+        raise ConfigError(
+            f"{config.name}: {wrong}.",
+            hint="Write `instance_group { count: 1 kind: KIND_CPU }` or the like into it.",
+        )
 
 
 def parameter(config: ModelConfig, key: str) -> str | None:

@@ -76,7 +76,7 @@ class Repository:
     def config_text(self, name: str) -> str:
         """The bytes of ``config.pbtxt`` as text."""
         try:
-            return self.config_path(name).read_text(encoding="utf-8")
+            return self.config_path(name).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RepositoryError(
                 f"{name}: config.pbtxt cannot be read ({error}).",
@@ -127,6 +127,18 @@ class Repository:
             atomic.write(path, text.encode(), aside=self._aside, point="repository.config")
             return revision
 
+    def restore(self, name: str, text: str, *, reason: str, tick_id: str) -> None:
+        """Bring an earlier text back, even when the disk has no room for its revision.
+
+        Raises:
+            RepositoryError: when not even the file itself can be replaced.
+        """
+        try:
+            self.write_text(name, text, reason=reason, tick_id=tick_id)
+        except RepositoryError:
+            path = self.config_path(name)
+            atomic.write(path, text.encode(), aside=self._aside, point="repository.restore")
+
     def revisions(self, name: str) -> RevisionLog:
         """The model's revisions, oldest first."""
         return RevisionLog(self.state / "revisions" / model_name(name), aside=self._aside)
@@ -139,18 +151,23 @@ class Repository:
             RepositoryError: when another process keeps it.
         """
         folder = self.state / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
         # One lock object a path: publish holds it while write_config takes it again.
         lock = filelock.FileLock(
             folder / f"{model_name(name)}.lock", timeout=LOCK_WAIT_S, is_singleton=True
         )
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except filelock.Timeout:
             raise RepositoryError(
                 f"{name}: another process has been changing it for {LOCK_WAIT_S:g} s.",
                 hint="Wait for it to end, then run it again.",
             ) from None
+        except OSError as error:
+            raise RepositoryError(
+                f"lock of {name} in {folder}: {error.strerror or error}.",
+                hint="Free some space or mend the permissions, then run it again.",
+            ) from error
         try:
             yield
         finally:

@@ -47,15 +47,24 @@ class RevisionLog:
     def all(self) -> list[Revision]:
         """Every revision, oldest first; one whose record is not whole is left out."""
         return [
-            Revision(**json.loads(path.read_text(encoding="utf-8")))
+            revision
             for path in sorted(self._folder.glob("*.json"))
-            if path.with_suffix(".pbtxt").is_file()
+            if (revision := self._read(path)) is not None
         ]
 
     def newest(self) -> Revision | None:
         """The latest revision, or None when there is none."""
-        found = self.all()
-        return found[-1] if found else None
+        paths = sorted(self._folder.glob("*.json"), reverse=True)
+        return next((r for path in paths if (r := self._read(path)) is not None), None)
+
+    @staticmethod
+    def _read(path: Path) -> Revision | None:
+        """The record; None when it, or the text beside it, is not whole."""
+        try:
+            record = Revision(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        return record if path.with_suffix(".pbtxt").is_file() else None
 
     def text(self, number: int) -> str:
         """The config text of a revision.

@@ -5,7 +5,7 @@ plus what it takes to drain the waiting requests in time. Capacity per instance 
 learnt service time through the queue model. Up at once; down only when fewer instances were enough
 for the whole quiet time, and with hysteresis. The batching is planned when the settings have been
 watched for a while. Missing data, and a controller that has just started, can only hold; only a
-backlog or a clear overload may act before the first stable window is full.
+backlog may act before the first stable window is full.
 """
 
 from __future__ import annotations
@@ -54,12 +54,18 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         service = state.learnt.at(applied.instances, threads=seen.threads, cores=policy.cores)
     if missing or applied is None or fast_rps is None:
         return _hold(state, seen, Reason.HOLD_NO_DATA, {"missing": float(len(missing))}, policy)
+    if _out_of_bounds(applied, policy) and _is_warm(state, seen.at_s, policy):
+        return _within_bounds(state, seen, applied, fast_rps, policy)
     if service is None:  # nobody has asked it anything: there is no load to answer for
         return _hold(state, seen, Reason.HOLD_NO_DATA, {"fast_rps": fast_rps}, policy)
 
     demand = _demand(state, applied, service, fast_rps, seen, policy)
     known = Knowledge(
-        learnt=state.learnt, policy=policy, threads=seen.threads, threads_ours=seen.threads_ours
+        learnt=state.learnt,
+        policy=policy,
+        threads=seen.threads,
+        threads_ours=seen.threads_ours,
+        can_rebatch=seen.can_rebatch and applied.max_batch_size > 0,
     )
     capacities = known.capacities(applied)
     needed = fewest(capacities, demand.need_rps)
@@ -74,7 +80,15 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     fresh = reason is Reason.SCALE_UP_BACKLOG
     if plan is not None:
         state = replace(state, planned_s=seen.at_s)
-    guarded = guard(proposal, applied, state, policy, at_s=seen.at_s, fresh=fresh)
+    guarded = guard(
+        proposal,
+        applied,
+        state,
+        policy,
+        at_s=seen.at_s,
+        fresh=fresh,
+        granularity=seen.granularity,
+    )
     terms = _terms(demand, service, capacities, needed, applied, plan, policy)
     decision = Decision(
         tick_id=seen.tick_id,
@@ -111,14 +125,13 @@ def _propose(
     if not warm:
         return Reason.HOLD_WARMING_UP, applied, None
     plan = None
-    if (
-        policy.rebatch
-        and applied.max_batch_size > 0
-        and _plan_is_due(state, policy, at_s=at_s, overloaded=overloaded)
-    ):
+    due = _plan_is_due(state, policy, at_s=at_s, overloaded=overloaded)
+    if policy.rebatch and known.can_rebatch and due:
         plan = plan_batching(applied, known, rate_rps=demand.stable_rps, need_rps=demand.need_rps)
         if _pays(plan, applied, policy, urgent=overloaded or panic):
-            return Reason.REBATCH, plan.settings, plan
+            # Fewer instances are the fast loop's business, with its quiet time.
+            count = max(plan.settings.instances, applied.instances)
+            return Reason.REBATCH, replace(plan.settings, instances=count), plan
     if overloaded:
         return Reason.AT_LIMIT, applied, plan
     peak = max(count for _, count in state.wanted)
@@ -145,6 +158,41 @@ def _pays(plan: BatchingPlan, applied: Settings, policy: Policy, *, urgent: bool
     if not is_reload(plan.settings, applied):
         return False
     return plan.gain >= policy.rebatch_gain * (1.25 if urgent else 1.0)
+
+
+def _out_of_bounds(applied: Settings, policy: Policy) -> bool:
+    """Whether the count is below or above what the policy allows."""
+    return not policy.min_instances <= applied.instances <= policy.max_instances
+
+
+def _within_bounds(
+    state: ControlState, seen: Observation, applied: Settings, fast_rps: float, policy: Policy
+) -> tuple[Decision, ControlState]:
+    """A decision that brings the count within the policy's bounds, step by step."""
+    count = min(max(applied.instances, policy.min_instances), policy.max_instances)
+    guarded = guard(
+        replace(applied, instances=count),
+        applied,
+        state,
+        policy,
+        at_s=seen.at_s,
+        granularity=seen.granularity,
+    )
+    decision = Decision(
+        tick_id=seen.tick_id,
+        at_s=seen.at_s,
+        reason=Reason.OUT_OF_BOUNDS,
+        applied=applied,
+        desired=guarded.settings,
+        terms={
+            "fast_rps": fast_rps,
+            "min_instances": float(policy.min_instances),
+            "max_instances": float(policy.max_instances),
+        },
+        clamps=guarded.clamps,
+        may_act_at_s=guarded.may_act_at_s,
+    )
+    return decision, state
 
 
 def _missing(seen: Observation, fast_rps: float | None) -> list[str]:

@@ -34,6 +34,7 @@ def guard(
     *,
     at_s: float,
     fresh: bool = False,
+    granularity: int = 1,
 ) -> Guarded:
     """Clamp ``proposal`` to the bounds, the step, the cooldown and the reload budget.
 
@@ -41,7 +42,7 @@ def guard(
     fresh copy is made in place when the hour's reloads are spent.
     """
     clamps: list[Clamp] = []
-    wanted = _bounded(proposal, applied, policy, clamps)
+    wanted = _bounded(proposal, applied, policy, clamps, granularity)
     ready_s = may_act_at_s(state, policy)
     held = _held(wanted, applied, state, policy, at_s=at_s, ready_s=ready_s)
     if held is not None:
@@ -69,21 +70,32 @@ def is_reload(wanted: Settings, applied: Settings) -> bool:
 
 
 def _bounded(
-    proposal: Settings, applied: Settings, policy: Policy, clamps: list[Clamp]
+    proposal: Settings,
+    applied: Settings,
+    policy: Policy,
+    clamps: list[Clamp],
+    granularity: int,
 ) -> Settings:
-    """The proposal within the policy's bounds and the largest step down."""
+    """The proposal within the policy's bounds, the largest step down, and whole multiples.
+
+    A hold passes as it is: bringing a count within its bounds is a decision with a reason of its
+    own, not a side effect.
+    """
     count = proposal.instances
+    if count == applied.instances:
+        return proposal
     if count < policy.min_instances:
         count = policy.min_instances
         clamps.append(Clamp.MIN_INSTANCES)
     if count > policy.max_instances:
         count = policy.max_instances
         clamps.append(Clamp.MAX_INSTANCES)
-    if count < applied.instances <= policy.max_instances:
-        step = max(1, math.floor(applied.instances * policy.step_down_fraction))
-        if applied.instances - count > step:
-            count = applied.instances - step
-            clamps.append(Clamp.STEP_DOWN)
+    step = max(granularity, math.floor(applied.instances * policy.step_down_fraction))
+    if applied.instances - count > step:
+        count = applied.instances - step
+        clamps.append(Clamp.STEP_DOWN)
+    # Up to a whole multiple on the way up and on the way down: never fewer than were asked for.
+    count = -(-count // granularity) * granularity
     return replace(proposal, instances=count)
 
 

@@ -55,12 +55,14 @@ class Knowledge:
         policy: bounds and SLO.
         threads: that one instance works with now.
         threads_ours: whether they may be set.
+        can_rebatch: whether the batching may change at all.
     """
 
     learnt: Learnt
     policy: Policy
     threads: int
     threads_ours: bool
+    can_rebatch: bool = True
 
     def service(self, instances: int, threads: int) -> ServiceTime:
         """ℓ for a setting. Needs evidence of at least one batch."""

@@ -32,7 +32,7 @@ class ControlState:
     """Memory of one model.
 
     Attributes:
-        started_s: the first look; None before it.
+        started_s: the first look after the last gap; None before it.
         last: the newest look.
         intervals: trusted ones, newest last.
         learnt: service times.
@@ -54,18 +54,24 @@ class ControlState:
     in_flight: bool = False
 
     def absorb(self, seen: Observation, policy: Policy) -> ControlState:
-        """The memory after one more look."""
-        started_s = seen.at_s if self.started_s is None else self.started_s
+        """The memory after one more look.
+
+        A look without a trusted interval is a gap: what was quiet before it proves nothing after
+        it, so the quiet time starts again. A source that has no newer sample yet is no gap.
+        """
+        if self._same_sample(seen):
+            return self
         new = None
         if self.last is not None:
             new = windows.interval(self.last, seen, stale_s=policy.stale_s)
+        gap = new is None
         since_s = self.settings_since_s
         if self.last is None or _batching(self.last.applied) != _batching(seen.applied):
             since_s = seen.at_s
         horizon_s = max(policy.stable_window_s, policy.quiet_s)
         return replace(
             self,
-            started_s=started_s,
+            started_s=seen.at_s if gap or self.started_s is None else self.started_s,
             last=seen,
             intervals=windows.keep(
                 (*self.intervals, new) if new else self.intervals,
@@ -73,8 +79,18 @@ class ControlState:
                 at_s=seen.at_s,
             ),
             learnt=self._learn(new, policy),
+            wanted=() if gap else self.wanted,
             settings_since_s=since_s,
-            changes=tuple(c for c in self.changes if c.at_s > seen.at_s - 3600.0),
+            changes=tuple(c for c in self.changes if seen.at_s - 3600.0 < c.at_s <= seen.at_s),
+        )
+
+    def _same_sample(self, seen: Observation) -> bool:
+        """Whether the look has the very counters of the last one."""
+        return (
+            self.last is not None
+            and seen.counters_at_s is not None
+            and self.last.counters_at_s == seen.counters_at_s
+            and seen.counters is not None
         )
 
     def tried(self, change: Applied) -> ControlState:

@@ -25,7 +25,8 @@ class Reason(enum.Enum):
     SCALE_UP_LOAD = "scale up: the load needs more capacity"
     SCALE_UP_BACKLOG = "scale up: the waiting requests endanger the SLO"
     SCALE_DOWN = "scale down: fewer instances carried the peak of the whole window"
-    REBATCH = "rebatch: another batch size or delay carries more, or the same for less"
+    REBATCH = "rebatch: another batch size, delay or thread count carries clearly more"
+    OUT_OF_BOUNDS = "out of bounds: the applied count is not what the policy allows"
     AT_LIMIT = "at the limit: the load needs more than the policy allows"
 
 
@@ -77,6 +78,9 @@ class Observation:
         applied: what Triton says is in force.
         threads: that one instance works with, configured or by the backend's default.
         threads_ours: whether the model runs on the CPU by a backend whose threads we may set.
+        can_rebatch: whether its batching may change without changing what it means.
+        granularity: instances come in multiples of this (the GPUs of its group).
+        counters_at_s: when the counters were sampled; the observation's own time where None.
     """
 
     at_s: float
@@ -86,6 +90,14 @@ class Observation:
     applied: Settings | None
     threads: int = 1
     threads_ours: bool = False
+    can_rebatch: bool = True
+    granularity: int = 1
+    counters_at_s: float | None = None
+
+    @property
+    def sampled_s(self) -> float:
+        """When the counters were true."""
+        return self.at_s if self.counters_at_s is None else self.counters_at_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +131,7 @@ class Policy:
     max_batch_size: int = 32
     cores: int = 1
     margin_fraction: float = 0.2
-    utilisation_limit: float = 0.9
+    utilisation_limit: float = 0.8
     fast_window_s: float = 2.0
     stable_window_s: float = 6.0
     quiet_s: float = 60.0

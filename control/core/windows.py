@@ -44,7 +44,7 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
     It cannot when a part is missing, a counter went back, time stood still, or the gap is longer
     than ``stale_s``.
     """
-    span_s = new.at_s - old.at_s
+    span_s = new.sampled_s - old.sampled_s
     if not 0 < span_s <= stale_s or new.applied is None:
         return None
     if old.counters is None or new.counters is None:
@@ -56,8 +56,8 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
     if old.statistics is not None and new.statistics is not None:
         executed = statistics.delta(old.statistics, new.statistics)
     return Interval(
-        start_s=old.at_s,
-        end_s=new.at_s,
+        start_s=old.sampled_s,
+        end_s=new.sampled_s,
         arrivals=max(0.0, change.success + change.failure + change.pending),
         completed=change.success,
         failed=change.failure,
@@ -89,5 +89,5 @@ def covered_s(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) 
 
 
 def keep(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -> tuple[Interval, ...]:
-    """The intervals that still matter."""
-    return tuple(i for i in intervals if i.end_s > at_s - window_s)
+    """The intervals that still matter; none from a future that a clock set back has left."""
+    return tuple(i for i in intervals if at_s - window_s < i.end_s <= at_s)

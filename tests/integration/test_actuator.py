@@ -34,6 +34,7 @@ def served(tmp_path_factory, start_server, connect):
     root = tmp_path_factory.mktemp("repository")
     scripted.publish(root, "plain")
     scripted.publish(root, "picky", refuse_batch=16, broken_batch=4)
+    scripted.publish(root, "mute", broken_batch=8)
     server = start_server(root)
     repository, client = Repository(root), connect(server)
     for name in ("plain", "picky"):
@@ -220,6 +221,36 @@ def test_plan_refuses_a_broken_config_on_disk(served, actuator: Actuator) -> Non
     finally:
         repository.config_path("picky").write_text(before)
     assert client.infer("picky", X)["y"].tolist() == [[2.0] * 4]
+
+
+def test_apply_refuses_to_bring_an_unloaded_edit_into_force(served, actuator: Actuator) -> None:
+    """A person's edit that Triton would refuse: the model goes on serving, nothing is unloaded."""
+    from conch.errors import ApplyRejected
+
+    repository, client, _ = served
+    before, now = repository.config_text("picky"), settings_of(client.config("picky"))
+    edited = model_config.with_batching(
+        repository.read_config("picky"),
+        replace(model_config.batching(repository.read_config("picky")), max_batch_size=16),
+    )
+    repository.config_path("picky").write_text(model_config.to_text(edited))
+    with pytest.raises(ApplyRejected, match="but Triton serves"):
+        actuator.apply("picky", replace(now, instances=2), reason="test")
+    assert client.infer("picky", X)["y"].tolist() == [[2.0] * 4]
+    assert actuator.reconcile("picky")
+    assert settings_of(repository.read_config("picky")) == now
+    assert settings_of(client.config("picky")) == now
+    repository.restore("picky", before, reason="test", tick_id="")
+    client.load("picky")
+
+
+def test_apply_changes_a_model_that_never_answers_the_probe(served, actuator: Actuator) -> None:
+    """What it did not do before the change is no fault of the change; it is never unloaded."""
+    _, client, _ = served
+    now = settings_of(client.config("mute"))
+    action = actuator.apply("mute", replace(now, instances=2), reason="test")
+    assert action.outcome is Outcome.APPLIED
+    assert client.index()["mute"] == "READY"
 
 
 APPLY = textwrap.dedent("""

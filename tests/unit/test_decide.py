@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from control.core.decide import decide
 from control.core.types import Clamp, Reason
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
@@ -77,7 +78,7 @@ def test_decide_never_shrinks_when_the_peak_is_within_the_quiet_time() -> None:
 
 def test_decide_settles_and_stays_after_a_step() -> None:
     """One step up in load is answered by one change, not by an oscillation."""
-    story = Story().passes(30, load_rps=300).passes(120, load_rps=900)
+    story = Story().passes(30, load_rps=300).passes(120, load_rps=800)
     assert [d.desired.instances for d in story.changes if d.desired] == [2]
 
 
@@ -123,6 +124,56 @@ def test_decide_drops_an_interval_with_a_gap() -> None:
     story.tick(100)
     assert story.state.intervals == () or len(story.state.intervals) < before
     assert story.last.reason is Reason.HOLD_NO_DATA
+
+
+def test_decide_does_not_shrink_right_after_a_gap() -> None:
+    """What was quiet before the gap proves nothing: a minute of 2,200/s, a gap, then calm."""
+    story = Story(applied=settings(4)).passes(100, load_rps=2200)
+    story.at_s += 60
+    story.passes(50, load_rps=50)
+    assert all(d.reason is not Reason.SCALE_DOWN for d in story.decisions)
+    story.passes(30, load_rps=50)
+    assert story.last.applied != settings(4)
+
+
+def test_decide_is_not_blinded_by_a_clock_that_was_set_back() -> None:
+    """Intervals from the future do not dilute today's load."""
+    story = Story().passes(60, load_rps=50)
+    story.at_s -= 3600
+    story.passes(12, load_rps=1200)
+    assert story.applied.instances > 1
+
+
+def test_decide_waits_for_the_next_sample_of_a_slow_source() -> None:
+    """The same sample twice is neither a load of zero nor a gap."""
+    story = Story().passes(20, load_rps=400)
+    seen = story.state.last
+    assert seen is not None
+    stamped = replace(seen, counters_at_s=seen.at_s)
+    _, state = decide(replace(story.state, last=stamped), stamped, story.policy)
+    later = replace(stamped, at_s=stamped.at_s + 1, tick_id="later")
+    decision, after = decide(state, later, story.policy)
+    assert after.intervals == state.intervals
+    assert decision.terms["stable_rps"] == pytest.approx(400)
+
+
+def test_decide_brings_the_count_within_the_policys_bounds() -> None:
+    """Up to the least at once when warm; down to the most in steps."""
+    low = Story(policy=a_policy(min_instances=3)).passes(8, load_rps=50)
+    assert low.changes[0].reason is Reason.OUT_OF_BOUNDS
+    assert low.applied.instances == 3
+    high = Story(policy=a_policy(max_instances=2), applied=settings(8)).passes(8, load_rps=50)
+    assert high.changes[0].reason is Reason.OUT_OF_BOUNDS
+    assert high.applied.instances == 6
+
+
+def test_decide_never_shrinks_by_a_rebatch() -> None:
+    """Fewer instances need their quiet time, whatever the new batching could carry."""
+    policy = a_policy(rebatch=True, rebatch_after_s=10.0)
+    story = Story(policy=policy, applied=settings(4, batch=32, dynamic=False))
+    story.passes(14, load_rps=250)
+    assert story.changes[0].reason is Reason.REBATCH
+    assert story.applied.instances == 4
 
 
 def test_decide_rebatches_a_model_without_dynamic_batching() -> None:

@@ -92,6 +92,12 @@ def test_guard_allows_one_change_at_a_time() -> None:
     assert seen.clamps == (Clamp.CHANGE_IN_FLIGHT,)
 
 
+def test_guard_rounds_up_to_whole_gpus() -> None:
+    """3 wanted on a group of 2 GPUs are 4: never fewer than asked for."""
+    seen = guard(settings(3), settings(2), ControlState(), a_policy(), at_s=NOW_S, granularity=2)
+    assert seen.settings.instances == 4
+
+
 def test_guard_passes_a_hold_without_a_word() -> None:
     """Nothing proposed, nothing clamped."""
     seen = _guard(settings(2), settings(2), _tried(settings(2), ago_s=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,21 @@ def test_journal_shows_an_action_that_never_ended(tmp_path: Path) -> None:
     assert (ended.ended_at_s, open_.ended_at_s) == (1.5, None)
     assert ended.result is not None
     assert (ended.result["kind"], ended.result["outcome"]) == ("in-place", "applied")
+
+
+def test_prune_forgets_old_ticks_but_none_with_an_action(tmp_path: Path) -> None:
+    """What was done stays explained."""
+    story = _story_in(tmp_path / "j.sqlite3")
+    acted = story.changes[0]
+    with Journal(tmp_path / "j.sqlite3") as journal:
+        assert story.state.last is not None
+        journal.end(journal.begin("m", acted, at_s=1.0), ACTION, at_s=2.0)
+        # Every row of this story was recorded with the last look's tick id and time; the acted
+        # one is recorded again under its own.
+        seen = replace(story.state.last, tick_id=acted.tick_id, at_s=acted.at_s)
+        journal.record("m", seen, acted, mode="active")
+        journal.prune(before_s=story.at_s + 1)
+        assert [entry.decision for entry in journal.entries("m")] == [acted]
 
 
 def test_journal_that_is_not_there_or_no_database(tmp_path: Path) -> None:

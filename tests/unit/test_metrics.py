@@ -69,6 +69,17 @@ def test_delta_is_none_when_a_counter_went_back() -> None:
     assert metrics.delta(ModelCounters(success=10), ModelCounters(success=3)) is None
 
 
+def test_delta_of_nan_is_none() -> None:
+    """A number that is none is no load of zero."""
+    assert metrics.delta(ModelCounters(), ModelCounters(success=float("nan"))) is None
+
+
+def test_parse_leaves_out_a_model_that_is_not_all_there() -> None:
+    """Only the pending gauge stays of an unloaded model: that is no data."""
+    text = 'nv_inference_pending_request_count{model="gone",version="1"} 0\n'
+    assert metrics.parse(text).models == {}
+
+
 def test_delta_forgives_float_rounding() -> None:
     """A summed duration may lose a bit of its last digit."""
     assert metrics.delta(ModelCounters(queue_s=0.3), ModelCounters(queue_s=0.1 + 0.2)) is not None

@@ -84,6 +84,31 @@ def test_with_batching_refuses_a_model_without_a_batch_axis() -> None:
         model_config.with_batching(model_config.parse('name: "m"'), wanted)
 
 
+@pytest.mark.parametrize("scheduler", ["sequence_batching { }", "ensemble_scheduling { }"])
+def test_with_batching_never_replaces_another_scheduler(scheduler: str) -> None:
+    """A stateful model would silently become stateless."""
+    config = model_config.parse(f'name: "m" max_batch_size: 8 {scheduler}')
+    assert not model_config.can_rebatch(config)
+    wanted = Batching(max_batch_size=4, dynamic=True, max_queue_delay_us=0)
+    with pytest.raises(ConfigError, match="not ours"):
+        model_config.with_batching(config, wanted)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ("", "0 instance groups"),
+        ("instance_group [{ kind: KIND_CPU }]", "leaves the count"),
+        ("instance_group [{ kind: KIND_GPU count: 1 }]", "does not list the gpus"),
+        ("ensemble_scheduling { }", "is an ensemble"),
+    ],
+)
+def test_require_explicit_instances_refuses_what_triton_fills_in(groups: str, message: str) -> None:
+    """The same file would mean other counts on another host."""
+    with pytest.raises(ConfigError, match=message):
+        model_config.require_explicit_instances(model_config.parse(f'name: "m" {groups}'))
+
+
 @pytest.mark.parametrize(
     ("change", "kind"),
     [

@@ -108,6 +108,34 @@ def test_read_config_refuses_another_models_name(repository: Repository) -> None
         repository.read_config("m")
 
 
+def test_read_and_write_keep_line_ends(repository: Repository) -> None:
+    """A file from another system comes back byte for byte."""
+    text = 'name: "m"\r\nmax_batch_size: 8\r\n'
+    repository.config_path("m").write_bytes(text.encode())
+    repository.write_config("m", _batch(4), reason="a")
+    repository.restore("m", repository.revisions("m").text(1), reason="b", tick_id="")
+    assert repository.config_path("m").read_bytes() == text.encode()
+
+
+def test_a_damaged_revision_is_left_out(repository: Repository) -> None:
+    """One bad record does not hide the others, nor stop a write."""
+    repository.write_config("m", _batch(4), reason="a")
+    record = repository.state / "revisions" / "m" / "000001.json"
+    record.write_text("{ half a rec")
+    assert [r.number for r in repository.revisions("m").all()] == [2]
+    assert repository.write_config("m", _batch(5), reason="b").number == 3
+
+
+def test_restore_works_when_there_is_no_room_for_its_revision(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old text in force matters more than its entry in the history."""
+    repository.write_config("m", _batch(4), reason="a")
+    monkeypatch.setenv("CONCH_FAILPOINT", "revision.text.temp_written=enospc")
+    repository.restore("m", OLD, reason="rolled back", tick_id="")
+    assert repository.config_text("m") == OLD
+
+
 def test_repository_names_the_models_it_has(repository: Repository) -> None:
     """A model that is not there is answered with those that are."""
     with pytest.raises(ConfigError, match="it has: m"):
