@@ -132,7 +132,7 @@ def _bring_back(repository: Repository, model: str, number: int) -> bool:
     """Write the revision, and load it where a local server has the model; gives whether it did.
 
     Raises:
-        ConchError: when Triton refuses it or does not answer; what was on disk before is there again.
+        ConchError: when Triton refuses it or does not answer; the old text is on disk again.
     """
     previous = repository.config_text(model)
     text = repository.revisions(model).text(number)

@@ -33,7 +33,7 @@ class Scenario:
     low_ratio: float = 0.4
     low_s: float = 12.0
     high_s: float = 45.0
-    capacity_budget_s: float = 18.0
+    capacity_budget_s: float = 26.0
     seed: int = 20261121
     attainment_goal: float = 0.97
 
