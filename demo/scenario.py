@@ -28,7 +28,7 @@ class Scenario:
 
     model: str = "minilm_int8"
     sequence: int = 32
-    slo_s: float = 0.1
+    slo_s: float = 0.15
     step_ratio: float = 1.3
     low_ratio: float = 0.4
     low_s: float = 12.0
