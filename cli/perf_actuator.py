@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import json_option, server_options
+from cli.options import json_option
 from conch.errors import ThresholdMissed
 from control import session
 from control.actuator import Action
+from control.loop import sole_writer
 from serving.client import TritonClient
+from serving.repository import Repository
+from serving.runtime import endpoint as endpoints
 from serving.runtime.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from perf.bench.actuator import ActuatorBench
 
 
 @click.command()
@@ -40,8 +49,8 @@ from serving.runtime.endpoint import Endpoint
     type=click.Path(path_type=Path, file_okay=False),
     help="The model repository that the server reads. [default: the local server's]",
 )
+@click.option("--url", metavar="HOST:PORT", help="Triton's gRPC address, or a local server's name.")
 @json_option
-@server_options
 def actuator(
     model: str,
     resizes: int,
@@ -49,47 +58,24 @@ def actuator(
     rate: float,
     shapes: tuple[str, ...],
     repository: Path | None,
+    url: str | None,
     as_json: bool,
-    endpoint: Endpoint,
 ) -> None:
-    """Resize and reload MODEL under load.
+    """Resize and reload MODEL under load; exits with 5 when a request failed because of it.
 
-    Exits with 5 when a request failed because of it.
+    Uses the local server; where none runs, it starts one on the repository.
 
     \b
     Example:
       conch perf bench actuator --json
       conch perf bench actuator minilm_int8 --resizes 10 --reloads 2 --rate 100
     """
-    from control.loop import sole_writer
-    from perf.bench.actuator import bench_actuator
-    from perf.inputs import make_inputs, parse_shapes
-    from perf.replay import ReplayTarget
-
-    repo = session.repository_of(endpoint, repository)
-    wanted = parse_shapes(shapes or ("sequence=32",))
-    done = 0
-
-    def told(_: Action) -> None:
-        nonlocal done
-        done += 1
-        if done % 10 == 0:
-            click.echo(f"{done}/{resizes + reloads} actions", err=True)
-
-    with (
-        sole_writer(repo),
-        TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key) as client,
-    ):
-        inputs = make_inputs(client.config(model), shapes=wanted)
-        target = ReplayTarget(grpc_url=endpoint.grpc_url, model=model, inputs=inputs)
-        found = bench_actuator(
-            client,
-            repo,
-            target,
-            resizes=resizes,
-            reloads=reloads,
-            rate_rps=rate,
-            on_action=told,
+    with ExitStack() as stack:
+        endpoint = stack.enter_context(_served(url, repository, model))
+        repo = session.repository_of(endpoint, repository)
+        stack.enter_context(sole_writer(repo))
+        found = _measured(
+            endpoint, repo, model, shapes, resizes=resizes, reloads=reloads, rate_rps=rate
         )
     data = found.as_json()
     if as_json:
@@ -108,4 +94,55 @@ def actuator(
             f"actuator: {found.failed} failed requests and {found.rolled_back} rolled back, "
             "must be 0.",
             hint="See the server's log.",
+        )
+
+
+@contextmanager
+def _served(url: str | None, repository: Path | None, model: str) -> Iterator[Endpoint]:
+    """The server that is asked for, the local one, or one started for this."""
+    if url or endpoints.running():
+        yield endpoints.resolve(url)
+        return
+    from serving.runtime.supervisor import TritonServer
+
+    root = Repository(repository or Path("model_repository"))
+    root.config_path(model)
+    click.echo("No local server runs: starting one.", err=True)
+    with TritonServer(root.root, models=[model], name="bench") as server:
+        yield server.endpoint
+
+
+def _measured(
+    endpoint: Endpoint,
+    repository: Repository,
+    model: str,
+    shapes: tuple[str, ...],
+    *,
+    resizes: int,
+    reloads: int,
+    rate_rps: float,
+) -> ActuatorBench:
+    """The benchmark with a line of progress every ten actions."""
+    from perf.bench.actuator import bench_actuator
+    from perf.inputs import make_inputs, parse_shapes
+    from perf.replay import ReplayTarget
+
+    done = 0
+
+    def told(_: Action) -> None:
+        nonlocal done
+        done += 1
+        if done % 10 == 0:
+            click.echo(f"{done}/{resizes + reloads} actions", err=True)
+
+    with TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key) as client:
+        inputs = make_inputs(client.config(model), shapes=parse_shapes(shapes))
+        return bench_actuator(
+            client,
+            repository,
+            ReplayTarget(grpc_url=endpoint.grpc_url, model=model, inputs=inputs),
+            resizes=resizes,
+            reloads=reloads,
+            rate_rps=rate_rps,
+            on_action=told,
         )

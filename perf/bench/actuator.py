@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from conch.errors import LoadError
 from control.actuator import Action, Actuator, Outcome
 from control.core.types import Settings
 from control.observe import settings_of
@@ -86,6 +87,7 @@ def bench_actuator(
 
     Raises:
         ApplyRejected: when a change could neither be applied nor undone.
+        LoadError: when the load could not be kept up.
     """
     actuator = Actuator(repository, client)
     before = settings_of(client.config(target.model))
@@ -104,6 +106,11 @@ def bench_actuator(
         stop.set()
         load.join()
         actuator.apply(target.model, before, reason="benchmark: back as it was")
+    if not results:
+        raise LoadError(
+            "actuator benchmark: the load ended before the actions did.",
+            hint="Run it again with --debug.",
+        )
     return _measured(target.model, rate_rps, actions, results[0])
 
 

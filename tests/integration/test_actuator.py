@@ -18,6 +18,8 @@ import requests
 
 from control.actuator import Actuator, Outcome
 from control.observe import settings_of
+from perf.bench.actuator import bench_actuator
+from perf.replay import ReplayTarget
 from serving import metrics, model_config, probe
 from serving.client import TritonClient
 from serving.model_config import ModelConfig, ReloadKind
@@ -346,3 +348,24 @@ def _stray(root: Path) -> list[Path]:
         for path in model.iterdir()
         if path.name != "config.pbtxt" and not path.name.isdigit()
     ]
+
+
+def test_resizes_and_reloads_under_load_fail_no_request(served) -> None:
+    """The benchmark of the promise, in small: 6 resizes and 3 reloads at 60 req/s."""
+    repository, client, endpoint = served
+    before = settings_of(client.config("plain"))
+    target = ReplayTarget(grpc_url=endpoint.grpc_url, model="plain", inputs=X)
+    kinds: list[ReloadKind] = []
+    found = bench_actuator(
+        client,
+        repository,
+        target,
+        resizes=6,
+        reloads=3,
+        rate_rps=60,
+        on_action=lambda action: kinds.append(action.kind),
+    )
+    assert kinds == [ReloadKind.IN_PLACE] * 6 + [ReloadKind.RELOAD] * 3
+    assert (found.failed, found.rolled_back) == (0, 0)
+    assert found.requests > 100
+    assert settings_of(client.config("plain")) == before
