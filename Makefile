@@ -27,7 +27,7 @@ demo: $(STAMP) ## The main job, end to end: export, serve, load, control, report
 	$(BIN)/conch demo
 
 test: $(STAMP) prometheus ## Every test: unit, docs, and integration on a real Triton
-	$(BIN)/conch doctor
+	$(BIN)/conch doctor --fix
 	$(BIN)/python -m pytest
 
 test-unit: $(STAMP) ## Pure logic only, seconds
