@@ -69,7 +69,7 @@ def test_control_works_with_every_admin_api_behind_the_key(
     client.load("double")
     probe(client, config)
     observer = Observer(client, ScrapedCounters(server.endpoint.metrics_url))
-    seen = observer.look("double", at_s=0.0)
+    seen = observer.look("double")
     assert seen.counters is not None
     assert seen.statistics is not None
     assert seen.applied is not None
