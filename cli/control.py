@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from cli.options import json_option, server_options
+from cli.output import print_table
 from cli.repository_option import open_repository
 from cli.repository_option import repository_option as known_repository_option
 from conch.errors import ConfigError
@@ -217,7 +217,7 @@ def status(repository: Path | None, as_json: bool) -> None:
             entry.decision.reason.name,
             str(row["actions"]),
         )
-    Console().print(table)
+    print_table(table)
     click.echo("Next: conch control explain MODEL", err=True)
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.options import json_option
+from cli.output import print_table
 from conch.errors import ThresholdMissed
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def demo(out: Path, seed: int | None, as_json: bool) -> None:
         table = Table("", "static default", "conch control")
         for row in outcome.table_rows(result):
             table.add_row(*row)
-        Console().print(table)
+        print_table(table)
         click.echo("\n".join(outcome.NEXT).format(report=out / "report.html"))
     if result["conch"]["slo_attainment"] < scenario.attainment_goal:
         raise ThresholdMissed(

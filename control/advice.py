@@ -10,9 +10,10 @@ from control.core.types import Clamp, Reason
 REASONS: Mapping[Reason, str] = MappingProxyType(
     {
         Reason.HOLD_NO_DATA: (
-            "Nothing, for a model that nobody asks. Else see the log for `triton.unreachable` or "
-            "`counters.unreachable`: is the server up, is `--metrics-url` right?"
+            "See the log for `triton.unreachable` or `counters.unreachable`: is the server up, is "
+            "`--metrics-url` right?"
         ),
+        Reason.HOLD_IDLE: "Nothing. Without a request there is no service time to plan with.",
         Reason.HOLD_WARMING_UP: (
             "Wait one `stable_window`. A controller that has just started knows too little to "
             "change anything but a backlog."

@@ -48,7 +48,7 @@ def _inputs(decision: Decision) -> list[str]:
     """What was measured."""
     terms = decision.terms
     if "need_rps" not in terms:
-        return ["inputs    the data needed for a decision was not there"]
+        return ["inputs    there is nothing to decide from yet"]
     return [
         (
             f"inputs    offered load {terms['fast_rps']:.1f} req/s (fast window), "
@@ -66,7 +66,7 @@ def _formula(decision: Decision) -> list[str]:
     """The comparison that was made, with numbers."""
     terms = decision.terms
     if "need_rps" not in terms:
-        return ["formula   hold while anything is missing"]
+        return ["formula   hold while anything needed is missing"]
     text = [
         f"formula   need = max(fast, stable) + backlog to drain = {terms['need_rps']:.1f} req/s",
         f"          capacity for p99 ≤ {terms['slo_s'] * 1e3:.0f} ms less the margin:",

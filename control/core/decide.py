@@ -56,8 +56,8 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         return _hold(state, seen, Reason.HOLD_NO_DATA, {"missing": float(len(missing))}, policy)
     if _out_of_bounds(applied, policy) and _is_warm(state, seen.at_s, policy):
         return _within_bounds(state, seen, applied, fast_rps, policy)
-    if service is None:  # nobody has asked it anything: there is no load to answer for
-        return _hold(state, seen, Reason.HOLD_NO_DATA, {"fast_rps": fast_rps}, policy)
+    if service is None:
+        return _hold(state, seen, Reason.HOLD_IDLE, {"fast_rps": fast_rps}, policy)
 
     demand = _demand(state, applied, service, fast_rps, seen, policy)
     known = Knowledge(

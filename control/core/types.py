@@ -19,6 +19,7 @@ class Reason(enum.Enum):
     """Why a decision is what it is. Each has a row in docs/reference/reasons.md and a test."""
 
     HOLD_NO_DATA = "hold: data is missing, stale or was reset"
+    HOLD_IDLE = "hold: nobody has asked this model anything yet"
     HOLD_WARMING_UP = "hold: the first stable window is not full"
     HOLD_STEADY = "hold: the capacity fits the load"
     HOLD_QUIET_TIME = "hold: smaller would do, but not for long enough yet"

@@ -24,6 +24,13 @@ def test_decide_holds_when_the_capacity_fits_the_load() -> None:
     assert story.last.reason is Reason.HOLD_STEADY
 
 
+def test_decide_holds_an_idle_model() -> None:
+    """Nobody has asked it anything: there is no load to answer for, and nothing is missing."""
+    story = Story(applied=settings(2)).passes(100, load_rps=0)
+    assert story.last.reason is Reason.HOLD_IDLE
+    assert story.changes == []
+
+
 def test_decide_holds_while_the_first_window_fills() -> None:
     """A controller that has just started knows nothing and keeps what is there."""
     story = Story(applied=settings(3)).passes(3, load_rps=100)

@@ -103,6 +103,6 @@ def test_explain_of_missing_data_says_so() -> None:
     """No formula is made up where nothing was known."""
     story = Story()
     decision = story.tick(0, missing=("counters",))
-    assert "hold while anything is missing" in "\n".join(
+    assert "hold while anything needed is missing" in "\n".join(
         explain.lines("m", decision, now_s=decision.at_s)
     )
