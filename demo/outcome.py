@@ -221,6 +221,10 @@ def _meta(measured: Measured) -> ReportMeta:
                 "same arrivals. In the second one `conch control run` is started beside it."
             ),
             (
+                "An instance of the static default has as many threads as there are cores; under "
+                "control each has cores ÷ largest instance count. Instance-seconds do not show it."
+            ),
+            (
                 "Open loop: latency counts from the intended time of each request. "
                 "Client, server and control plane share the machine."
             ),
