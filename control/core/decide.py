@@ -2,7 +2,8 @@
 
 Theory of operation. The load that must be carried is the faster of a fast and a stable window,
 plus what it takes to drain the waiting requests in time. Capacity per instance count comes from the
-learnt service time through the queue model. Up at once; down only when fewer instances were enough
+learnt service time through the queue model. Up at once, and by a second copy where the load
+saturates what is applied; down only when fewer instances were enough
 for the whole quiet time, and with hysteresis. The batching is planned when the settings have been
 watched for a while. Missing data, and a controller that has just started, can only hold; only a
 backlog may act before the first stable window is full.
@@ -20,6 +21,9 @@ from control.core.state import ControlState
 from control.core.types import Decision, Observation, Policy, Reason, Settings
 
 DRAIN_AT_LEAST_S = 2.0
+SATURATED = 1.1
+"""A load this many times the capacity leaves the queue never empty while a change is made: Triton
+then lets an in-place update wait for many seconds, and a second copy is the faster way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,10 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     reason, proposal, plan = _propose(
         state, applied, demand, capacities, needed, known, panic=panic, warm=warm, at_s=seen.at_s
     )
-    fresh = reason is Reason.SCALE_UP_BACKLOG
+    fresh = reason is Reason.SCALE_UP_BACKLOG or (
+        reason is Reason.SCALE_UP_LOAD
+        and demand.need_rps > SATURATED * capacities[applied.instances]
+    )
     if plan is not None:
         state = replace(state, planned_s=seen.at_s)
     guarded = guard(

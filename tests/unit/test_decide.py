@@ -46,10 +46,20 @@ def test_decide_scales_up_when_the_load_rises() -> None:
 
 def test_decide_scales_up_by_load_before_there_is_a_backlog() -> None:
     """A load just above the margin is met before anything waits."""
-    story = Story().passes(20, load_rps=400).passes(10, load_rps=640)
+    story = Story().passes(20, load_rps=200)
+    story.passes(10, load_rps=1.05 * story.last.terms["capacity_1_rps"])
     assert story.changes[0].reason is Reason.SCALE_UP_LOAD
     assert not story.changes[0].fresh
     assert story.pending == 0
+
+
+def test_decide_takes_a_second_copy_where_the_load_saturates_the_first() -> None:
+    """No backlog yet, but 900/s on an instance that carries 533/s: in place would have to wait."""
+    story = Story(obeys=False).passes(20, load_rps=200)
+    story.pending = -500.0  # this second's surplus is still on its way
+    decision = story.tick(900)
+    assert decision.reason is Reason.SCALE_UP_LOAD
+    assert decision.fresh
 
 
 def test_decide_reacts_to_a_step_within_two_ticks() -> None:
