@@ -54,12 +54,12 @@ def test_decide_scales_up_by_load_before_there_is_a_backlog() -> None:
 
 
 def test_decide_takes_a_second_copy_where_the_load_saturates_the_first() -> None:
-    """No backlog yet, but 900/s on an instance that carries 533/s: in place would have to wait."""
-    story = Story(obeys=False).passes(20, load_rps=200)
-    story.pending = -500.0  # this second's surplus is still on its way
-    decision = story.tick(900)
-    assert decision.reason is Reason.SCALE_UP_LOAD
-    assert decision.fresh
+    """Nothing waits yet, but the load is far above what one carries: in place would have to."""
+    story = Story(obeys=False).passes(20, load_rps=200).passes(2, load_rps=600)
+    assert story.pending == 0
+    assert story.last.terms["need_rps"] > 1.1 * story.last.terms["capacity_1_rps"]
+    assert story.last.reason is Reason.SCALE_UP_LOAD
+    assert story.last.fresh
 
 
 def test_decide_reacts_to_a_step_within_two_ticks() -> None:
