@@ -15,7 +15,7 @@ from conch import config_file
 from conch.config_file import FileModel
 from conch.errors import ConfigError
 from conch.names import model_name
-from conch.units import Duration
+from export.serving_spec import Serving
 from export.steps import Form, NonEmpty, StepSpec
 
 DType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
@@ -215,28 +215,6 @@ class Variant(FileModel):
         if form is Form.TORCH:
             raise ValueError("the last step must give a file to serve; end with to_onnx")
         return steps
-
-
-class Serving(FileModel):
-    """What goes into `config.pbtxt`. The control loop may change instances and batching later."""
-
-    max_batch_size: int = Field(default=32, ge=1, le=4096, description="Triton's max_batch_size.")
-    max_queue_delay: Duration = Field(
-        default=0.001,
-        le=10.0,
-        description="How long the batcher may wait for more requests, e.g. `2ms`; at most 10 s.",
-    )
-    instances: int = Field(default=1, ge=1, le=256, description="Instance count to start with.")
-    threads: int | None = Field(
-        default=None,
-        ge=1,
-        description="ONNX Runtime threads of one instance. Without it the server decides "
-        "(all its cores ÷ instances); instances × threads above the cores is slower.",
-    )
-    device: Literal["cpu", "gpu"] = Field(default="cpu", description="Where instances run.")
-    warm_up: bool = Field(
-        default=True, description="Run the smallest and the largest batch before serving."
-    )
 
 
 class Measure(FileModel):
