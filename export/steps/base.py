@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from export.recipe import Recipe
+    from export.source import Source
 
 T = TypeVar("T")
 Batch = Mapping[str, NDArray[Any]]
@@ -43,6 +44,15 @@ class Form(enum.StrEnum):
 
     TORCH = "torch"
     ONNX = "onnx"
+    TENSORRT = "tensorrt"
+
+
+class Part(enum.StrEnum):
+    """A part of the recipe's data."""
+
+    CALIBRATION = "calibration"
+    EVALUATION = "evaluation"
+    TRAINING = "training"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,29 +61,73 @@ class Artifact:
 
     Attributes:
         form: what it is.
-        module: the PyTorch module, when the form is ``torch``.
-        path: the file, when the form is ``onnx``.
-        facts: what steps want the lineage to tell, e.g. opset and parity figures.
+        module: the PyTorch module, when the form is ``torch`` and it was just made.
+        path: its file: ``module.pt`` once a ``torch`` form is stored, else the ONNX file (also for
+            ``tensorrt``: the graph that the engine is built from).
+        extra: further files that belong to it and are published beside it.
+        facts: JSON values that the lineage and the report tell, e.g. opset and parity figures; a
+            step passes on those of its input.
     """
 
     form: Form
     module: torch.nn.Module | None = None
     path: Path | None = None
+    extra: tuple[Path, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def torch_module(self) -> torch.nn.Module:
-        """The module of the ``torch`` form."""
-        if self.module is None:
+        """The module of the ``torch`` form, read from its file when it was made earlier."""
+        if self.module is not None:
+            return self.module
+        if self.form is not Form.TORCH:
             raise AssertionError(f"an artifact in {self.form} form has no module")
-        return self.module
+        import torch
+
+        # A file that Conch itself wrote into its work folder, with classes of the recipe.
+        module: torch.nn.Module = torch.load(self.file, weights_only=False)
+        return module
 
     @property
     def file(self) -> Path:
-        """The file of a form that is served from one."""
+        """The artifact's file."""
         if self.path is None:
             raise AssertionError(f"an artifact in {self.form} form has no file")
         return self.path
+
+
+class Original(Protocol):
+    """The unchanged model, the reference of every numeric check."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """It as a PyTorch module; ConfigError when the source is an ONNX file."""
+
+    def run(self, batch: Batch) -> dict[str, NDArray[Any]]:
+        """Its outputs for one batch, by the recipe's names."""
+
+
+class Data(Protocol):
+    """The recipe's data, each part made once, when it is first asked for."""
+
+    def calibration(self) -> list[dict[str, NDArray[Any]]]:
+        """The calibration batches."""
+
+    def evaluation(self) -> list[dict[str, NDArray[Any]]]:
+        """The evaluation batches."""
+
+    def training(self) -> list[dict[str, NDArray[Any]]]:
+        """The training batches; labels, where there are any, under the key ``target``."""
+
+    def examples(self, sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+        """Real (or, without data, synthetic) inputs of exactly these sizes of batch and axes."""
+
+
+class Tell(Protocol):
+    """Takes how far a long step is: shown as a progress bar."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """``done`` of ``total``; ``note`` is a few words, e.g. the loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +136,22 @@ class Context:
 
     Attributes:
         recipe: the whole recipe.
-        folder: an empty folder for the step's files.
-        original: the unchanged module, the reference of every numeric check.
-        examples: real (or, without data, synthetic) inputs at given sizes of ``batch`` and axes.
-        calibration: the calibration batches.
+        folder: an empty folder for the files that the step gives.
+        scratch: the step's own folder that survives a kill, for checkpoints; it is removed when
+            the step is done, and never belongs to the result.
+        original: the unchanged model.
+        data: the recipe's data.
+        source: looks up functions that the recipe names.
+        tell: progress of long steps.
     """
 
     recipe: Recipe
     folder: Path
-    original: torch.nn.Module
-    examples: Callable[[Mapping[str, int]], dict[str, NDArray[Any]]]
-    calibration: Callable[[], Sequence[Batch]]
+    scratch: Path
+    original: Original
+    data: Data
+    source: Source
+    tell: Tell
 
 
 class Step(FileModel, abc.ABC):
@@ -101,11 +160,13 @@ class Step(FileModel, abc.ABC):
     name: ClassVar[str]
     takes: ClassVar[Form]
     gives: ClassVar[Form]
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions decide what the step gives; they key the cache."""
 
     @property
-    def needs_calibration(self) -> bool:
-        """Whether ``run`` asks for calibration data."""
-        return False
+    def uses(self) -> frozenset[Part]:
+        """The parts of the data that ``run`` asks for; they key the cache."""
+        return frozenset()
 
     @property
     def label(self) -> str:
@@ -114,9 +175,10 @@ class Step(FileModel, abc.ABC):
 
     @abc.abstractmethod
     def run(self, artifact: Artifact, context: Context) -> Artifact:
-        """The transformed model.
+        """The transformed model. Equal inputs and seed give equal files (they are hashed).
 
         Raises:
+            ToolMissing: when an optional package is not installed; the variant is skipped.
             ConchError: when the model cannot be transformed, or the result is not valid.
         """
 
