@@ -9,14 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from conch import config_file
 from conch.config_file import FileModel
 from conch.errors import ConfigError
 from conch.names import model_name
+from export import chains
+from export.gates import Gates, Reference
 from export.serving_spec import Serving
-from export.steps import Form, NonEmpty, StepSpec
+from export.steps import Form, NonEmpty, Part, StepSpec
 
 DType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 
@@ -29,14 +31,6 @@ def _safe_name(text: str) -> str:
         raise ValueError(error.message.rstrip(".")) from None
 
 
-def _reference(text: str) -> str:
-    """A reference to a function: two parts with a colon between them."""
-    where, _, function = text.rpartition(":")
-    if not where or not function.isidentifier():
-        raise ValueError("must be FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION")
-    return text
-
-
 def _dimension(value: object) -> object:
     """A size: a whole number, or a word for one that varies."""
     is_size = isinstance(value, int) and not isinstance(value, bool) and value >= 1
@@ -46,7 +40,6 @@ def _dimension(value: object) -> object:
 
 
 SafeName = Annotated[str, AfterValidator(_safe_name)]
-Reference = Annotated[str, AfterValidator(_reference)]
 Dimension = Annotated[int | str, BeforeValidator(_dimension)]
 
 
@@ -119,102 +112,37 @@ class Data(FileModel):
         description="Data that gates and parity are measured on; "
         "none of it should be in the calibration data.",
     )
-
-
-class FidelityGate(FileModel):
-    """Agreement with the original's outputs on the evaluation data."""
-
-    metric: Literal["cosine", "top1_agreement"] = Field(
-        default="cosine",
-        description="`cosine`: mean over samples; `top1_agreement`: fraction of equal decisions.",
+    training: Reference | None = Field(
+        default=None,
+        description="Data to train on, for finetune, distill and the recovery after prune; labels, "
+        "where there are any, under the key `target`.",
     )
-    min: float = Field(default=0.98, gt=0, le=1, description="Smallest value that passes.")
-    output: str | None = Field(
-        default=None, description="Judge this output only; by default the worst of all."
+    environment: tuple[str, ...] = Field(
+        default=(),
+        description="Environment variables that the recipe's code reads; their values count as "
+        "its input, so another value builds anew.",
     )
-
-
-class TaskGate(FileModel):
-    """Quality at the task itself, against the original's."""
-
-    metric: Reference = Field(
-        description="Function `(outputs: list[dict[str, array]]) -> float`, one entry for each "
-        "evaluation batch; more is better."
-    )
-    max_drop: float = Field(ge=0, description="Largest loss against the original that passes.")
-
-
-class SizeGate(FileModel):
-    """Bytes of the files, against the unchanged ONNX export."""
-
-    max_ratio: float = Field(gt=0, description="Largest size ÷ baseline size that passes.")
-
-
-class LatencyGate(FileModel):
-    """Latency against the unchanged ONNX export, paired in one run."""
-
-    batch: int = Field(default=8, ge=1, description="Batch size; must be one of measure.batches.")
-    max_ratio: float = Field(gt=0, description="Largest latency ÷ baseline latency that passes.")
-
-
-class Gates(FileModel):
-    """A variant that misses one is reported and never published."""
-
-    fidelity: FidelityGate | None = Field(
-        default_factory=FidelityGate, description="`null` switches it off."
-    )
-    task: TaskGate | None = Field(default=None, description="No task gate by default.")
-    size: SizeGate | None = Field(default=None, description="Not applied to the baseline.")
-    latency: LatencyGate | None = Field(default=None, description="Not applied to the baseline.")
-
-    @property
-    def labels(self) -> list[str]:
-        """The gates that are set, with their bounds."""
-        found = []
-        if self.fidelity is not None:
-            found.append(f"{self.fidelity.metric} at least {self.fidelity.min:g}")
-        if self.task is not None:
-            name = self.task.metric.rpartition(":")[2]
-            found.append(f"{name} at most {self.task.max_drop:g} below the original's")
-        if self.size is not None:
-            found.append(f"size at most {self.size.max_ratio:g} of the baseline's")
-        if self.latency is not None:
-            ratio, batch = self.latency.max_ratio, self.latency.batch
-            found.append(f"latency at batch {batch} at most {ratio:g} of the baseline's")
-        return found
 
 
 class Variant(FileModel):
     """One way to shrink the model."""
 
     name: SafeName = Field(description="What follows `<model.name>_` in the published name.")
-    steps: Annotated[tuple[StepSpec, ...], NonEmpty] = Field(
-        description="In order; each is a name, or a name with options."
+    steps: tuple[StepSpec, ...] = Field(
+        description="In order; each is a name, or a name with options. An ONNX source may have "
+        "none: it is served as it is."
     )
     gates: Gates | None = Field(
         default=None, description="Keys named here replace those of the recipe's gates."
+    )
+    publish: bool = Field(
+        default=True, description="`false` builds and judges it, for comparison only."
     )
 
     @property
     def labels(self) -> tuple[str, ...]:
         """How progress and reports call the steps."""
         return tuple(spec.step.label for spec in self.steps)
-
-    @field_validator("steps")
-    @classmethod
-    def _chained(cls, steps: tuple[StepSpec, ...]) -> tuple[StepSpec, ...]:
-        form = Form.TORCH
-        for spec in steps:
-            step = spec.step
-            if step.takes is not form:
-                raise ValueError(
-                    f"{step.name} takes a model in {step.takes} form, but would get {form}; "
-                    f"put the step that gives {step.takes} before it"
-                )
-            form = step.gives
-        if form is Form.TORCH:
-            raise ValueError("the last step must give a file to serve; end with to_onnx")
-        return steps
 
 
 class Measure(FileModel):
@@ -239,6 +167,11 @@ class Recipe(FileModel):
     gates: Gates = Field(default_factory=Gates, description="What every variant must pass.")
     serving: Serving = Field(default_factory=Serving, description="How Triton is to serve it.")
     measure: Measure = Field(default_factory=Measure, description="How latency is measured.")
+    publish: Literal["pareto", "accepted"] = Field(
+        default="pareto",
+        description="`pareto`: of the variants that pass their gates, only those that no other "
+        "beats in quality, size and latency at once; `accepted`: all that pass.",
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -247,6 +180,7 @@ class Recipe(FileModel):
             raise ValueError(f"two variants are called {', '.join(twice)}")
         for variant in self.variants:
             self._check_published_name(variant)
+            self._check_steps(variant)
             self._check_gates(variant)
         return self
 
@@ -268,10 +202,19 @@ class Recipe(FileModel):
         return f"{self.model.name}_{variant.name}"
 
     @property
+    def initial_form(self) -> Form:
+        """The form of the original."""
+        return Form.TORCH
+
+    def target_of(self, variant: Variant) -> Form:
+        """The form in which the variant is served: ``onnx`` or ``tensorrt``."""
+        return chains.end_form(variant.steps, self.initial_form)
+
+    @property
     def references(self) -> tuple[str, ...]:
         """Every function that the recipe names."""
         tasks = [self.gates_of(variant).task for variant in self.variants]
-        named = [self.model.factory, self.data.calibration, self.data.evaluation]
+        named = [self.model.factory, *(getattr(self.data, part) for part in Part)]
         named += [task.metric for task in tasks if task is not None]
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
@@ -286,6 +229,15 @@ class Recipe(FileModel):
             _safe_name(self.published_name(variant))
         except ValueError as error:
             raise ValueError(f"variant {variant.name}: published {error}") from None
+
+    def _check_steps(self, variant: Variant) -> None:
+        try:
+            chains.end_form(variant.steps, self.initial_form)
+        except ValueError as error:
+            raise ValueError(f"variant {variant.name}: {error}") from None
+        for part in sorted(chains.parts_used(variant.steps)):
+            if getattr(self.data, part) is None:
+                raise ValueError(f"variant {variant.name} needs data.{part} for its steps")
 
     def _check_gates(self, variant: Variant) -> None:
         gates = self.gates_of(variant)
@@ -305,10 +257,6 @@ class Recipe(FileModel):
                 f"gates.latency.batch {gates.latency.batch} is not measured; measured are "
                 f"{list(self.latency_batches)} (measure.batches up to serving.max_batch_size)"
             )
-        if self.data.calibration is None and any(
-            spec.step.needs_calibration for spec in variant.steps
-        ):
-            raise ValueError(f"variant {variant.name} needs data.calibration for its steps")
 
 
 def load(path: Path) -> Recipe:

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from conch.config_file import FileModel
-from export.steps.base import Artifact, Batch, Context, Form, NonEmpty, Step, resized
+from export.steps.base import Artifact, Batch, Context, Form, NonEmpty, Part, Step, resized
 from export.steps.quantize import DynamicInt8, StaticQdq
 from export.steps.to_onnx import ToOnnx
 
-__all__ = ["Artifact", "Batch", "Context", "Form", "NonEmpty", "Step", "StepSpec", "resized"]
+__all__ = ["Artifact", "Batch", "Context", "Form", "NonEmpty", "Part", "Step", "StepSpec", "resized"]
 
 
 class StepSpec(FileModel):

@@ -1,0 +1,56 @@
+"""Whether the steps of a variant fit together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from export.steps import Form, Part, StepSpec
+
+RECOVERY = ("finetune", "distill", "qat")
+"""Steps after which a pruned network may be worth something again."""
+
+
+def end_form(steps: Sequence[StepSpec], initial: Form) -> Form:
+    """The form in which the chain ends.
+
+    Args:
+        steps: in order.
+        initial: the form of the original: ``torch``, or ``onnx`` for an ONNX file.
+
+    Raises:
+        ValueError: when a step does not take what comes before it, or the end cannot be served.
+    """
+    form = initial
+    for index, spec in enumerate(steps):
+        step = spec.step
+        if step.takes is not form:
+            raise ValueError(
+                f"{step.name} takes a model in {step.takes} form, but would get {form}; "
+                + _advice(step.takes, form)
+            )
+        later = {following.step.name for following in steps[index + 1 :]}
+        if step.name == "prune" and not later & set(RECOVERY):
+            raise ValueError(
+                "prune must be followed by finetune or distill: right after pruning a network "
+                "knows next to nothing"
+            )
+        if step.name == "search" and later:
+            raise ValueError(f"search must be the last step, but {', '.join(later)} follows")
+        form = step.gives
+    if form is Form.TORCH:
+        raise ValueError("the last step must give a file to serve; end with to_onnx")
+    return form
+
+
+def parts_used(steps: Sequence[StepSpec]) -> frozenset[Part]:
+    """The parts of the data that the steps ask for."""
+    return frozenset().union(*(spec.step.uses for spec in steps))
+
+
+def _advice(wanted: Form, seen: Form) -> str:
+    """What to change when a step gets another form than it takes."""
+    if seen is Form.TENSORRT:
+        return "to_tensorrt must be the last step"
+    if wanted is Form.TORCH:
+        return "steps on the network itself come before to_onnx, and need a PyTorch source"
+    return f"put the step that gives {wanted} before it"
