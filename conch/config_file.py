@@ -118,7 +118,13 @@ def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
         elif isinstance(part, str):  # a discriminated union puts the tag into loc
             tagged = [c for c in candidates if part in _tags(c)]
             candidates = tagged or candidates
-    return sorted({name for candidate in candidates for name in candidate.model_fields})
+    return sorted(
+        {
+            field.alias or name
+            for candidate in candidates
+            for name, field in candidate.model_fields.items()
+        }
+    )
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -18,6 +18,7 @@ from conch.names import model_name
 from export import chains
 from export.gates import Gates, Reference
 from export.serving_spec import Serving
+from export.source_spec import SourceFields, initial_form
 from export.steps import Form, NonEmpty, Part, StepSpec
 
 DType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
@@ -69,14 +70,10 @@ class Tensor(FileModel):
     )
 
 
-class Model(FileModel):
+class Model(SourceFields):
     """The original model."""
 
     name: SafeName = Field(description="Variants are published as `<name>_<variant>`.")
-    factory: Reference = Field(
-        description="Function without arguments that gives a `torch.nn.Module`: "
-        "`FILE.py:FUNCTION` beside the recipe, or `PACKAGE.MODULE:FUNCTION`."
-    )
     axes: dict[str, Axis] = Field(
         default_factory=dict, description="Sizes, besides the batch, that differ by request."
     )
@@ -204,7 +201,7 @@ class Recipe(FileModel):
     @property
     def initial_form(self) -> Form:
         """The form of the original."""
-        return Form.TORCH
+        return initial_form(self.model)
 
     def target_of(self, variant: Variant) -> Form:
         """The form in which the variant is served: ``onnx`` or ``tensorrt``."""
