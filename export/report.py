@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import uuid
 from collections.abc import Mapping
@@ -15,7 +16,72 @@ from export.parity import Agreement, Verdict
 if TYPE_CHECKING:
     from rich.table import Table
 
-SCHEMA = 1
+SCHEMA = 2
+
+
+class Status(enum.StrEnum):
+    """What became of a variant."""
+
+    PUBLISHED = "published"
+    """It passed its gates and is in the repository."""
+    ACCEPTED = "accepted"
+    """It passed its gates; nothing was to be published."""
+    DOMINATED = "dominated"
+    """It passed its gates, but another variant is at least as good in everything."""
+    KEPT = "kept"
+    """No candidate of its search is worth serving: the plain export is kept instead."""
+    REFUSED = "refused"
+    """It missed a gate."""
+    SKIPPED = "skipped"
+    """A tool that it needs is not installed, or it needs a GPU."""
+    FAILED = "failed"
+    """It could not be built, compared or loaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateReport:
+    """One candidate of a search.
+
+    Attributes:
+        name: e.g. ``smoothquant`` or ``static_u8 -6``.
+        steps: labels of its steps.
+        status: accepted, refused, skipped or failed.
+        reason: why.
+        size_ratio: size ÷ the baseline's.
+        latency_ratio: batch size → latency ÷ the baseline's.
+        fidelity: the figure of the fidelity gate.
+        task_metric: the task metric's value.
+        chosen: whether it became the variant.
+        seconds: what building it took.
+    """
+
+    name: str
+    steps: tuple[str, ...]
+    status: Status
+    reason: str
+    size_ratio: float | None = None
+    latency_ratio: Mapping[int, float] = field(default_factory=dict)
+    fidelity: float | None = None
+    task_metric: float | None = None
+    chosen: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageReport:
+    """One stage of the run.
+
+    Attributes:
+        name: what people read.
+        variant: the variant it was for; empty when for all.
+        seconds: what it took, in this run or in the one that it is cached from.
+        cached: whether it was not run again.
+    """
+
+    name: str
+    variant: str
+    seconds: float
+    cached: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +105,15 @@ class VariantReport:
         reason: why it was refused, or what was done with it.
         published_version: the version in the repository; None when nothing was written.
         seconds: stage → seconds spent on it for this variant.
+        status: what became of it.
+        target: ``onnx`` or ``tensorrt``.
+        macs: multiply-accumulate operations of one sample; None for an ONNX source.
+        params: numbers in its parameters, before quantization; None for an ONNX source.
+        macs_ratio: MACs ÷ the original's.
+        task_interval: 95 % confidence interval of its task metric minus the original's.
+        candidates: what its search tried.
+        sensitivity: what each layer alone costs in fidelity, the most sensitive first.
+        sha256: file → hash of what was (or would be) published.
     """
 
     name: str
@@ -57,6 +132,15 @@ class VariantReport:
     reason: str = ""
     published_version: int | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    status: Status = Status.FAILED
+    target: str = "onnx"
+    macs: int | None = None
+    params: int | None = None
+    macs_ratio: float | None = None
+    task_interval: tuple[float, float] | None = None
+    candidates: tuple[CandidateReport, ...] = ()
+    sensitivity: tuple[Mapping[str, Any], ...] = ()
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +159,15 @@ class Report:
         repository: where accepted variants were published; None for nowhere.
         variants: in the recipe's order.
         configs: published name → ``config.pbtxt`` as it was (or would be) written.
+        ensembles: names of the ensembles around the variants, as published.
+        verified: what was loaded on a real Triton before it was published, in a line.
+        task: name of the task metric; empty without one.
+        stages: what was done, in order.
+        original: dtypes, shapes, parameters of the original.
+        warnings: what is worth a look, e.g. samples that are in calibration and evaluation both.
+        versions: of Python and the packages that decide what an export gives.
+        machine: processor, its features, and cores.
+        finished_at: when the run ended, UTC.
     """
 
     model: str
@@ -88,6 +181,15 @@ class Report:
     repository: str | None
     variants: tuple[VariantReport, ...]
     configs: Mapping[str, str] = field(default_factory=dict)
+    ensembles: tuple[str, ...] = ()
+    verified: str = ""
+    task: str = ""
+    stages: tuple[StageReport, ...] = ()
+    original: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    finished_at: str = ""
 
     @property
     def accepted(self) -> tuple[VariantReport, ...]:
@@ -124,7 +226,10 @@ def load(path: Path) -> Report:
         if data.pop("schema") != SCHEMA:
             raise ValueError("written by another version of Conch")
         variants = tuple(_variant(entry) for entry in data.pop("variants"))
-        return Report(**data, variants=variants)
+        stages = tuple(StageReport(**entry) for entry in data.pop("stages"))
+        for key in ("ensembles", "warnings"):
+            data[key] = tuple(data[key])
+        return Report(**data, variants=variants, stages=stages)
     except FileNotFoundError:
         raise ConfigError(
             f"report: {path} is not there.", hint="Run `conch export run RECIPE` first."
@@ -176,16 +281,28 @@ def _latency(variant: VariantReport, batch: int) -> str:
 
 
 def _variant(entry: dict[str, Any]) -> VariantReport:
-    """A variant from JSON: batch sizes are numbers again."""
-    for key in ("latency_ms", "latency_ratio"):
-        entry[key] = {int(batch): value for batch, value in entry[key].items()}
+    """A variant from JSON."""
     agreement = entry.pop("agreement")
+    gates = entry.pop("gates")
+    interval = entry.pop("task_interval")
+    candidates = entry.pop("candidates")
+    sensitivity = entry.pop("sensitivity")
     return VariantReport(
-        **{key: entry[key] for key in entry if key not in ("gates", "steps")},
-        steps=tuple(entry["steps"]),
+        **_typed(entry),
         agreement=Agreement(**_numbers(agreement)) if agreement else None,
-        gates=tuple(Verdict(**_numbers(gate)) for gate in entry["gates"]),
+        gates=tuple(Verdict(**_numbers(gate)) for gate in gates),
+        task_interval=(float(interval[0]), float(interval[1])) if interval else None,
+        candidates=tuple(CandidateReport(**_typed(one)) for one in candidates),
+        sensitivity=tuple(_numbers(row) for row in sensitivity),
     )
+
+
+def _typed(entry: dict[str, Any]) -> dict[str, Any]:
+    """What variants and candidates share: batch sizes are numbers again, the status is an enum."""
+    for key in ("latency_ms", "latency_ratio"):
+        if key in entry:
+            entry[key] = {int(batch): value for batch, value in entry[key].items()}
+    return {**entry, "steps": tuple(entry["steps"]), "status": Status(entry["status"])}
 
 
 def _finite(value: Any) -> Any:
