@@ -16,6 +16,7 @@ from conch.config_file import FileModel
 from conch.errors import ConfigError
 from conch.names import model_name
 from export import chains
+from export.ensemble_spec import Ensemble
 from export.gates import Gates, Reference
 from export.serving_spec import Serving
 from export.source_spec import SourceFields, initial_form
@@ -163,6 +164,9 @@ class Recipe(FileModel):
     )
     gates: Gates = Field(default_factory=Gates, description="What every variant must pass.")
     serving: Serving = Field(default_factory=Serving, description="How Triton is to serve it.")
+    ensembles: tuple[Ensemble, ...] = Field(
+        default=(), description="Pipelines around a variant: text or image in, answer out."
+    )
     measure: Measure = Field(default_factory=Measure, description="How latency is measured.")
     publish: Literal["pareto", "accepted"] = Field(
         default="pareto",
@@ -179,6 +183,7 @@ class Recipe(FileModel):
             self._check_published_name(variant)
             self._check_steps(variant)
             self._check_gates(variant)
+        self._check_serving()
         return self
 
     @property
@@ -195,7 +200,9 @@ class Recipe(FileModel):
         return self.gates.model_copy(update=own)
 
     def published_name(self, variant: Variant) -> str:
-        """The name of the variant in the model repository."""
+        """The name of the variant in the model repository; as a version, that of the model."""
+        if self.serving.layout == "versions" and self.target_of(variant) is Form.ONNX:
+            return self.model.name
         return f"{self.model.name}_{variant.name}"
 
     @property
@@ -226,6 +233,20 @@ class Recipe(FileModel):
             _safe_name(self.published_name(variant))
         except ValueError as error:
             raise ValueError(f"variant {variant.name}: published {error}") from None
+
+    def _check_serving(self) -> None:
+        inputs = {tensor.name: (tensor.dtype, tensor.dims) for tensor in self.model.inputs}
+        outputs = {tensor.name: (tensor.dtype, tensor.dims) for tensor in self.model.outputs}
+        known = [v.name for v in self.variants if v.publish and self.target_of(v) is Form.ONNX]
+        self.serving.check_against(inputs, outputs, known)
+        names = [self.published_name(variant) for variant in self.variants]
+        for ensemble in self.ensembles:
+            ensemble.check_against(inputs, outputs, known)
+            if taken := {ensemble.name, *ensemble.parts} & set(names):
+                raise ValueError(f"ensembles: the name {min(taken)} is taken")
+            names += [ensemble.name, *ensemble.parts]
+            if self.serving.sequence is not None:
+                raise ValueError(f"ensembles: {ensemble.name}: a model with state cannot be in one")
 
     def _check_steps(self, variant: Variant) -> None:
         try:

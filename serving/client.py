@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,29 @@ _POLL_S = 0.05
 
 class InferenceFailed(ConchError):
     """Triton answered an inference with an error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceStep:
+    """A request's place in a sequence.
+
+    Attributes:
+        sequence: the correlation id, at least 1; the sequence's own while it lasts.
+        start: the first request: the state starts anew.
+        end: the last request: the state is dropped.
+    """
+
+    sequence: int
+    start: bool = False
+    end: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """As the official client takes them."""
+        return {
+            "sequence_id": self.sequence,
+            "sequence_start": self.start,
+            "sequence_end": self.end,
+        }
 
 
 class TritonClient:
@@ -141,9 +165,22 @@ class TritonClient:
         return statistics.from_response(answer.model_stats)
 
     def infer(
-        self, name: str, inputs: Tensors, *, deadline_s: float | None = None
+        self,
+        name: str,
+        inputs: Tensors,
+        *,
+        version: int | None = None,
+        step: SequenceStep | None = None,
+        deadline_s: float | None = None,
     ) -> dict[str, NDArray[Any]]:
         """One inference; strings go in and come out as object arrays of bytes.
+
+        Args:
+            name: the model.
+            inputs: input name → array.
+            version: which version answers; None for the highest that is served.
+            step: the request's place in its sequence, for a stateful model.
+            deadline_s: seconds for the whole call.
 
         Raises:
             InferenceFailed: with Triton's message.
@@ -157,8 +194,10 @@ class TritonClient:
             "infer",
             model_name(name),
             tensors,
+            model_version="" if version is None else str(version),
             deadline_s=deadline_s,
             refused=InferenceFailed,
+            **({} if step is None else step.arguments()),
         )
         return {out.name: result.as_numpy(out.name) for out in result.get_response().outputs}
 
@@ -168,12 +207,13 @@ class TritonClient:
         *args: Any,
         deadline_s: float | None = None,
         refused: type[ConchError] = ConchError,
+        **arguments: Any,
     ) -> Any:
         """One call of the official client; its errors become ours."""
         timeout_s = self._deadline_s if deadline_s is None else deadline_s
         try:
             return getattr(self._client, method)(
-                *args, headers=self._headers, client_timeout=timeout_s
+                *args, headers=self._headers, client_timeout=timeout_s, **arguments
             )
         except InferenceServerException as error:
             where = f"{method} at {self.grpc_url}"

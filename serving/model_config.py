@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from google.protobuf import text_format
@@ -218,6 +219,30 @@ def require_explicit_instances(config: ModelConfig) -> None:
             f"{config.name}: {wrong}.",
             hint="Write `instance_group { count: 1 kind: KIND_CPU }` or the like into it.",
         )
+
+
+def served_versions(config: ModelConfig) -> tuple[int, ...] | None:
+    """The versions that ``version_policy`` names, ascending; None when it names none."""
+    if config.version_policy.WhichOneof("policy_choice") != "specific":
+        return None
+    return tuple(sorted(config.version_policy.specific.versions))
+
+
+def with_versions(config: ModelConfig, versions: Sequence[int]) -> ModelConfig:
+    """The config with exactly these versions served: Triton changes them in place.
+
+    Raises:
+        ConfigError: without versions, or for a number below 1.
+    """
+    if not versions or min(versions) < 1:
+        raise ConfigError(
+            f"{config.name}: served versions {list(versions)}, must be at least one, from 1 on.",
+            hint="To serve nothing, unload the model.",
+        )
+    new = _copy(config)
+    new.version_policy.Clear()
+    new.version_policy.specific.versions.extend(sorted(set(versions)))
+    return new
 
 
 def parameter(config: ModelConfig, key: str) -> str | None:

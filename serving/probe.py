@@ -5,6 +5,7 @@ After its Python stub died, Triton 2.51 still says live and ready while every in
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import DataType
 from tritonclient.utils import triton_to_np_dtype
 
-from serving.client import TritonClient
+from serving.client import SequenceStep, TritonClient
 from serving.model_config import ModelConfig
 
 
@@ -25,8 +26,11 @@ def probe(client: TritonClient, config: ModelConfig, *, deadline_s: float = 10.0
         InferenceFailed: when the model answers with an error.
         TritonUnavailable: when there is no answer in time.
     """
+    step = None
+    if config.HasField("sequence_batching"):  # a sequence of one request, of an id of its own
+        step = SequenceStep(sequence=secrets.randbits(62) + 1, start=True, end=True)
     start_s = time.monotonic()
-    client.infer(config.name, synthetic_inputs(config), deadline_s=deadline_s)
+    client.infer(config.name, synthetic_inputs(config), step=step, deadline_s=deadline_s)
     return time.monotonic() - start_s
 
 

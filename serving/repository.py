@@ -7,11 +7,14 @@ mode; Triton never looks into it.
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,21 @@ from serving.revisions import Revision, RevisionLog, sha256
 
 STATE_DIR = ".conch"
 CONFIG = "config.pbtxt"
+LINEAGE = "lineage.json"
 LOCK_WAIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionFiles:
+    """One version to publish.
+
+    Attributes:
+        files: file name in the version directory → file to copy.
+        lineage: where the files come from; must be JSON.
+    """
+
+    files: Mapping[str, Path]
+    lineage: Mapping[str, Any]
 
 
 class Repository:
@@ -188,6 +205,8 @@ class Repository:
         config: ModelConfig,
         files: Mapping[str, Path],
         lineage: Mapping[str, Any],
+        *,
+        model_files: Mapping[str, Path] | None = None,
     ) -> int:
         """Add a version with these files, then its config; gives the version number.
 
@@ -199,59 +218,145 @@ class Repository:
             config: the complete config to publish.
             files: file name in the version directory → file to copy.
             lineage: where the files come from; must be JSON.
+            model_files: files beside ``config.pbtxt``, e.g. labels.
 
         Raises:
             RepositoryError: when the disk refuses; nothing half-written is left.
             ConfigError: when the name is not valid.
         """
-        folder = self.root / model_name(name)
         with self.lock(name):
-            old = self.versions(name)
-            if old and self._holds(folder / str(old[-1]), files):
-                self.write_config(name, config, reason="published again")
-                return old[-1]
-            version = old[-1] + 1 if old else 1
-            staged = self._aside / f"{name}.{uuid.uuid4().hex}"
-            text = model_config.to_text(config)
-            self._stage(staged, str(version), text, files, lineage)
-            if (folder / CONFIG).is_file():
-                atomic.move_folder(staged / str(version), folder / str(version))
+            versions = [VersionFiles(files=files, lineage=lineage)]
+            known = self._find(name, versions, self.versions(name)[-1:])
+            return self._publish(name, config, versions, known, model_files or {})[0]
+
+    def publish_versions(
+        self,
+        name: str,
+        config: ModelConfig,
+        versions: Sequence[VersionFiles],
+        *,
+        served: Sequence[int],
+        model_files: Mapping[str, Path] | None = None,
+    ) -> list[int]:
+        """Add several versions of one model at once; gives their numbers in the order given.
+
+        A version that the repository holds already keeps its number. Nothing changes for who asks
+        the model until the config is replaced, last: its ``version_policy`` names what is served.
+
+        Args:
+            name: the model.
+            config: the complete config; its ``version_policy`` is filled in here.
+            versions: the versions, all for the same config.
+            served: indices into ``versions``: those that Triton is to serve.
+            model_files: files beside ``config.pbtxt``, e.g. labels.
+
+        Raises:
+            RepositoryError: when the disk refuses; what was served before still is.
+            ConfigError: when the name is not valid.
+        """
+        with self.lock(name):
+            known = self._find(name, versions, self.versions(name))
+            return self._publish(name, config, versions, known, model_files or {}, served=served)
+
+    def _publish(
+        self,
+        name: str,
+        config: ModelConfig,
+        versions: Sequence[VersionFiles],
+        known: Sequence[int | None],
+        model_files: Mapping[str, Path],
+        served: Sequence[int] = (),
+    ) -> list[int]:
+        """Stage what is new, move it in, replace the config; the lock is held."""
+        folder = self.root / model_name(name)
+        self._remove_stale(name)
+        fresh = itertools.count(max(self.versions(name), default=0) + 1)
+        numbers = [next(fresh) if number is None else number for number in known]
+        if served:
+            config = model_config.with_versions(config, [numbers[index] for index in served])
+        new = {n: v for n, v, old in zip(numbers, versions, known, strict=True) if old is None}
+        text = model_config.to_text(config)
+        reason = (
+            f"published version {', '.join(map(str, sorted(new)))}" if new else "published again"
+        )
+        staged = self._aside / f"{name}.{uuid.uuid4().hex}"
+        self._stage(staged, text, new, model_files)
+        if not (folder / CONFIG).is_file():
+            if folder.exists() and any(folder.iterdir()):
                 shutil.rmtree(staged, ignore_errors=True)
-                try:
-                    self.write_config(name, config, reason=f"published version {version}")
-                except RepositoryError:
-                    # The version must not be served with the config of another one.
-                    shutil.rmtree(folder / str(version), ignore_errors=True)
-                    raise
-            else:
-                if folder.exists() and any(folder.iterdir()):
-                    shutil.rmtree(staged, ignore_errors=True)
-                    raise RepositoryError(
-                        f"publish of {name}: {folder} exists and has no {CONFIG}.",
-                        hint="Move the folder away, then publish again.",
-                    )
-                atomic.move_folder(staged, folder)
-                self.revisions(name).add(text, reason=f"published version {version}", tick_id="")
-            return version
+                raise RepositoryError(
+                    f"publish of {name}: {folder} exists and has no {CONFIG}.",
+                    hint="Move the folder away, then publish again.",
+                )
+            atomic.move_folder(staged, folder)
+            self.revisions(name).add(text, reason=reason, tick_id="")
+            return numbers
+        moved: list[Path] = []
+        try:
+            for number in sorted(new):
+                atomic.move_folder(staged / str(number), folder / str(number))
+                moved.append(folder / str(number))
+            self._replace_model_files(staged, folder, model_files)
+            self.write_config(name, config, reason=reason)
+        except RepositoryError:
+            # No version may stay that would be served with the config of another one.
+            for path in moved:
+                shutil.rmtree(path, ignore_errors=True)
+            raise
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        return numbers
+
+    def _replace_model_files(
+        self, staged: Path, folder: Path, model_files: Mapping[str, Path]
+    ) -> None:
+        """Bring changed files beside the config; an equal one stays untouched.
+
+        A newer file there makes Triton reload the model instead of changing it in place.
+        """
+        for file_name in model_files:
+            data = (staged / file_name).read_bytes()
+            target = folder / file_name
+            if not target.is_file() or target.read_bytes() != data:
+                atomic.write(target, data, aside=self._aside, point="repository.model_file")
+
+    def _find(
+        self, name: str, versions: Sequence[VersionFiles], numbers: Sequence[int]
+    ) -> list[int | None]:
+        """For each of the versions the newest of the numbers that holds its files, or None."""
+        folder = self.root / model_name(name)
+        return [
+            next((n for n in reversed(numbers) if _holds(folder / str(n), one.files)), None)
+            for one in versions
+        ]
+
+    def _remove_stale(self, name: str) -> None:
+        """Remove what a killed publish of this model left; its lock is held, so nobody uses it."""
+        ours = re.compile(re.escape(name) + r"\.[0-9a-f]{32}")
+        for path in self._aside.iterdir() if self._aside.is_dir() else ():
+            if path.is_dir() and ours.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _stage(
         self,
         staged: Path,
-        version: str,
         config_text: str,
-        files: Mapping[str, Path],
-        lineage: Mapping[str, Any],
+        versions: Mapping[int, VersionFiles],
+        model_files: Mapping[str, Path],
     ) -> None:
-        """Write a model folder with one version aside."""
-        folder = staged / version
+        """Write a model folder with these versions aside."""
         try:
-            folder.mkdir(parents=True)
-            for file_name, source in files.items():
-                failpoint("repository.publish.copy")
-                shutil.copyfile(source, folder / file_name)
-            (folder / "lineage.json").write_text(
-                json.dumps(lineage, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-            )
+            staged.mkdir(parents=True)
+            for number, version in versions.items():
+                folder = staged / str(number)
+                folder.mkdir()
+                for file_name, source in version.files.items():
+                    failpoint("repository.publish.copy")
+                    shutil.copyfile(source, folder / file_name)
+                text = json.dumps(version.lineage, indent=2, sort_keys=True) + "\n"
+                (folder / LINEAGE).write_text(text, encoding="utf-8")
+            for file_name, source in model_files.items():
+                shutil.copyfile(source, staged / file_name)
             (staged / CONFIG).write_text(config_text, encoding="utf-8")
         except OSError as error:
             shutil.rmtree(staged, ignore_errors=True)
@@ -260,11 +365,11 @@ class Repository:
                 hint="Free some space or mend the permissions, then run it again.",
             ) from error
 
-    @staticmethod
-    def _holds(folder: Path, files: Mapping[str, Path]) -> bool:
-        """Whether the version directory has exactly these files, byte for byte."""
-        there = {path.name for path in folder.iterdir()} - {"lineage.json"}
-        return there == set(files) and all(
-            sha256((folder / file_name).read_bytes()) == sha256(source.read_bytes())
-            for file_name, source in files.items()
-        )
+
+def _holds(folder: Path, files: Mapping[str, Path]) -> bool:
+    """Whether the version directory has exactly these files, byte for byte."""
+    there = {path.name for path in folder.iterdir()} - {LINEAGE}
+    return there == set(files) and all(
+        sha256((folder / file_name).read_bytes()) == sha256(source.read_bytes())
+        for file_name, source in files.items()
+    )
