@@ -1,4 +1,4 @@
-"""The user's code: functions named by the recipe, and the original module they give.
+"""The user's code: functions that the recipe names, and the module that a factory gives.
 
 A folder with a recipe acts as a package of its own (under a made-up name), so two recipes may both
 have a ``model.py``, and files beside the recipe import each other with ``from .data import x``.
@@ -139,13 +139,15 @@ def seed_everything(seed: int) -> None:
 
 
 def load_module(source: Source, model: Model, *, seed: int) -> torch.nn.Module:
-    """The original module, in evaluation mode on the CPU.
+    """The module that the recipe's factory gives, in evaluation mode on the CPU.
 
     Raises:
         ConfigError: when the factory is missing, raises, or gives something else.
     """
     import torch
 
+    if model.factory is None:
+        raise AssertionError(f"the source of {model.name} is {model.kind}, not a factory")
     module = source.call(model.factory, key="model.factory", seed=seed)
     if not isinstance(module, torch.nn.Module):
         raise ConfigError(
