@@ -17,7 +17,7 @@ from cli.repo_history import diff, history, rollback
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ConfigError
 from serving import check as checks
-from serving import model_config
+from serving import engines, model_config
 from serving.check import Severity
 from serving.repository import Repository
 
@@ -57,7 +57,7 @@ def list_(repository: Path | None, as_json: bool) -> None:
             continue
         table.add_row(
             row["model"],
-            ", ".join(map(str, row["versions"])) or "none",
+            ", ".join(_version(number, row) for number in row["versions"]) or "none",
             row["backend"],
             str(row["max_batch_size"]),
             str(row["max_queue_delay_us"]) if row["dynamic_batching"] else "no batching",
@@ -140,6 +140,7 @@ def _row(repository: Repository, name: str) -> dict[str, Any]:
     return {
         "model": name,
         "versions": repository.versions(name),
+        "unbuilt_versions": engines.unbuilt(repository, config),
         "backend": config.backend or config.platform,
         "max_batch_size": batching.max_batch_size,
         "dynamic_batching": batching.dynamic,
@@ -147,6 +148,11 @@ def _row(repository: Repository, name: str) -> dict[str, Any]:
         "instances": model_config.instance_count(config),
         "size_bytes": sum(path.stat().st_size for path in files),
     }
+
+
+def _version(number: int, row: dict[str, Any]) -> str:
+    """A version, with a word where its TensorRT engine is still to be built."""
+    return f"{number} (no engine)" if number in row["unbuilt_versions"] else str(number)
 
 
 def _lineage(repository: Repository, model: str) -> dict[str, Any]:

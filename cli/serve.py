@@ -16,6 +16,7 @@ from cli.options import json_option
 from serving.runtime import endpoint as endpoints
 from serving.runtime import prometheus
 from serving.runtime.endpoint import Endpoint
+from serving.runtime.readiness import ModelReadiness
 from serving.runtime.supervisor import TritonServer
 
 
@@ -113,14 +114,20 @@ def _show(server: TritonServer, prometheus_url: str | None, as_json: bool) -> No
     if prometheus_url:
         click.echo(f"history  {prometheus_url}")
     for model in server.models:
-        state = f"ready, first inference {1000 * model.probe_s:.1f} ms" if model.probe_s else ""
-        click.echo(f"model    {model.name}: {state or 'NOT READY: ' + model.reason}")
+        click.echo(f"model    {model.name}: {_state(model)}")
     if not server.models:
         click.echo("model    none: publish one with `conch export run RECIPE`", err=True)
     click.echo(f"Log: {server.log_path}", err=True)
     click.echo("Next, in another terminal (Ctrl-C here stops the server):", err=True)
     for line in _next_lines(server, endpoint):
         click.echo(f"  {line}", err=True)
+
+
+def _state(model: ModelReadiness) -> str:
+    """What became of a model at the start."""
+    if model.probe_s is not None:
+        return f"ready, first inference {1000 * model.probe_s:.1f} ms"
+    return f"{'left out' if model.left_out else 'NOT READY'}: {model.reason}"
 
 
 def _next_lines(server: TritonServer, endpoint: Endpoint) -> list[str]:

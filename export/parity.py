@@ -50,6 +50,7 @@ class Verdict:
         sense: ``at least`` or ``at most``.
         passed: whether the value keeps the bound; a value that is no number never does.
         unit: unit of both figures; empty for ratios.
+        note: why it failed, where figures alone do not say it.
     """
 
     gate: str
@@ -58,8 +59,11 @@ class Verdict:
     sense: str
     passed: bool
     unit: str = ""
+    note: str = ""
 
     def __str__(self) -> str:
+        if self.note and not self.passed:
+            return f"{self.gate}: {self.note}"
         unit = f" {self.unit}" if self.unit else ""
         value, limit = f"{self.value:.4g}", f"{self.limit:.4g}"
         if value == limit:  # "0.98, must be at least 0.98" would explain nothing

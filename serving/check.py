@@ -11,6 +11,7 @@ from pathlib import Path
 
 from conch.errors import ConfigError, RepositoryError
 from conch.names import model_name
+from serving import engines
 from serving.model_config import ModelConfig
 from serving.repository import CONFIG, STATE_DIR, Repository
 
@@ -73,8 +74,8 @@ def _check_model(repository: Repository, name: str) -> Iterator[Finding]:
         yield fault(message)
     for version in versions:
         folder = repository.root / name / str(version)
-        if config.default_model_filename and not (folder / config.default_model_filename).exists():
-            yield fault(f"version {version} has no {config.default_model_filename}")
+        if finding := _check_model_file(repository, config, version):
+            yield finding
         for message in _changed_files(folder):
             yield fault(f"version {version}: {message}")
     for message in _implicit(config):
@@ -86,6 +87,26 @@ def _check_model(repository: Repository, name: str) -> Iterator[Finding]:
             message=f"{stray}: a file that Triton does not use; a newer one here turns an in-place "
             "change of instances into a full reload",
         )
+
+
+def _check_model_file(repository: Repository, config: ModelConfig, version: int) -> Finding | None:
+    """The finding on a version without its model file; an engine may still be built."""
+    folder = repository.root / config.name / str(version)
+    wanted = config.default_model_filename
+    if not wanted or (folder / wanted).exists():
+        return None
+    if engines.is_tensorrt(config) and (folder / engines.BUILD_FILE).is_file():
+        return Finding(
+            model=config.name,
+            severity=Severity.WARNING,
+            message=f"version {version}: its TensorRT engine is not built; on the host that "
+            f"serves it: conch export build-engines {repository.root}",
+        )
+    return Finding(
+        model=config.name,
+        severity=Severity.FAULT,
+        message=f"version {version} has no {wanted}",
+    )
 
 
 def _contradictions(config: ModelConfig) -> Iterator[str]:

@@ -30,6 +30,8 @@ from serving.revisions import Revision, RevisionLog, sha256
 STATE_DIR = ".conch"
 CONFIG = "config.pbtxt"
 LINEAGE = "lineage.json"
+PLAN_FILE, PLAN_FACTS = "model.plan", "plan.json"
+"""A TensorRT engine and what it was built from: added to a published version by its host."""
 LOCK_WAIT_S = 10.0
 
 
@@ -368,7 +370,7 @@ class Repository:
 
 def _holds(folder: Path, files: Mapping[str, Path]) -> bool:
     """Whether the version directory has exactly these files, byte for byte."""
-    there = {path.name for path in folder.iterdir()} - {LINEAGE}
+    there = {path.name for path in folder.iterdir()} - {LINEAGE, PLAN_FILE, PLAN_FACTS}
     return there == set(files) and all(
         sha256((folder / file_name).read_bytes()) == sha256(source.read_bytes())
         for file_name, source in files.items()

@@ -22,11 +22,13 @@ class ModelReadiness:
     Attributes:
         probe_s: seconds of its first inference; None when it is not ready.
         reason: why it is not ready; empty when it is.
+        left_out: whether it was not even tried, because this server cannot serve it.
     """
 
     name: str
     probe_s: float | None
     reason: str = ""
+    left_out: bool = False
 
     @property
     def ready(self) -> bool:

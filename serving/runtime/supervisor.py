@@ -27,7 +27,9 @@ import structlog
 
 from conch import paths
 from conch.errors import ConchError, ConfigError, TritonUnavailable
+from serving import engines
 from serving.client import TritonClient
+from serving.repository import Repository
 from serving.runtime import backend_dir, command, endpoint, find, readiness, stub_python
 from serving.runtime.command import LOOPBACK, CommandLine, ServerOptions
 from serving.runtime.endpoint import Endpoint
@@ -92,13 +94,14 @@ class TritonServer:
             )
         self._binary = binary or find.find()
         self._python = stub_python.bin_dir(self._binary)
+        self._asked_models = None if models is None else tuple(models)
         self._asked_ports = (http_port, grpc_port, metrics_port)
         self._name = endpoint.check_name(name)
         self._options = ServerOptions(
             repository=repository.resolve(),
             backend_directory=backend_dir.prepare(self._binary),
             cache_directory=self._binary.caches,
-            models=None if models is None else tuple(models),
+            models=self._asked_models,
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
@@ -209,20 +212,40 @@ class TritonServer:
 
     def _launch(self) -> None:
         """One process, up to the answer of every model."""
+        left_out = self._leave_out()
         line = command.build(self._options, self._binary.help_text())
         if line.left_out:
             _log.warning("triton.flags_left_out", flags=line.left_out)
         self._guard, self._pid = self._spawn(line)
         try:
             readiness.wait_live(self.endpoint, self._wanted_alive, self._start_timeout_s)
-            self.models = readiness.check(self.endpoint)
+            tried = readiness.check(self.endpoint)
         except TritonUnavailable as error:
             raise TritonUnavailable(
                 f"{error.message} {_last_words(self.log_tail())}", hint=f"Its log: {self.log_path}"
             ) from error
+        self.models = tuple(sorted((*tried, *left_out), key=lambda model: model.name))
         for model in self.models:
-            if not model.ready:
+            if model.left_out:
+                _log.warning("model.left_out", model=model.name, reason=model.reason)
+            elif not model.ready:
                 _log.warning("model.not_ready", model=model.name, reason=model.reason)
+
+    def _leave_out(self) -> list[ModelReadiness]:
+        """Have Triton load all but the models that it cannot serve; gives those, with the reason.
+
+        Looked at before each start: an engine may have been built since the last one.
+        """
+        repository = Repository(self._options.repository)
+        reasons = engines.left_out(repository, self._options.backend_directory)
+        asked = repository.models() if self._asked_models is None else self._asked_models
+        gone = [name for name in asked if name in reasons]
+        kept = tuple(name for name in asked if name not in reasons) if gone else self._asked_models
+        self._options = replace(self._options, models=kept)
+        return [
+            ModelReadiness(name=name, probe_s=None, reason=reasons[name], left_out=True)
+            for name in gone
+        ]
 
     def _wanted_alive(self) -> bool:
         """Whether a start may go on: the process runs and nobody asked for its end."""

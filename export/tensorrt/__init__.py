@@ -1,0 +1,1 @@
+"""TensorRT engines: the acceptance gate, the recipe of an engine, and building on a GPU host."""
