@@ -66,7 +66,7 @@ def source_files(recipe_path: Path, recipe: Recipe) -> list[Path]:
         found.update((path, *external_files(path)))
     if model.huggingface is not None:
         inside = located(model.huggingface.folder, folder, key="model.huggingface.folder")
-        found.update(path for path in inside.iterdir() if path.is_file())
+        found.update(path for path in inside.iterdir() if _is_part_of_model(path))
     return sorted(found)
 
 
@@ -139,6 +139,11 @@ def _installed_modules(references: Iterable[str]) -> Iterator[Path]:
             stem = root.joinpath(*rest)
             candidates += [stem.with_suffix(".py"), stem / "__init__.py"]
         yield from (path.resolve() for path in candidates if path.is_file())
+
+
+def _is_part_of_model(path: Path) -> bool:
+    """Whether a file of a Hugging Face folder may decide what the model gives."""
+    return path.is_file() and not path.name.startswith(".") and path.suffix != ".md"
 
 
 def _package_folder(name: str, key: str) -> Path:
