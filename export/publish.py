@@ -1,7 +1,4 @@
-"""An accepted variant into the model repository: an explicit config, its files, its lineage.
-
-Nothing is left to Triton's auto-complete: it fills in values that later changes contradict.
-"""
+"""Accepted variants into the model repository: an explicit config, their files, their lineage."""
 
 from __future__ import annotations
 
@@ -9,66 +6,136 @@ import datetime
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from conch.names import model_name
-from export.recipe import Recipe, Tensor
+from conch.errors import ConfigError
+from export.config_pbtxt import LABELS_FILE, triton_config
+from export.ensemble_spec import Ensemble
+from export.recipe import Recipe, Tensor, Variant
 from export.report import VariantReport
-from export.steps import Artifact
+from export.source_files import located
+from export.steps import Artifact, Form
 from export.steps.to_onnx import MODEL_FILE
 from serving.model_config import ModelConfig
+from serving.repository import Repository, VersionFiles
+
+__all__ = ["Accepted", "Publication", "check_labels", "lineage", "put", "triton_config", "variants"]
 
 _RECORDED = ("conch-serving", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
-def triton_config(recipe: Recipe, name: str) -> ModelConfig:
-    """The complete config of a variant.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A variant that is to be published.
 
-    Source: triton-inference-server/common ``protobuf/model_config.proto``; parameters are those of
-    the ONNX Runtime backend.
+    Attributes:
+        variant: as in the recipe.
+        artifact: its files.
+        lineage: where they come from, as JSON values (``lineage``).
+    """
+
+    variant: Variant
+    artifact: Artifact
+    lineage: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """One model of the repository as it is to be.
+
+    Attributes:
+        name: its name.
+        config: complete; with several versions, ``version_policy`` is filled in by ``put``.
+        versions: what each new version directory holds.
+        variants: the recipe's variant of each version; empty for the parts of an ensemble.
+        served: indices of the versions that are served; empty for the newest alone.
+        model_files: files beside the config.
+        ensemble: what it is a pipeline of, when it is an ensemble itself; its parts have none.
+        needs: models that must be loaded before it: for an ensemble its parts and its variant.
+        loadable: whether this host can load it; a TensorRT engine is built where it is served.
+    """
+
+    name: str
+    config: ModelConfig
+    versions: tuple[VersionFiles, ...]
+    variants: tuple[str, ...] = ()
+    served: tuple[int, ...] = ()
+    model_files: Mapping[str, Path] = field(default_factory=dict)
+    ensemble: Ensemble | None = None
+    needs: tuple[str, ...] = ()
+    loadable: bool = True
+
+
+def variants(recipe: Recipe, folder: Path, accepted: Sequence[Accepted]) -> list[Publication]:
+    """What to publish of these variants: a model each, or all ONNX ones as versions of one model.
 
     Args:
-        recipe: gives inputs, outputs and the serving section.
-        name: the published name.
+        recipe: the recipe.
+        folder: the recipe's, for the labels file.
+        accepted: in the recipe's order.
 
     Raises:
-        ConfigError: when the name is not safe in a path, a URL and a shell line.
+        ConfigError: when the labels file is missing, or has not one name for each class.
     """
-    from tritonclient.grpc import model_config_pb2 as pb
+    labels = _labels(recipe, folder)
+    together: dict[str, list[Accepted]] = {}
+    for one in accepted:
+        together.setdefault(recipe.published_name(one.variant), []).append(one)
+    found = []
+    for name, members in together.items():
+        as_versions = name == recipe.model.name and recipe.serving.layout == "versions"
+        form = members[0].artifact.form
+        names = tuple(one.variant.name for one in members)
+        first = names.index(recipe.serving.served) if recipe.serving.served in names else 0
+        found.append(
+            Publication(
+                name=name,
+                config=triton_config(recipe, name, target=form),
+                versions=tuple(
+                    VersionFiles(files=version_files(one.artifact), lineage=one.lineage)
+                    for one in members
+                ),
+                variants=names,
+                served=(first,) if as_versions else (),
+                model_files=labels,
+                loadable=form is Form.ONNX,
+            )
+        )
+    return found
 
-    serving = recipe.serving
-    config = ModelConfig(
-        name=model_name(name),
-        backend="onnxruntime",
-        default_model_filename=MODEL_FILE,
-        max_batch_size=serving.max_batch_size,
-    )
-    for tensor in recipe.model.inputs:
-        config.input.add(name=tensor.name, data_type=_triton_dtype(tensor), dims=_dims(tensor))
-    for tensor in recipe.model.outputs:
-        config.output.add(name=tensor.name, data_type=_triton_dtype(tensor), dims=_dims(tensor))
-    config.version_policy.latest.num_versions = 1
-    config.dynamic_batching.max_queue_delay_microseconds = round(serving.max_queue_delay * 1e6)
-    kind = (
-        pb.ModelInstanceGroup.KIND_CPU
-        if serving.device == "cpu"
-        else pb.ModelInstanceGroup.KIND_GPU
-    )
-    config.instance_group.add(count=serving.instances, kind=kind)
-    if serving.threads is not None:
-        for key, value in (
-            ("intra_op_thread_count", serving.threads),
-            ("inter_op_thread_count", 1),
-            ("execution_mode", 0),
-        ):
-            config.parameters[key].string_value = str(value)
-    if serving.warm_up:
-        _add_warm_up(config, recipe)
-    return config
+
+def put(repository: Repository, publication: Publication) -> list[int]:
+    """Publish one model; gives the number of each of its versions. Ensembles come last.
+
+    Raises:
+        RepositoryError: when the disk refuses; what was served before still is.
+    """
+    if publication.served:
+        return repository.publish_versions(
+            publication.name,
+            publication.config,
+            publication.versions,
+            served=publication.served,
+            model_files=publication.model_files,
+        )
+    (only,) = publication.versions
+    return [
+        repository.publish(
+            publication.name,
+            publication.config,
+            only.files,
+            only.lineage,
+            model_files=publication.model_files,
+        )
+    ]
+
+
+def version_files(artifact: Artifact) -> dict[str, Path]:
+    """File name in the version directory → file, with everything that belongs to the artifact."""
+    return {MODEL_FILE: artifact.file, **{path.name: path for path in artifact.extra}}
 
 
 def lineage(
@@ -133,31 +200,30 @@ def files_sha256(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _triton_dtype(tensor: Tensor) -> Any:
-    """The proto's value for a numpy dtype."""
-    from tritonclient.grpc import model_config_pb2 as pb
-    from tritonclient.utils import np_to_triton_dtype
-
-    return pb.DataType.Value(f"TYPE_{np_to_triton_dtype(np.dtype(tensor.dtype))}")
-
-
-def _dims(tensor: Tensor) -> list[int]:
-    """Sizes without the batch axis; -1 for those that vary."""
-    return [-1 if isinstance(dim, str) else dim for dim in tensor.dims]
+def _labels(recipe: Recipe, folder: Path) -> dict[str, Path]:
+    """The labels file to put beside the config, if the recipe has one."""
+    serving = recipe.serving
+    if serving.labels is None:
+        return {}
+    path = located(serving.labels, folder, key="serving.labels")
+    output = next(t for t in recipe.model.outputs if serving.labels_output in (None, t.name))
+    check_labels(path, output, key="serving.labels")
+    return {LABELS_FILE: path}
 
 
-def _add_warm_up(config: ModelConfig, recipe: Recipe) -> None:
-    """Warm up with one request of the smallest and one of the largest batch, at example sizes.
+def check_labels(path: Path, output: Tensor, *, key: str) -> None:
+    """Refuse a labels file that does not name each class once.
 
-    Integers are zeros: random ones are no valid index into an embedding table.
+    Raises:
+        ConfigError: with the number of lines and of classes.
     """
-    for batch in sorted({1, recipe.serving.max_batch_size}):
-        sample = config.model_warmup.add(name=f"batch_{batch}", batch_size=batch, count=1)
-        for tensor in recipe.model.inputs:
-            entry = sample.inputs[tensor.name]
-            entry.data_type = _triton_dtype(tensor)
-            entry.dims.extend(recipe.example_dims(tensor))
-            if np.dtype(tensor.dtype).kind == "f":
-                entry.random_data = True
-            else:
-                entry.zero_data = True
+    try:
+        count = len(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}: {path} cannot be read ({error}).") from error
+    classes = output.dims[-1] if output.dims else 1
+    if count != classes:
+        raise ConfigError(
+            f"{key}: {path} has {count} lines, the output {output.name} has {classes} classes.",
+            hint="Write one name a line, in the order of the model's outputs.",
+        )

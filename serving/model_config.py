@@ -245,6 +245,15 @@ def with_versions(config: ModelConfig, versions: Sequence[int]) -> ModelConfig:
     return new
 
 
+def on_cpu(config: ModelConfig) -> ModelConfig:
+    """The config with every instance group on the CPU: for a trial on a host without GPUs."""
+    new = _copy(config)
+    for group in new.instance_group:
+        group.kind = ModelInstanceGroup.KIND_CPU
+        del group.gpus[:]
+    return new
+
+
 def parameter(config: ModelConfig, key: str) -> str | None:
     """The value of one entry of ``parameters``, or None."""
     return config.parameters[key].string_value if key in config.parameters else None

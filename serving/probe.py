@@ -5,6 +5,7 @@ After its Python stub died, Triton 2.51 still says live and ready while every in
 
 from __future__ import annotations
 
+import base64
 import secrets
 import time
 from collections.abc import Mapping
@@ -15,8 +16,11 @@ from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import DataType
 from tritonclient.utils import triton_to_np_dtype
 
+from serving import model_config
 from serving.client import SequenceStep, TritonClient
 from serving.model_config import ModelConfig
+
+PARAMETER = "probe."
 
 
 def probe(client: TritonClient, config: ModelConfig, *, deadline_s: float = 10.0) -> float:
@@ -37,7 +41,10 @@ def probe(client: TritonClient, config: ModelConfig, *, deadline_s: float = 10.0
 def synthetic_inputs(
     config: ModelConfig, *, sizes: Mapping[str, int] | None = None, batch_size: int = 1
 ) -> dict[str, NDArray[Any]]:
-    """Inputs that fit the config: ones, or the string ``x``; shape ``[batch, *dims]``.
+    """Inputs that fit the config: ones, or one string; shape ``[batch, *dims]``.
+
+    The string is ``x``, or what the config's parameter ``probe.<input>`` holds in base64: a model
+    that decodes images answers nothing else.
 
     Args:
         config: the model's config; optional inputs are left out.
@@ -53,7 +60,9 @@ def synthetic_inputs(
         shape = [batch_size, *dims] if config.max_batch_size else dims
         kind = DataType.Name(tensor.data_type).removeprefix("TYPE_")
         if kind == "STRING":
-            tensors[tensor.name] = np.full(shape, b"x", dtype=np.object_)
+            sample = model_config.parameter(config, f"{PARAMETER}{tensor.name}")
+            string = b"x" if sample is None else base64.b64decode(sample)
+            tensors[tensor.name] = np.full(shape, string, dtype=np.object_)
         else:
             tensors[tensor.name] = np.ones(shape, dtype=triton_to_np_dtype(kind))
     return tensors
