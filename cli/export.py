@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.status import Status
 
+from cli.export_engines import build_engines
+from cli.export_progress import StageLines
 from cli.options import json_option
 from cli.output import print_json, print_table
 from conch.errors import ParityError
-from export import pipeline, planning
+from export import graph, pipeline, planning, report_table
 from export import report as reports
-from export.report import Report
+from export.report import Report, Status
+from export.store import Store
 
 WORK_DIR = Path("runs/export")
 
@@ -35,6 +37,9 @@ def export() -> None:
     """
 
 
+export.add_command(build_engines)
+
+
 @export.command()
 @recipe_argument
 @click.option(
@@ -46,15 +51,36 @@ def export() -> None:
 )
 @only_option
 @click.option(
+    "--until",
+    type=click.Choice(graph.KINDS),
+    default="publish",
+    show_default=True,
+    help="Stop after these stages.",
+)
+@click.option("--fresh", is_flag=True, help="Forget finished stages and build everything anew.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Stages to run at once. [default: what cores and memory bear]",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Build and judge, show config.pbtxt; publish nothing."
 )
 @json_option
 def run(
-    recipe: Path, repository: Path, only: tuple[str, ...], dry_run: bool, as_json: bool
+    recipe: Path,
+    repository: Path,
+    only: tuple[str, ...],
+    until: str,
+    fresh: bool,
+    jobs: int | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Build and judge the variants of RECIPE, and publish those that pass their gates.
 
-    Exits with 6 when no variant passes. The report is kept in runs/export/MODEL/report.json.
+    Finished stages are kept in runs/export/MODEL: a run that was stopped, or killed, goes on where
+    it was. Exits with 6 when no variant passes. The report is runs/export/MODEL/report.html.
 
     \b
     Example:
@@ -62,27 +88,36 @@ def run(
       conch export run examples/minilm/recipe.yaml --only int8 --dry-run
       conch export run examples/minilm/recipe.yaml --json | jq '.variants[].reason'
     """
-    found = pipeline.run(
-        recipe,
-        repository=repository,
-        work_dir=WORK_DIR,
-        dry_run=dry_run,
-        only=only,
-        progress=StageLines(),
-    )
+    with StageLines() as progress:
+        found = pipeline.run(
+            recipe,
+            repository=repository,
+            work_dir=WORK_DIR,
+            dry_run=dry_run,
+            only=only,
+            until=until,
+            fresh=fresh,
+            jobs=jobs,
+            progress=progress,
+        )
+    if until not in ("measure", "publish"):
+        click.echo(f"Stopped after {until}, as asked. Nothing was published.", err=True)
+        return
     _show(found, as_json=as_json)
     if dry_run:
         for name, text in found.configs.items():
             click.echo(f"\n# {repository / name / 'config.pbtxt'} would be:\n{text}", err=as_json)
+    if dry_run or until != "publish":
         click.echo("Nothing was published.", err=True)
-    click.echo(f"Report: {_report_path(found.model)}", err=True)
-    if not found.accepted:
+    page = pipeline.write_page(found, WORK_DIR)
+    click.echo(f"Report: {page}", err=True)
+    if not any(v.accepted or v.status is Status.KEPT for v in found.variants):
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in found.variants)
         raise ParityError(
             f"export of {found.model}: 0 of {len(found.variants)} variants passed ({reasons}).",
             hint="Nothing was published. Change the steps, or the gates if they are too strict.",
         )
-    if not dry_run:
+    if not dry_run and until == "publish":
         click.echo(f"Next: conch serve --repository {repository}", err=True)
 
 
@@ -91,21 +126,27 @@ def run(
 @only_option
 @json_option
 def plan(recipe: Path, only: tuple[str, ...], as_json: bool) -> None:
-    """What a run of RECIPE would do. Loads no model and changes nothing.
+    """What a run of RECIPE would do, and what is done already. Loads no model, changes nothing.
 
     \b
     Example:
       conch export plan examples/minilm/recipe.yaml
     """
     todo = planning.plan(recipe, only=only)
+    store = Store(WORK_DIR / todo.recipe.model.name / planning.STAGES_FOLDER)
+    stages = graph.stages(todo)
+    done = [stage.key for stage in stages if store.get(stage.key) is not None]
     if as_json:
-        print_json(todo.as_dict())
+        print_json(planning.as_dict(todo, done))
         return
-    for index, stage in enumerate(todo.stages, start=1):
-        click.echo(f"[{index}/{len(todo.stages)}] {stage}")
-    for row in todo.as_dict()["variants"]:
-        gates = ", ".join(row["gates"]) or "none"
-        click.echo(f"{row['published_name']}: {' → '.join(row['steps'])}; gates: {gates}")
+    for index, stage in enumerate(stages, start=1):
+        cached = " (cached)" if stage.key in done else ""
+        click.echo(f"[{index}/{len(stages)}] {stage.label}{cached}")
+    for variant in todo.variants:
+        gates = ", ".join(todo.recipe.gates_of(variant).labels) or "none"
+        steps = " → ".join(variant.labels) or "as it is"
+        click.echo(f"{todo.recipe.published_name(variant)}: {steps}; gates: {gates}")
+    click.echo(f"{len(done)} of {len(stages)} stages are cached; then measure and publish.")
     click.echo(f"Next: conch export run {recipe}", err=True)
 
 
@@ -113,40 +154,31 @@ def plan(recipe: Path, only: tuple[str, ...], as_json: bool) -> None:
 @recipe_argument
 @json_option
 def report(recipe: Path, as_json: bool) -> None:
-    """What the last run of RECIPE found.
+    """What the last run of RECIPE found: a table, and a page with plots.
 
     \b
     Example:
       conch export report examples/minilm/recipe.yaml
     """
     model = planning.plan(recipe).recipe.model.name
-    _show(reports.load(_report_path(model)), as_json=as_json)
+    found = reports.load(WORK_DIR / model / pipeline.REPORT_FILE, recipe=str(recipe))
+    _show(found, as_json=as_json)
+    click.echo(f"Page: {pipeline.write_page(found, WORK_DIR)}", err=True)
 
 
-class StageLines:
-    """Stages on stderr: a spinner on a terminal, plain lines otherwise."""
+@export.command()
+@recipe_argument
+def clean(recipe: Path) -> None:
+    """Remove what runs of RECIPE keep in runs/export: stages, reports. Not what is published.
 
-    def __init__(self) -> None:
-        """Write to stderr; stdout is for data."""
-        self._console = Console(stderr=True, highlight=False)
-        self._status: Status | None = None
-
-    def started(self, index: int, total: int, stage: str) -> None:
-        """Say what begins."""
-        line = f"\\[{index}/{total}] {stage}"
-        if self._console.is_terminal:
-            self._status = self._console.status(f"{line} ...")
-            self._status.start()
-        else:
-            self._console.print(f"{line} ...", soft_wrap=True)
-
-    def finished(self, index: int, total: int, stage: str, seconds: float, note: str) -> None:
-        """Say how long it took."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
-        tail = f" ({note})" if note else ""
-        self._console.print(f"\\[{index}/{total}] {stage}: {seconds:.1f} s{tail}", soft_wrap=True)
+    \b
+    Example:
+      conch export clean examples/minilm/recipe.yaml
+    """
+    folder = WORK_DIR / planning.plan(recipe).recipe.model.name
+    freed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    shutil.rmtree(folder, ignore_errors=True)
+    click.echo(f"Removed {folder}: {freed / 1e6:.1f} MB.")
 
 
 def _show(found: Report, *, as_json: bool) -> None:
@@ -154,14 +186,13 @@ def _show(found: Report, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
         return
-    print_table(reports.table(found))
+    print_table(report_table.table(found))
+    for line in (*found.warnings, found.verified):
+        if line:
+            click.echo(line, err=True)
+    cached = sum(stage.cached for stage in found.stages)
     click.echo(
-        f"{found.total_seconds:.0f} s; latency on {found.threads} threads, "
-        f"ratios against {found.baseline}, paired.",
+        f"{found.total_seconds:.0f} s, {cached} of {len(found.stages)} stages cached; latency on "
+        f"{found.threads} threads, ratios against {found.baseline}, paired.",
         err=True,
     )
-
-
-def _report_path(model: str) -> Path:
-    """Where ``pipeline.run`` keeps the model's report."""
-    return WORK_DIR / model / pipeline.REPORT_FILE

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from conch.errors import ConfigError, ParityError
-from export import measure, parity
+from conch.errors import ParityError
+from export import measure, parity, task
 from export.data import RecipeData
+from export.gates import Gates, TaskGate
 from export.parity import Agreement, Verdict
-from export.recipe import Gates, Recipe, Variant
-from export.report import VariantReport
-from export.session import Session, available_cores
-from export.source import Source, call
+from export.recipe import Recipe
+from export.session import Session, available_cores, check_finite
+from export.steps import Artifact, Form
+from export.steps.base import Tell
 
 if TYPE_CHECKING:
-    import torch
+    from export.tasks import Bench
 
 Outputs = list[dict[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskScore:
-    """The task metric of a variant and of the original; more is better."""
+    """The task metric of a variant and of the original; more is better.
+
+    Attributes:
+        variant: the variant's.
+        original: the original's.
+        interval: 95 % confidence interval of variant − original; None where there is none.
+    """
 
     variant: float
     original: float
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,89 +62,116 @@ class Cost:
     latency: measure.Latency
 
 
-class Judge:
-    """Compares variants with the original's outputs, which are computed once."""
+def evaluation_batches(recipe: Recipe, data: RecipeData) -> Outputs:
+    """The evaluation data; without any, one example of two rows."""
+    if recipe.data.evaluation is not None:
+        return data.evaluation()
+    example = {"batch": 2, **{name: axis.example for name, axis in recipe.model.axes.items()}}
+    return [data.examples(example)]
 
-    def __init__(
-        self, original: torch.nn.Module, recipe: Recipe, data: RecipeData, source: Source
-    ) -> None:
-        """Run the original over the evaluation data, or over examples when there is none."""
-        self._recipe = recipe
-        self._source = source
-        self._has_data = recipe.data.evaluation is not None
-        example = {"batch": 2, **{name: axis.example for name, axis in recipe.model.axes.items()}}
-        self._batches = data.evaluation() if self._has_data else [data.examples(example)]
-        self._reference = [call(original, batch, recipe.model) for batch in self._batches]
-        self._baselines: dict[str, float] = {}
 
-    def quality(self, variant: Variant, path: Path) -> Quality:
-        """The variant's outputs against the original's.
+def quality(
+    bench: Bench,
+    artifact: Artifact,
+    *,
+    reference: Outputs,
+    original: Mapping[str, Any],
+    variant: str,
+    gate: TaskGate | None,
+    output: str | None,
+) -> Quality:
+    """The variant's outputs and its task score against the original's.
 
-        Raises:
-            ParityError: when the variant fails on the data, gives other shapes, or gives NaN.
-            ConfigError: when the task metric raises or gives no number.
-        """
-        session = Session(path)
-        outputs = [session.run(batch) for batch in self._batches]
-        _check_finite(outputs, variant.name)
-        gates = self._recipe.gates_of(variant)
-        agreement = task = None
-        if self._has_data:
-            output = gates.fidelity.output if gates.fidelity else None
-            try:
-                agreement = parity.compare(self._reference, outputs, output=output)
-            except ValueError as error:
-                raise ParityError(
-                    f"{variant.name}: {error}.", hint="A step changed the model's outputs."
-                ) from error
-        if gates.task is not None:
-            task = TaskScore(
-                variant=self._score(gates.task.metric, outputs),
-                original=self._baseline(gates.task.metric),
-            )
-        return Quality(agreement=agreement, task=task)
+    Args:
+        bench: the run's code and data.
+        artifact: the variant.
+        reference: the original's outputs, by evaluation batch.
+        original: the original's scores of metrics that act, as ``TaskResult.as_facts`` gave them.
+        variant: its name, for messages.
+        gate: the task to score; None for none.
+        output: judge the agreement of this output only.
 
-    def _baseline(self, reference: str) -> float:
-        """The original's score by this metric."""
-        if reference not in self._baselines:
-            self._baselines[reference] = self._score(reference, self._reference)
-        return self._baselines[reference]
-
-    def _score(self, reference: str, outputs: Outputs) -> float:
-        """The metric's value, which must be a number."""
-        value = self._source.call(
-            reference, outputs, key="gates.task.metric", seed=self._recipe.seed
-        )
+    Raises:
+        ParityError: when the variant fails on the data, gives other shapes, or gives NaN.
+        ConfigError: when the task metric raises or gives no number.
+    """
+    session = Session(artifact.file)
+    outputs = [session.run(b) for b in evaluation_batches(bench.recipe, bench.data)]
+    check_finite(outputs, variant)
+    agreement = None
+    if bench.recipe.data.evaluation is not None:
         try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise ConfigError(
-                f"gates.task.metric: {reference} gave {value!r}, must give a number.",
-                hint="Return one float; more is better.",
-            ) from None
+            agreement = parity.compare(reference, outputs, output=output)
+        except ValueError as error:
+            raise ParityError(
+                f"{variant}: {error}.", hint="A step changed the model's outputs."
+            ) from error
+    if gate is None:
+        return Quality(agreement=agreement)
+    recipe, source = bench.recipe, bench.source
+    if gate.through == "outputs":
+        own = task.score(source, gate.metric, outputs, seed=recipe.seed)
+        base = task.score(source, gate.metric, reference, seed=recipe.seed)
+    else:
+        base = task.TaskResult.from_facts(original)
+        if gate.through == "predict":
+            own = task.play(source, gate.metric, session.run, seed=recipe.seed)
+        else:
+            own = _through_triton(bench, artifact, gate)
+    interval = task.interval(own, base, seed=recipe.seed)
+    return Quality(
+        agreement=agreement,
+        task=TaskScore(
+            variant=own.value,
+            original=base.value,
+            interval=(interval.low, interval.high) if interval else None,
+        ),
+    )
+
+
+def _through_triton(bench: Bench, artifact: Artifact, gate: TaskGate) -> task.TaskResult:
+    """The metric, answered by a real Triton that serves the variant."""
+    from export import publish, trial
+
+    name = f"{bench.recipe.model.name}_on_trial"
+    config = publish.triton_config(bench.recipe, name)
+    with trial.serving({name: trial.Model(config=config, files=[artifact.file])}) as served:
+        return task.play(
+            bench.source,
+            gate.metric,
+            lambda batch: served.infer(name, batch),
+            seed=bench.recipe.seed,
+        )
 
 
 def costs(
-    files: Mapping[str, Path], *, baseline: str, recipe: Recipe, data: RecipeData
+    artifacts: Mapping[str, Artifact],
+    *,
+    baseline: str,
+    recipe: Recipe,
+    data: RecipeData,
+    tell: Tell,
 ) -> dict[str, Cost]:
-    """Size and paired latency of each file, against ``files[baseline]``."""
+    """Size and paired latency of each variant, against ``artifacts[baseline]``."""
+    axes = {name: axis.example for name, axis in recipe.model.axes.items()}
     latencies = measure.latency(
-        files,
+        {name: artifact.file for name, artifact in artifacts.items()},
         baseline=baseline,
         batches=recipe.latency_batches,
-        axes={name: axis.example for name, axis in recipe.model.axes.items()},
+        axes={**axes, **recipe.measure.axes},
         examples=data.examples,
         rounds=recipe.measure.rounds,
         threads=threads_of(recipe),
+        tell=tell,
     )
-    sizes = {name: measure.size_bytes([path]) for name, path in files.items()}
+    sizes = {name: measure.size_bytes([one.file]) for name, one in artifacts.items()}
     return {
         name: Cost(
             size_bytes=sizes[name],
             size_ratio=sizes[name] / sizes[baseline],
             latency=latencies[name],
         )
-        for name in files
+        for name in artifacts
     }
 
 
@@ -147,59 +181,93 @@ def threads_of(recipe: Recipe) -> int:
 
 
 def verdicts(
-    gates: Gates, *, quality: Quality, cost: Cost, is_baseline: bool
+    gates: Gates,
+    *,
+    quality: Quality,
+    cost: Cost,
+    facts: Mapping[str, Any],
+    target: Form,
+    macs_ratio: float | None = None,
+    is_baseline: bool,
 ) -> tuple[Verdict, ...]:
-    """What each gate says. Pure; size and latency are not asked of the baseline itself."""
+    """What each gate says. Pure.
+
+    Size, latency and complexity are not asked of the baseline itself, and latency only of what
+    is served by ONNX Runtime: an engine for a GPU cannot be timed on a CPU.
+
+    Args:
+        gates: the variant's.
+        quality, cost: what was found about it.
+        facts: what its steps noted; of it, the TensorRT gate's findings.
+        target: the form it is served in.
+        macs_ratio: its MACs ÷ the original's, where known.
+        is_baseline: whether it is the plain export.
+    """
+    found = _quality_verdicts(gates, quality)
+    if target is Form.TENSORRT:
+        from export.tensorrt import gate
+
+        found += gate.verdicts(facts["tensorrt"])
+    if is_baseline:
+        return tuple(found)
+    if gates.size is not None:
+        found.append(parity.at_most("size.ratio", cost.size_ratio, gates.size.max_ratio))
+    if gates.latency is not None and target is not Form.TENSORRT:
+        batch = gates.latency.batch
+        ratio = cost.latency.ratio[batch]
+        found.append(parity.at_most(f"latency.batch{batch}.ratio", ratio, gates.latency.max_ratio))
+    if gates.complexity is not None:
+        ratio = float("nan") if macs_ratio is None else macs_ratio
+        found.append(parity.at_most("complexity.ratio", ratio, gates.complexity.max_ratio))
+    return tuple(found)
+
+
+def _quality_verdicts(gates: Gates, quality: Quality) -> list[Verdict]:
+    """The verdicts on fidelity and on the task."""
     found = []
     if (fidelity := gates.fidelity) is not None and quality.agreement is not None:
         value = getattr(quality.agreement, fidelity.metric)
         found.append(parity.at_least(f"fidelity.{fidelity.metric}", value, fidelity.min))
-    if gates.task is not None and quality.task is not None:
-        name = gates.task.metric.rpartition(":")[2]
-        limit = quality.task.original - gates.task.max_drop
-        found.append(parity.at_least(f"task.{name}", quality.task.variant, limit))
-    if gates.size is not None and not is_baseline:
-        found.append(parity.at_most("size.ratio", cost.size_ratio, gates.size.max_ratio))
-    if gates.latency is not None and not is_baseline:
-        batch = gates.latency.batch
-        ratio = cost.latency.ratio[batch]
-        found.append(parity.at_most(f"latency.batch{batch}.ratio", ratio, gates.latency.max_ratio))
-    return tuple(found)
+    if (gate := gates.task) is not None and (score := quality.task) is not None:
+        found += [
+            parity.at_least(f"task.{gate.name}", score.variant, limit)
+            for limit in task_limits(gate, score.original)
+        ]
+    return found
 
 
-def report(
-    recipe: Recipe, variant: Variant, *, quality: Quality, cost: Cost, is_baseline: bool
-) -> VariantReport:
-    """The variant's figures with the verdicts of its gates. Pure."""
-    gates = recipe.gates_of(variant)
-    found = verdicts(gates, quality=quality, cost=cost, is_baseline=is_baseline)
-    failed = [str(verdict) for verdict in found if not verdict.passed]
-    passed = f"passed {len(found)} gate{'s'[: len(found) != 1]}" if found else "no gates are set"
-    metric = gates.fidelity.metric if gates.fidelity else "cosine"
-    return VariantReport(
-        name=variant.name,
-        published_name=recipe.published_name(variant),
-        steps=variant.labels,
-        size_bytes=cost.size_bytes,
-        size_ratio=cost.size_ratio,
-        latency_ms=cost.latency.ms,
-        latency_ratio=cost.latency.ratio,
-        fidelity=getattr(quality.agreement, metric) if quality.agreement else None,
-        agreement=quality.agreement,
-        task_metric=quality.task.variant if quality.task else None,
-        task_baseline=quality.task.original if quality.task else None,
-        gates=found,
-        accepted=not failed,
-        reason="; ".join(failed) or passed,
+def task_limits(gate: TaskGate, original: float) -> list[float]:
+    """The smallest scores that the gate lets pass, one for each limit it sets."""
+    limits = []
+    if gate.max_drop is not None:
+        limits.append(original - gate.max_drop)
+    if gate.max_drop_ratio is not None:
+        limits.append(original - abs(original) * gate.max_drop_ratio)
+    if gate.min is not None:
+        limits.append(gate.min)
+    return limits
+
+
+def quality_from(facts: Mapping[str, Any]) -> Quality:
+    """The quality that ``dataclasses.asdict`` turned into JSON values."""
+    agreement, score = facts["agreement"], facts["task"]
+    return Quality(
+        agreement=Agreement(**agreement) if agreement else None,
+        task=TaskScore(**{**score, "interval": _pair(score["interval"])}) if score else None,
     )
 
 
-def _check_finite(outputs: Sequence[Mapping[str, NDArray[Any]]], variant: str) -> None:
-    """Refuse NaN and infinity, whatever the gates say."""
-    for batch in outputs:
-        for name, array in batch.items():
-            if not np.isfinite(array.astype(np.float64)).all():
-                raise ParityError(
-                    f"{variant}: output {name} holds NaN or infinity on the evaluation data.",
-                    hint="A scale overflowed: try another method, or exclude the nodes at fault.",
-                )
+def cost_from(facts: Mapping[str, Any]) -> Cost:
+    """The cost that ``dataclasses.asdict`` turned into JSON values."""
+    latency = {
+        key: {int(batch): value for batch, value in entry.items()}
+        for key, entry in facts["latency"].items()
+    }
+    return dataclasses.replace(
+        Cost(**{**facts, "latency": None}), latency=measure.Latency(**latency)
+    )
+
+
+def _pair(value: Sequence[float] | None) -> tuple[float, float] | None:
+    """Two numbers, or none."""
+    return (value[0], value[1]) if value else None

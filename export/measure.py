@@ -18,6 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from export.session import Session
+from export.steps.base import Tell
 
 Examples = Callable[[Mapping[str, int]], Mapping[str, NDArray[Any]]]
 Clock = Callable[[], float]
@@ -53,6 +54,7 @@ def latency(
     examples: Examples,
     rounds: int,
     threads: int | None,
+    tell: Tell | None = None,
 ) -> dict[str, Latency]:
     """Paired latencies of ONNX files, in ONNX Runtime on this machine's CPU.
 
@@ -64,10 +66,13 @@ def latency(
         examples: gives inputs of the sizes asked for.
         rounds: how often each variant is timed at each batch size.
         threads: ONNX Runtime threads; all cores when None.
+        tell: told after each batch size.
     """
     sessions = {name: Session(path, threads=threads) for name, path in paths.items()}
     result = {name: Latency(ms={}, ratio={}) for name in paths}
-    for batch in batches:
+    for index, batch in enumerate(batches):
+        if tell is not None:
+            tell(index, len(batches), f"batch {batch}")
         inputs = examples({"batch": batch, **axes})
         calls = {name: partial(session.run, inputs) for name, session in sessions.items()}
         samples = paired(calls, rounds=rounds)

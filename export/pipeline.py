@@ -1,47 +1,35 @@
 """Run a recipe: build every variant, judge it against the original, publish what passes.
 
 One variant's failure is its own: it is reported, and the others go on. What concerns all of them
-(the recipe, the original model, its plain export) ends the run. Nothing is published before
-every variant has been judged.
+(the recipe, the original model, its plain export) ends the run. Every stage is kept under a content
+key, so a run that was killed goes on where it was, and one without changes costs seconds. Nothing
+is published before all variants are judged, and nothing half.
 """
 
 from __future__ import annotations
 
-import os
+import dataclasses
+import datetime
+import json
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from conch.errors import ConchError, ParityError, RepositoryError
-from export import judge, planning, preflight, publish
-from export import source as sources
-from export.data import RecipeData
+from conch.errors import RepositoryError
+from export import graph, judge, keys, manifest, planning, publisher, results
+from export.engine import Engine, Outcome
 from export.planning import Plan
-from export.progress import Progress, Silent, Stages
-from export.recipe import Variant
-from export.report import Report, VariantReport
-from export.steps import Artifact, Context, Form, StepSpec
-from serving import model_config
-from serving.repository import Repository
-
-if TYPE_CHECKING:
-    import torch
+from export.progress import Progress
+from export.report import Report, StageReport, Status, VariantReport
+from export.results import Judged
+from export.store import Store
+from export.tasks import Job
+from export.worker import Pool, jobs_here
+from serving import atomic
 
 REPORT_FILE = "report.json"
-
-
-@dataclass(slots=True, kw_only=True)
-class _Entry:
-    """One variant on its way through the run."""
-
-    variant: Variant
-    artifact: Artifact | None = None
-    quality: judge.Quality = field(default_factory=judge.Quality)
-    error: str = ""
-    seconds: dict[str, float] = field(default_factory=dict)
+MANIFEST_FILE = "manifest.json"
 
 
 def run(
@@ -51,6 +39,9 @@ def run(
     work_dir: Path,
     dry_run: bool = False,
     only: Sequence[str] = (),
+    until: str = "publish",
+    fresh: bool = False,
+    jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Run the recipe and save the report to ``work_dir/<model>/report.json``.
@@ -58,9 +49,12 @@ def run(
     Args:
         recipe_path: the recipe.
         repository: where accepted variants go (made when missing); None publishes nothing.
-        work_dir: holds a folder for each model, with its built files and its report.
+        work_dir: holds a folder for each model, with its stages, its report and its manifest.
         dry_run: do all but publish.
         only: names of variants; all of them when empty.
+        until: the last kind of stage to run, one of ``graph.KINDS``.
+        fresh: forget finished stages first.
+        jobs: stages to run at once; by default as many as cores and memory bear.
         progress: told of each stage.
 
     Returns:
@@ -72,230 +66,190 @@ def run(
         RepositoryError: the disk refused; what was published before is whole and stays.
     """
     todo = planning.plan(recipe_path, only=only)
-    target = None if dry_run or repository is None else _open(repository)
     folder = work_dir / todo.recipe.model.name
+    publishes = not dry_run and until == "publish" and repository is not None
+    target = publisher.open_repository(repository) if publishes and repository else None
     try:
-        return _Run(todo, recipe_path, folder, progress or Silent()).finish(target, dry_run)
+        if fresh:
+            shutil.rmtree(folder / planning.STAGES_FOLDER, ignore_errors=True)
+        with _Run(todo, folder, jobs=jobs, progress=progress, until=until) as running:
+            return running.finish(publisher.Publisher(todo, target, dry_run=dry_run))
     except OSError as error:
         raise RepositoryError(
             f"export of {todo.recipe.model.name}: {error.strerror or error} "
             f"({error.filename or folder}).",
-            hint="Free some space or mend the permissions, then run it again.",
+            hint="Free some space or mend the permissions, then run it again: it goes on where "
+            "it was.",
         ) from error
 
 
 class _Run:
-    """The state of one run: files by the steps that made them, and what was found so far."""
+    """One run: its workers and what was found so far."""
 
-    def __init__(self, todo: Plan, recipe_path: Path, folder: Path, progress: Progress) -> None:
-        """Load nothing yet."""
-        self.plan = todo
-        self.recipe = todo.recipe
-        self.recipe_path = recipe_path
+    def __init__(
+        self,
+        todo: Plan,
+        folder: Path,
+        *,
+        jobs: int | None,
+        progress: Progress | None,
+        until: str,
+    ) -> None:
+        self.todo = todo
         self.folder = folder
-        self.seconds: dict[str, float] = {}
-        self.source = sources.Source(recipe_path.parent)
-        self.data = RecipeData(self.recipe, self.source)
-        self.entries = [_Entry(variant=variant) for variant in todo.variants]
-        self._stages = Stages(progress, len(todo.stages))
-        self._labels: Iterator[str] = iter(todo.stages)
-        self._artifacts: dict[str, Artifact] = {}
+        self._until = until
         self._start = time.perf_counter()
-        self.original: torch.nn.Module
+        self._stages = graph.stages(todo, until=until)
+        store = Store(folder / planning.STAGES_FOLDER)
+        job = Job(
+            recipe_path=todo.recipe_path,
+            recipe=todo.recipe,
+            stages=store.root,
+            load_key=todo.load_key,
+        )
+        self._pool = Pool(job, jobs=jobs_here(jobs), advance=self._advance)
+        self._engine = Engine(store, self._pool, progress, total=len(self._stages) + 2)
 
-    def finish(self, repository: Repository | None, dry_run: bool) -> Report:
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+
+    @property
+    def outcomes(self) -> Mapping[str, Outcome]:
+        """What became of each stage, by key."""
+        return self._engine.outcomes
+
+    def finish(self, publishing: publisher.Publisher) -> Report:
         """All stages, in order; the report is saved even when publishing fails."""
-        self._load()
-        baseline = self._build_all()
-        self._compare()
-        reports = self._measure(baseline)
-        failure: RepositoryError | None = None
-        with self._stage("publish", self.seconds):
-            for index, (entry, found) in enumerate(zip(self.entries, reports, strict=True)):
-                try:
-                    reports[index] = self._publish(found, entry.artifact, repository, dry_run)
-                except RepositoryError as error:
-                    reports[index] = replace(found, reason=f"not published: {error.message}")
-                    failure = failure or error
-        report = self._report(reports, repository, dry_run)
-        report.save(self.folder / REPORT_FILE)
-        if failure is not None:
-            raise failure
+        todo = self.todo
+        self._engine.run([self._stages[0]])
+        self._raise(todo.load_key)
+        self._engine.run(self._stages)
+        for key in todo.baseline.keys:
+            self._raise(key)
+        if self._until in ("load", "build", "compare"):
+            return self._save([], publishing, {})
+        self._raise(todo.baseline.compare_key)
+        found = self._judged(self._measured())
+        pairs = [results.variant_report(todo, variant, found) for variant in todo.variants]
+        reports = results.without_dominated(todo.recipe, [report for report, _ in pairs])
+        chosen = {
+            report.name: one
+            for report, (_, one) in zip(reports, pairs, strict=True)
+            if one.finished is not None and report.status is not Status.KEPT
+        }
+        if self._until != "publish":
+            return self._save(reports, publishing, chosen)
+        with self._engine.phase("publish what passed") as notes:
+            published = publishing.publish(reports, chosen)
+            notes.append(published.verified or "nothing to publish")
+        report = self._save(published.reports, publishing, chosen, published)
+        if published.error is not None:
+            raise published.error
         return report
 
-    def _stage(self, key: str, seconds: dict[str, float]) -> AbstractContextManager[list[str]]:
-        """The next stage of the plan."""
-        return self._stages.stage(next(self._labels), key=key, seconds=seconds)
+    def _advance(self, key: str, done: int, total: int, note: str) -> None:
+        """From a worker to the progress."""
+        self._engine.advanced(key, done, total, note)
 
-    def _load(self) -> None:
-        """The original module, and proof that it can be batched and exported."""
-        recipe = self.recipe
-        with self._stage("load", self.seconds):
-            self.original = sources.load_module(self.source, recipe.model, seed=recipe.seed)
-            preflight.check(self.original, recipe, self.data.examples)
+    def _raise(self, key: str) -> None:
+        """A failure that concerns all variants ends the run."""
+        if key in self.outcomes and (error := self.outcomes[key].error) is not None:
+            raise error
 
-    def _build_all(self) -> Artifact:
-        """Every variant's file, as far as it can be made; gives the plain export."""
-        with self._stage("to_onnx", self.seconds):
-            baseline = self._build(self.plan.baseline)
-        for entry in self.entries:
-            if self.plan.is_baseline(entry.variant):
-                entry.artifact = baseline
-                continue
-            with self._stage("build", entry.seconds) as notes:
-                try:
-                    entry.artifact = self._build(entry.variant.steps)
-                except ConchError as error:
-                    entry.error = str(error)
-                    notes.append("failed")
-        return baseline
-
-    def _build(self, steps: Sequence[StepSpec]) -> Artifact:
-        """What the steps give; steps that were run before in this run are not run again."""
-        artifact = Artifact(form=Form.TORCH, module=self.original)
-        key = ""
-        for spec in steps:
-            key += f"{spec.model_dump_json()}\n"
-            if key not in self._artifacts:
-                context = Context(
-                    recipe=self.recipe,
-                    folder=_emptied(self.folder / f"{len(self._artifacts)}_{spec.step.name}"),
-                    original=self.original,
-                    examples=self.data.examples,
-                    calibration=self.data.calibration,
-                )
-                self._artifacts[key] = spec.step.run(artifact, context)
-            artifact = self._artifacts[key]
-        return artifact
-
-    def _compare(self) -> None:
-        """Each variant's quality; a variant that cannot be compared is refused."""
-        with self._stage("compare", self.seconds) as notes:
-            comparing = judge.Judge(self.original, self.recipe, self.data, self.source)
-            for entry in self.entries:
-                if entry.artifact is None:
-                    continue
-                try:
-                    entry.quality = comparing.quality(entry.variant, entry.artifact.file)
-                except ParityError as error:
-                    entry.error = str(error)
-                    notes.append(f"{entry.variant.name} failed")
-
-    def _measure(self, baseline: Artifact) -> list[VariantReport]:
-        """Size and latency of what could be compared; then the verdicts."""
-        sound = {
-            e.variant.name: e.artifact.file for e in self.entries if e.artifact and not e.error
+    def _measured(self) -> Mapping[str, judge.Cost]:
+        """Size and latency of what could be compared, the baseline among it."""
+        ends = {
+            chain.name: chain.end
+            for chain in self.todo.all_chains
+            if self.outcomes[chain.compare_key].error is None
         }
-        files = {self.plan.baseline_name: baseline.file, **sound}
-        with self._stage("measure", self.seconds):
-            costs = judge.costs(
-                files, baseline=self.plan.baseline_name, recipe=self.recipe, data=self.data
-            )
-        return [self._judged(entry, costs) for entry in self.entries]
+        stage = graph.measurement(self.todo, ends)
+        self._engine.run([stage])
+        self._raise(stage.key)
+        finished = self.outcomes[stage.key].finished
+        costs = finished.artifact.facts["costs"] if finished else {}
+        return {name: judge.cost_from(entry) for name, entry in costs.items()}
 
-    def _judged(self, entry: _Entry, costs: Mapping[str, judge.Cost]) -> VariantReport:
-        """One variant's figures and verdicts, or why there are none."""
-        variant = entry.variant
-        if entry.error:
-            found = VariantReport(
-                name=variant.name,
-                published_name=self.recipe.published_name(variant),
-                steps=variant.labels,
-                reason=entry.error,
-            )
-        else:
-            found = judge.report(
-                self.recipe,
-                variant,
-                quality=entry.quality,
-                cost=costs[variant.name],
-                is_baseline=self.plan.is_baseline(variant),
-            )
-        return replace(found, seconds=entry.seconds)
+    def _judged(self, costs: Mapping[str, judge.Cost]) -> dict[str, Judged]:
+        """Every chain with its verdicts, by name."""
+        return {
+            chain.name: results.judged(self.todo, chain, self.outcomes, costs)
+            for chain in self.todo.all_chains
+        }
 
-    def _publish(
+    def _save(
         self,
-        report: VariantReport,
-        artifact: Artifact | None,
-        repository: Repository | None,
-        dry_run: bool,
-    ) -> VariantReport:
-        """Put an accepted variant into the repository, or say why not."""
-        if not report.accepted or artifact is None:
-            return report
-        if repository is None:
-            why = "dry run" if dry_run else "no repository given"
-            return replace(report, reason=f"{report.reason}; not published ({why})")
-        version = repository.publish(
-            report.published_name,
-            publish.triton_config(self.recipe, report.published_name),
-            {artifact.file.name: artifact.file},
-            publish.lineage(
-                self.recipe,
-                recipe_sha256=self._recipe_sha256(),
-                report=report,
-                artifact=artifact,
-            ),
-        )
-        return replace(
-            report,
-            published_version=version,
-            reason=f"{report.reason}; published as {report.published_name} version {version}",
-        )
-
-    def _report(
-        self, reports: Sequence[VariantReport], repository: Repository | None, dry_run: bool
+        reports: Sequence[VariantReport],
+        publishing: publisher.Publisher,
+        chosen: Mapping[str, Judged],
+        published: publisher.Published | None = None,
     ) -> Report:
-        """The whole run's report."""
-        return Report(
-            model=self.recipe.model.name,
-            recipe=str(self.recipe_path),
-            recipe_sha256=self._recipe_sha256(),
-            baseline=self.plan.baseline_name,
-            threads=judge.threads_of(self.recipe),
-            seconds=self.seconds,
+        """The report and the manifest, on disk."""
+        todo, recipe = self.todo, self.todo.recipe
+        loaded = self.outcomes[todo.load_key].finished
+        if loaded is None:
+            raise AssertionError("the load stage has no result")
+        facts = loaded.artifact.facts
+        task = recipe.gates.task or next(iter(todo.tasks), None)
+        report = Report(
+            model=recipe.model.name,
+            recipe=str(todo.recipe_path),
+            recipe_sha256=publishing.recipe_sha256,
+            baseline=todo.baseline.name,
+            threads=judge.threads_of(recipe),
+            seconds=self._seconds(),
             total_seconds=time.perf_counter() - self._start,
-            dry_run=dry_run,
-            repository=str(repository.root) if repository else None,
-            variants=tuple(reports),
-            configs={
-                report.published_name: model_config.to_text(
-                    publish.triton_config(self.recipe, report.published_name)
+            dry_run=publishing.dry_run,
+            repository=publishing.root,
+            variants=tuple(self._with_seconds(report) for report in reports),
+            configs=publishing.configs(reports),
+            ensembles=published.ensembles if published else (),
+            verified=published.verified if published else "",
+            task=task.name if task else "",
+            stages=tuple(
+                StageReport(
+                    name=outcome.stage.label,
+                    variant=outcome.stage.variant,
+                    seconds=outcome.finished.seconds if outcome.finished else 0.0,
+                    cached=outcome.cached,
                 )
-                for report in reports
-                if report.accepted
-            },
+                for outcome in self.outcomes.values()
+            ),
+            original=facts["summary"],
+            warnings=tuple(facts.get("warnings", ())),
+            versions=keys.versions(),
+            machine={**keys.machine(), "flags": keys.cpu_flags()},
+            finished_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-
-    def _recipe_sha256(self) -> str:
-        """Hash of the recipe and of the code files beside it that it names."""
-        return publish.files_sha256([self.recipe_path, *self.source.files(self.recipe.references)])
-
-
-def _emptied(folder: Path) -> Path:
-    """The folder, made when missing, without the files of an earlier run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.iterdir():
-        stale.unlink()
-    return folder
-
-
-def _open(root: Path) -> Repository:
-    """The repository, made when missing; refused now rather than after a minute of work.
-
-    Raises:
-        RepositoryError: when the folder cannot be made or written.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RepositoryError(
-            f"model repository: {root} cannot be made ({error.strerror}).",
-            hint="Give another --repository, or mend the permissions.",
-        ) from error
-    if not os.access(root, os.W_OK | os.X_OK):
-        raise RepositoryError(
-            f"model repository: {root} is not writable.",
-            hint="Give another --repository, or mend the permissions.",
+        built = {name: (one.chain, one.finished) for name, one in chosen.items() if one.finished}
+        record = manifest.manifest(
+            todo, loaded=loaded, chosen=built, recipe_sha256=publishing.recipe_sha256
         )
-    return Repository(root)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+        atomic.write(
+            self.folder / MANIFEST_FILE, text.encode(), aside=self.folder, point="export.manifest"
+        )
+        report.save(self.folder / REPORT_FILE)
+        return report
+
+    def _seconds(self) -> dict[str, float]:
+        """Seconds of each kind of stage that was run now."""
+        spent: dict[str, float] = {}
+        for outcome in self.outcomes.values():
+            if outcome.finished is not None and not outcome.cached:
+                kind = outcome.stage.kind
+                spent[kind] = spent.get(kind, 0.0) + outcome.finished.seconds
+        return spent
+
+    def _with_seconds(self, report: VariantReport) -> VariantReport:
+        """The variant's report with what its stages took."""
+        spent: dict[str, float] = {}
+        for outcome in self.outcomes.values():
+            if outcome.stage.variant == report.name and outcome.finished is not None:
+                kind = outcome.stage.kind
+                spent[kind] = spent.get(kind, 0.0) + outcome.finished.seconds
+        return dataclasses.replace(report, seconds=spent)

@@ -150,6 +150,10 @@ class Measure(FileModel):
         default=(1, 8), description="Batch sizes; axes are at their example sizes."
     )
     rounds: int = Field(default=9, ge=3, le=1000, description="Rounds; medians are reported.")
+    axes: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="Sizes of axes to time at, where they are not the example sizes.",
+    )
 
 
 class Recipe(FileModel):
@@ -184,6 +188,7 @@ class Recipe(FileModel):
             self._check_steps(variant)
             self._check_gates(variant)
         self._check_serving()
+        self._check_measured_axes()
         return self
 
     @property
@@ -227,6 +232,16 @@ class Recipe(FileModel):
         return tuple(
             self.model.axes[dim].example if isinstance(dim, str) else dim for dim in tensor.dims
         )
+
+    def _check_measured_axes(self) -> None:
+        for name, size in self.measure.axes.items():
+            axis = self.model.axes.get(name)
+            if axis is None:
+                raise ValueError(f"measure.axes names {name}, which model.axes does not have")
+            if not axis.min <= size <= axis.max:
+                raise ValueError(
+                    f"measure.axes.{name} is {size}, must lie in {axis.min} to {axis.max}"
+                )
 
     def _check_published_name(self, variant: Variant) -> None:
         try:

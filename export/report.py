@@ -8,13 +8,10 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conch.errors import ConfigError
 from export.parity import Agreement, Verdict
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 SCHEMA = 2
 
@@ -215,8 +212,8 @@ class Report:
             temp.unlink(missing_ok=True)
 
 
-def load(path: Path) -> Report:
-    """The report that ``save`` wrote.
+def load(path: Path, *, recipe: str = "RECIPE") -> Report:
+    """The report that ``save`` wrote; ``recipe`` is how messages name its recipe.
 
     Raises:
         ConfigError: when the file is missing or is no such report.
@@ -232,52 +229,13 @@ def load(path: Path) -> Report:
         return Report(**data, variants=variants, stages=stages)
     except FileNotFoundError:
         raise ConfigError(
-            f"report: {path} is not there.", hint="Run `conch export run RECIPE` first."
+            f"report: {path} is not there.", hint=f"Run `conch export run {recipe}` first."
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"report: {path} cannot be read ({error}).", hint="Run `conch export run RECIPE` again."
+            f"report: {path} cannot be read ({error}).",
+            hint=f"Run `conch export run {recipe}` again.",
         ) from error
-
-
-def table(report: Report) -> Table:
-    """The report as a rich table, one row a variant."""
-    from rich.table import Table
-
-    batches = sorted({batch for variant in report.variants for batch in variant.latency_ms})
-    shown = Table(title=f"{report.model}: variants against {report.baseline}", title_justify="left")
-    shown.add_column("variant")
-    shown.add_column("size", justify="right")
-    for batch in batches:
-        shown.add_column(f"batch {batch}, ms", justify="right")
-    shown.add_column("cosine", justify="right")
-    shown.add_column("task metric", justify="right")
-    shown.add_column("verdict", overflow="fold")
-    for variant in report.variants:
-        shown.add_row(
-            variant.name,
-            _size(variant),
-            *(_latency(variant, batch) for batch in batches),
-            f"{variant.agreement.cosine:.4f}" if variant.agreement else "-",
-            f"{variant.task_metric:.4f}" if variant.task_metric is not None else "-",
-            f"{'[green]accepted' if variant.accepted else '[red]refused'}[/]: {variant.reason}",
-        )
-    return shown
-
-
-def _size(variant: VariantReport) -> str:
-    """Size and how many times smaller."""
-    if not variant.size_bytes:
-        return "-"
-    times = f" ({1 / variant.size_ratio:.1f}x)" if variant.size_ratio else ""
-    return f"{variant.size_bytes / 1e6:.2f} MB{times}"
-
-
-def _latency(variant: VariantReport, batch: int) -> str:
-    """Latency and how many times faster."""
-    if batch not in variant.latency_ms:
-        return "-"
-    return f"{variant.latency_ms[batch]:.2f} ({1 / variant.latency_ratio[batch]:.1f}x)"
 
 
 def _variant(entry: dict[str, Any]) -> VariantReport:

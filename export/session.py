@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from conch.errors import ParityError
@@ -15,6 +16,21 @@ from conch.errors import ParityError
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def check_finite(outputs: Sequence[Mapping[str, NDArray[Any]]], variant: str) -> None:
+    """Refuse NaN and infinity, whatever the gates say.
+
+    Raises:
+        ParityError: naming the output.
+    """
+    for batch in outputs:
+        for name, array in batch.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ParityError(
+                    f"{variant}: output {name} holds NaN or infinity on the evaluation data.",
+                    hint="A scale overflowed: try another method, or exclude the nodes at fault.",
+                )
 
 
 class Session:

@@ -7,22 +7,24 @@ checked, loaded and compared with the original at several sizes before anything 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from conch.errors import ConfigError, ParityError
-from export import parity
+from export import complexity, parity
 from export.steps.base import Artifact, Context, Form, Step
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from export.recipe import Recipe
 
@@ -73,6 +75,8 @@ class ToOnnx(Step):
             ) from error
         worst = self._compare(artifact, context, path)
         facts = {
+            **artifact.facts,
+            "complexity": self._complexity(artifact, context),
             "opset": {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
             "ir_version": proto.ir_version,
             "max_abs_diff": worst,
@@ -86,8 +90,7 @@ class ToOnnx(Step):
 
         recipe = context.recipe
         sizes = {"batch": 2, **{name: axis.example for name, axis in recipe.model.axes.items()}}
-        example = context.examples(sizes)
-        arguments = tuple(torch.from_numpy(example[t.name]) for t in recipe.model.inputs)
+        arguments = _arguments(context, sizes)
         try:
             with _quiet():
                 program = torch.onnx.export(
@@ -109,6 +112,13 @@ class ToOnnx(Step):
         except Exception as error:  # the exporter has no error class of its own to rely on
             raise _export_failed(error, recipe) from error
 
+    @staticmethod
+    def _complexity(artifact: Artifact, context: Context) -> dict[str, int]:
+        """MACs of one sample at example sizes, and parameters."""
+        axes = {name: axis.example for name, axis in context.recipe.model.axes.items()}
+        found = complexity.count(artifact.torch_module, _arguments(context, {"batch": 1, **axes}))
+        return dataclasses.asdict(found)
+
     def _compare(self, artifact: Artifact, context: Context, path: Path) -> float:
         """Largest difference between file and module; raises when one exceeds the tolerance."""
         from export.session import Session
@@ -117,7 +127,7 @@ class ToOnnx(Step):
         session = Session(path)
         worst = 0.0
         for sizes in check_sizes(context.recipe):
-            batch = context.examples(sizes)
+            batch = context.data.examples(sizes)
             expected = call(artifact.torch_module, batch, context.recipe.model)
             got = session.run(batch)
             at = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
@@ -130,6 +140,14 @@ class ToOnnx(Step):
                 )
             worst = max(worst, *(parity.max_abs_diff(expected[k], got[k]) for k in expected))
         return worst
+
+
+def _arguments(context: Context, sizes: Mapping[str, int]) -> tuple[torch.Tensor, ...]:
+    """Example inputs of these sizes as the arguments of ``forward``."""
+    import torch
+
+    example = context.data.examples(sizes)
+    return tuple(torch.from_numpy(example[t.name]) for t in context.recipe.model.inputs)
 
 
 def check_sizes(recipe: Recipe) -> list[dict[str, int]]:

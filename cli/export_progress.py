@@ -1,0 +1,59 @@
+"""How ``conch export run`` shows its stages: bars on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+
+class StageLines:
+    """Stages on stderr, which leaves stdout to data; several may run at once."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._tasks: dict[int, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def started(self, index: int, total: int, stage: str) -> None:
+        """Say what begins."""
+        line = f"\\[{index}/{total}] {stage}"
+        if self._console.is_terminal:
+            self._tasks[index] = self._bars.add_task(line, total=None, note="")
+        else:
+            self._console.print(f"{line} ...", soft_wrap=True)
+
+    def advanced(self, index: int, done: int, total: int, note: str) -> None:
+        """Move the stage's bar."""
+        if index in self._tasks:
+            self._bars.update(self._tasks[index], completed=done, total=total, note=note)
+
+    def finished(self, index: int, total: int, stage: str, seconds: float, note: str) -> None:
+        """Say how long it took."""
+        if index in self._tasks:
+            self._bars.remove_task(self._tasks.pop(index))
+        tail = f" ({note})" if note else ""
+        self._console.print(f"\\[{index}/{total}] {stage}: {seconds:.1f} s{tail}", soft_wrap=True)

@@ -1,0 +1,145 @@
+"""Content keys: a stage whose key is known has the result that the key names.
+
+A key is the hash of all that decides a result: the recipe's own files, the step's options, the
+versions of the tools, and the keys of what it starts from. Times, paths and hosts are no part.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from export.recipe import Recipe
+from export.steps import Step, StepSpec
+
+BASE_PACKAGES = (
+    "conch-serving", "torch", "onnx", "onnxscript", "onnxruntime", "numpy",
+    "transformers", "tokenizers", "safetensors",
+)  # fmt: skip
+"""Packages that every stage may depend on."""
+
+
+def digest(*parts: Any) -> str:
+    """Hash of JSON values; equal values give equal hashes, whatever the order of mappings.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+        True
+    """
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of the file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_sha256(paths: Iterable[Path]) -> str:
+    """One hash of several files' names and contents; a missing file counts as absent."""
+    return digest(*((p.name, file_sha256(p) if p.is_file() else None) for p in paths))
+
+
+def versions(packages: Sequence[str] = BASE_PACKAGES) -> dict[str, str]:
+    """Version of Python and of each of these packages that is installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        if version := _version(package):
+            found[package] = version
+    return found
+
+
+def root(recipe: Recipe, files: Sequence[Path]) -> str:
+    """The key of the original and its data.
+
+    Args:
+        recipe: of it, what decides the original, its data and its largest batch.
+        files: all files whose content decides them, sorted.
+    """
+    return digest(
+        "root",
+        recipe.model.model_dump(mode="json"),
+        recipe.data.model_dump(mode="json"),
+        recipe.seed,
+        recipe.serving.max_batch_size,
+        {name: os.environ.get(name) for name in recipe.data.environment},
+        files_sha256(files),
+        versions(),
+    )
+
+
+def step(parent: str, spec: StepSpec) -> str:
+    """The key of what the step makes of ``parent``."""
+    one = spec.step
+    options = one.model_dump(mode="json")
+    return digest("step", parent, one.name, options, versions(one.packages), _code(type(one)))
+
+
+def derived(kind: str, parents: Sequence[str], options: Mapping[str, Any], *code: Any) -> str:
+    """The key of figures about other stages, e.g. a comparison or a measurement.
+
+    Args:
+        kind: what it is.
+        parents: keys of the stages that it is about.
+        options: all settings that decide it, as JSON values.
+        code: modules whose text decides it.
+    """
+    return digest(kind, parents, options, *(_text_sha256(inspect.getfile(one)) for one in code))
+
+
+def machine() -> dict[str, Any]:
+    """What latency depends on and may differ between two machines with one work folder."""
+    return {"cpu": cpu_model(), "cores": len(os.sched_getaffinity(0)), "node": platform.node()}
+
+
+def cpu_model() -> str:
+    """The processor's name, as the kernel tells it."""
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> list[str]:
+    """The processor's features that decide how fast INT8 is, of those it has."""
+    wanted = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16", "asimddp"}
+    for line in _cpuinfo():
+        if line.startswith(("flags", "Features")):
+            return sorted(wanted & set(line.partition(":")[2].split()))
+    return []
+
+
+@functools.cache
+def _cpuinfo() -> list[str]:
+    """The kernel's description of the processors."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+@functools.cache
+def _version(package: str) -> str:
+    """The package's version; empty when it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _code(step_class: type[Step]) -> str:
+    """Hash of the step's own module: an improved step is another step."""
+    return _text_sha256(inspect.getfile(step_class))
+
+
+@functools.cache
+def _text_sha256(path: str) -> str:
+    """Hash of a source file."""
+    return file_sha256(Path(path))

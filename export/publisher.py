@@ -1,0 +1,200 @@
+"""Accepted variants into the repository: configs, a load test on a real Triton, then the files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conch.errors import RepositoryError
+from export import publish, trial
+from export.keys import files_sha256
+from export.planning import Plan
+from export.report import Status, VariantReport
+from export.results import Judged
+from export.steps import Form
+from serving import model_config
+from serving.repository import Repository
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What publishing came to.
+
+    Attributes:
+        reports: of all variants, with versions and reasons filled in.
+        ensembles: names of the ensembles that were published.
+        verified: what was loaded on a real Triton first, in a line.
+        error: the first failure; the report is saved before it is raised.
+    """
+
+    reports: list[VariantReport]
+    ensembles: tuple[str, ...] = ()
+    verified: str = ""
+    error: RepositoryError | None = None
+
+
+class Publisher:
+    """Publishes the variants of one run.
+
+    Args:
+        todo: the plan.
+        repository: where they go; None publishes nothing.
+        dry_run: whether that is why.
+    """
+
+    def __init__(self, todo: Plan, repository: Repository | None, *, dry_run: bool) -> None:
+        self.todo = todo
+        self.dry_run = dry_run
+        self.repository = repository
+        self.recipe_sha256 = files_sha256([todo.recipe_path, *todo.files])
+
+    @property
+    def root(self) -> str | None:
+        """The repository's folder; None for nowhere."""
+        return str(self.repository.root) if self.repository else None
+
+    def configs(self, reports: Sequence[VariantReport]) -> dict[str, str]:
+        """Published name → ``config.pbtxt``, of what passed its gates."""
+        recipe = self.todo.recipe
+        passed = {
+            report.published_name: Form(report.target)
+            for report in reports
+            if report.status in (Status.PUBLISHED, Status.ACCEPTED)
+        }
+        return {
+            name: model_config.to_text(publish.triton_config(recipe, name, target=target))
+            for name, target in passed.items()
+        }
+
+    def publish(self, reports: Sequence[VariantReport], chosen: Mapping[str, Judged]) -> Published:
+        """Publish the accepted variants, then the ensembles around them.
+
+        A model that Triton does not load is refused, and nothing of it is published.
+        """
+        reports = [self._without(report) for report in reports]
+        passed = [report for report in reports if report.status is Status.ACCEPTED]
+        if self.repository is None or not passed:
+            why = "dry run" if self.dry_run else "no repository given"
+            noted = {r.name: dataclasses.replace(r, reason=f"{r.reason}; not published ({why})")
+                     for r in passed}  # fmt: skip
+            return Published(reports=[noted.get(report.name, report) for report in reports])
+        models = self._publications(passed, chosen)
+        problems: dict[str, str] = {}
+        numbers: dict[str, list[int]] = {}
+        error: RepositoryError | None = None
+        for model in models:
+            if problems.get(model.name):
+                continue
+            try:
+                numbers[model.name] = publish.put(self.repository, model)
+            except RepositoryError as refused:
+                problems[model.name] = f"not published: {refused.message}"
+                error = error or refused
+        by_variant = {
+            name: (model, index) for model in models for index, name in enumerate(model.variants)
+        }
+        found = [
+            _told(report, *by_variant[report.name], problems, numbers)
+            if report.name in by_variant
+            else report
+            for report in reports
+        ]
+        return Published(
+            reports=found,
+            ensembles=tuple(m.name for m in models if not m.variants and m.name in numbers),
+            verified=_verified(models, problems),
+            error=error,
+        )
+
+    def _without(self, report: VariantReport) -> VariantReport:
+        """The report of a variant that the recipe builds for comparison only."""
+        variant = next(v for v in self.todo.variants if v.name == report.name)
+        if variant.publish or report.status is not Status.ACCEPTED:
+            return report
+        return dataclasses.replace(report, reason=f"{report.reason}; for comparison only")
+
+    def _publications(
+        self, passed: Sequence[VariantReport], chosen: Mapping[str, Judged]
+    ) -> list[publish.Publication]:
+        """What to put into the repository, ensembles last."""
+        recipe, folder = self.todo.recipe, self.todo.recipe_path.resolve().parent
+        accepted = []
+        for report in passed:
+            one = chosen[report.name]
+            variant = next(v for v in self.todo.variants if v.name == report.name)
+            if one.finished is None or not variant.publish:
+                continue
+            accepted.append(
+                publish.Accepted(
+                    variant=variant,
+                    artifact=one.finished.artifact,
+                    lineage=publish.lineage(
+                        recipe,
+                        recipe_sha256=self.recipe_sha256,
+                        report=report,
+                        artifact=one.finished.artifact,
+                    ),
+                )
+            )
+        models = publish.variants(recipe, folder, accepted)
+        names = {variant: model.name for model in models for variant in model.variants}
+        from export import ensembles
+
+        return (
+            [*models, *ensembles.publications(recipe, folder, names)]
+            if recipe.ensembles
+            else models
+        )
+
+
+def open_repository(root: Path) -> Repository:
+    """The repository, made when missing; refused now rather than after a minute of work.
+
+    Raises:
+        RepositoryError: when the folder cannot be made or written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RepositoryError(
+            f"model repository: {root} cannot be made ({error.strerror}).",
+            hint="Give another --repository, or mend the permissions.",
+        ) from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise RepositoryError(
+            f"model repository: {root} is not writable.",
+            hint="Give another --repository, or mend the permissions.",
+        )
+    return Repository(root)
+
+
+def _told(
+    report: VariantReport,
+    model: publish.Publication,
+    index: int,
+    problems: Mapping[str, str],
+    numbers: Mapping[str, Sequence[int]],
+) -> VariantReport:
+    """The report with what became of the publication."""
+    if problem := problems.get(model.name):
+        return dataclasses.replace(report, status=Status.FAILED, accepted=False, reason=problem)
+    number = numbers[model.name][index]
+    loaded = "" if model.loadable else "; build its engine: conch export build-engines"
+    return dataclasses.replace(
+        report,
+        status=Status.PUBLISHED,
+        published_version=number,
+        reason=f"{report.reason}; published as {model.name} version {number}{loaded}",
+    )
+
+
+def _verified(models: Sequence[publish.Publication], problems: Mapping[str, str]) -> str:
+    """What a real Triton has loaded."""
+    loaded = [m.name for m in models if m.loadable and not problems.get(m.name)]
+    left = [m.name for m in models if not m.loadable]
+    told = f"loaded and asked on a real Triton: {', '.join(loaded)}" if loaded else ""
+    unloaded = f"not loaded here (need a GPU): {', '.join(left)}" if left else ""
+    return "; ".join(part for part in (told, unloaded) if part)
