@@ -131,11 +131,12 @@ def quality(
 
 def _through_triton(bench: Bench, artifact: Artifact, gate: TaskGate) -> task.TaskResult:
     """The metric, answered by a real Triton that serves the variant."""
-    from export import publish, trial
+    from export import trial
+    from export.config_pbtxt import triton_config
 
     name = f"{bench.recipe.model.name}_on_trial"
-    config = publish.triton_config(bench.recipe, name)
-    with trial.serving({name: trial.Model(config=config, files=[artifact.file])}) as served:
+    config = triton_config(bench.recipe, name)
+    with trial.serving({name: trial.Model(config=config, files=(artifact.file,))}) as served:
         return task.play(
             bench.source,
             gate.metric,

@@ -73,7 +73,8 @@ def run(
         if fresh:
             shutil.rmtree(folder / planning.STAGES_FOLDER, ignore_errors=True)
         with _Run(todo, folder, jobs=jobs, progress=progress, until=until) as running:
-            return running.finish(publisher.Publisher(todo, target, dry_run=dry_run))
+            store = Store(folder / planning.STAGES_FOLDER)
+            return running.finish(publisher.Publisher(todo, target, store, dry_run=dry_run))
     except OSError as error:
         raise RepositoryError(
             f"export of {todo.recipe.model.name}: {error.strerror or error} "

@@ -97,7 +97,7 @@ class Plan:
 
 def tasks_of(recipe: Recipe) -> tuple[TaskGate, ...]:
     """The task metrics that any variant is judged by, each once."""
-    found = {}
+    found: dict[str, TaskGate] = {}
     for variant in recipe.variants:
         if (task := recipe.gates_of(variant).task) is not None:
             found.setdefault(task.metric, task)
@@ -202,7 +202,7 @@ def _chain(
     reference: str,
 ) -> Chain:
     """The chain with its keys."""
-    found = [load]
+    found: list[str] = [load]
     for spec in steps:
         found.append(keys.step(found[-1], spec))
     gates = recipe.gates_of(variant)

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conch.errors import RepositoryError
-from export import publish, trial
-from export.keys import files_sha256
+from export import ensembles, publish, trial
+from export.config_pbtxt import triton_config
+from export.keys import digest, files_sha256, versions
 from export.planning import Plan
 from export.report import Status, VariantReport
 from export.results import Judged
 from export.steps import Form
+from export.store import Store, facts
 from serving import model_config
 from serving.repository import Repository
+from serving.runtime.find import find
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +45,15 @@ class Publisher:
     Args:
         todo: the plan.
         repository: where they go; None publishes nothing.
-        dry_run: whether that is why.
+        store: remembers which publications passed their load test.
+        dry_run: whether nothing is to be published.
     """
 
-    def __init__(self, todo: Plan, repository: Repository | None, *, dry_run: bool) -> None:
+    def __init__(
+        self, todo: Plan, repository: Repository | None, store: Store, *, dry_run: bool
+    ) -> None:
         self.todo = todo
+        self.store = store
         self.dry_run = dry_run
         self.repository = repository
         self.recipe_sha256 = files_sha256([todo.recipe_path, *todo.files])
@@ -65,7 +72,7 @@ class Publisher:
             if report.status in (Status.PUBLISHED, Status.ACCEPTED)
         }
         return {
-            name: model_config.to_text(publish.triton_config(recipe, name, target=target))
+            name: model_config.to_text(triton_config(recipe, name, target=target))
             for name, target in passed.items()
         }
 
@@ -82,7 +89,7 @@ class Publisher:
                      for r in passed}  # fmt: skip
             return Published(reports=[noted.get(report.name, report) for report in reports])
         models = self._publications(passed, chosen)
-        problems: dict[str, str] = {}
+        problems = self._problems(models)
         numbers: dict[str, list[int]] = {}
         error: RepositoryError | None = None
         for model in models:
@@ -108,6 +115,31 @@ class Publisher:
             verified=_verified(models, problems),
             error=error,
         )
+
+    def _problems(self, models: Sequence[publish.Publication]) -> dict[str, str]:
+        """What a real Triton does not load or answers wrongly, by name.
+
+        All well is remembered for exactly these files and configs on this Triton.
+        """
+        if not any(model.loadable for model in models):
+            return {}
+        binary = find()
+        key = digest(
+            "load test", binary.version, str(binary.path), versions(),
+            [
+                (model.name, model_config.to_text(model.config),
+                 [files_sha256(sorted(one.files.values())) for one in model.versions],
+                 files_sha256(sorted(model.model_files.values())))
+                for model in models
+            ],
+        )  # fmt: skip
+        if self.store.get(key) is not None:
+            return {}
+        problems = trial.verify(models, self.todo.recipe)
+        if not problems:
+            folder, _ = self.store.begin(key)
+            self.store.finish(key, facts(triton=binary.version), folder=folder, seconds=0.0)
+        return problems
 
     def _without(self, report: VariantReport) -> VariantReport:
         """The report of a variant that the recipe builds for comparison only."""
@@ -141,13 +173,7 @@ class Publisher:
             )
         models = publish.variants(recipe, folder, accepted)
         names = {variant: model.name for model in models for variant in model.variants}
-        from export import ensembles
-
-        return (
-            [*models, *ensembles.publications(recipe, folder, names)]
-            if recipe.ensembles
-            else models
-        )
+        return [*models, *ensembles.publications(recipe, folder, names)]
 
 
 def open_repository(root: Path) -> Repository:

@@ -209,7 +209,7 @@ def _fidelity(recipe: Recipe, one: Judged) -> float | None:
     return None if agreement is None else float(getattr(agreement, metric))
 
 
-def _candidate_outcome(recipe: Recipe, one: Judged) -> "search.Outcome":
+def _candidate_outcome(recipe: Recipe, one: Judged) -> search.Outcome:
     """What the selection is told of a candidate."""
     from export import search
 
