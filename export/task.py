@@ -135,7 +135,10 @@ def _result(given: Any, reference: str) -> TaskResult:
     if values.ndim > 1 or values.size == 0:
         raise _no_score(reference, f"an array of shape {list(values.shape)}")
     if not np.isfinite(values).all():
-        raise _no_score(reference, f"{np.count_nonzero(~np.isfinite(values))} NaN or infinity")
+        bad = np.count_nonzero(~np.isfinite(values))
+        raise _no_score(
+            reference, f"{bad} scores of NaN or infinity" if values.ndim else repr(given)
+        )
     per_sample = tuple(values.tolist()) if values.ndim == 1 else None
     return TaskResult(value=float(values.mean()), per_sample=per_sample)
 

@@ -6,6 +6,7 @@ B. M. Pincombe, M. B. Welsh, "An empirical evaluation of models of text document
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,38 @@ def evaluation() -> list[Batch]:
     return _tokenized(_lines("lee.cor"))
 
 
-def spearman(outputs: list[dict[str, NDArray[Any]]]) -> float:
-    """Rank correlation of cosine similarities with people's, over the 1,225 pairs."""
+def spearman(
+    outputs: list[dict[str, NDArray[Any]]], *, sample: NDArray[np.intp] | None = None
+) -> float:
+    """Rank correlation of cosine similarities with people's, over all pairs of documents.
+
+    Args:
+        outputs: unit vectors, by batch.
+        sample: documents drawn with replacement, for a confidence interval; None for each once
+            (1,225 pairs). Documents are drawn, not pairs: two pairs with a document in common are
+            no independent samples. A document drawn twice makes no pair with itself, for that
+            similarity is 1 by definition and would flatter every model.
+
+    Source of drawing documents: T. Snijders, S. Borgatti, "Non-parametric standard errors and tests
+    for network statistics", 1999.
+    """
     from scipy.stats import spearmanr
 
     vectors = np.concatenate([batch["sentence_embedding"] for batch in outputs])
-    people = np.loadtxt(_data_folder() / "similarities0-1.txt")
-    pairs = np.triu_indices(len(vectors), k=1)
-    return float(spearmanr((vectors @ vectors.T)[pairs], people[pairs]).statistic)
+    chosen = np.arange(len(vectors)) if sample is None else sample
+    first, second = np.triu_indices(len(chosen), k=1)
+    left, right = chosen[first], chosen[second]
+    distinct = left != right
+    left, right = left[distinct], right[distinct]
+    similarities = (vectors @ vectors.T)[left, right]
+    return float(spearmanr(similarities, _judgements()[left, right]).statistic)
+
+
+@functools.cache
+def _judgements() -> NDArray[np.float64]:
+    """People's similarity of each two documents, 0 to 1; both halves of the matrix filled."""
+    upper = np.triu(np.loadtxt(_data_folder() / "similarities0-1.txt"), k=1)
+    return upper + upper.T + np.eye(len(upper))
 
 
 def _tokenized(texts: list[str], *, length: int | None = None) -> list[Batch]:
