@@ -9,6 +9,10 @@ of one executed batch. One request runs as it came, without a copy. Several are 
 everything but their batch axis; a group is concatenated, run once and split into views. A group
 that fails runs again one request at a time, so that only the bad request gets the error.
 
+Sequences with implicit state: Triton's core keeps the state for C++ backends; Python backends
+cannot hand it back (Triton 2.51), so each instance keeps the states of its sequences here, by
+correlation id. Triton sends all requests of a sequence to one instance, one at a time.
+
 It differs from the C++ backend in one default: without ``intra_op_thread_count`` a session takes
 cores // instances threads (at least 1), not all cores, because instances x threads above the
 number of cores is slower (triton-inference-server/server#7213). 0 means all cores, as there.
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +80,15 @@ class TritonPythonModel:
         except Exception as error:  # onnxruntime has a class for each failure, all below Exception
             raise pb_utils.TritonModelException(f"{path}: not loaded ({error})") from None
         self.max_batch_size = int(config["max_batch_size"])
-        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.sequences = Sequences(config, Path(args["model_repository"]))
+        self.inputs = [tensor["name"] for tensor in config["input"]] + self.sequences.controls
         self.required = {t["name"] for t in config["input"] if not t.get("optional")}
         self.string_inputs = {t["name"] for t in config["input"] if t["data_type"] == "TYPE_STRING"}
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.reshapes = {
             t["name"]: [int(d) for d in t["dims"]] for t in config["output"] if "reshape" in t
         }
-        check_signature(config, self.session)
+        check_signature(config, self.session, self.sequences)
         pb_utils.Logger.log_info(
             f"conch onnxruntime {ort.__version__}: {args['model_instance_name']} of {name} version "
             f"{args['model_version']}: {options.intra_op_num_threads} intra-op threads, "
@@ -122,9 +128,13 @@ class TritonPythonModel:
         """Run one request's tensors."""
         names = self._requested(request)
         try:
-            return self._response(names, self.session.run(names, feed))
+            arrays = self.session.run([*names, *self.sequences.outputs], feed)
+            response = self._response(names, arrays[: len(names)])
         except Exception as error:
+            self.sequences.after(request, None)
             return failure(str(error))
+        self.sequences.after(request, arrays[len(names) :])
+        return response
 
     def _feed(self, request: Any) -> dict[str, np.ndarray]:
         """The request's tensors by name: views of the shared memory that Triton wrote."""
@@ -136,6 +146,7 @@ class TritonPythonModel:
                 feed[name] = as_text(name, array) if name in self.string_inputs else array
             elif name in self.required:
                 raise RequestError(f"input {name!r}: missing, the model needs it")
+        feed.update(self.sequences.before(request))
         return feed
 
     def _group_key(self, index: int, feed: dict[str, np.ndarray]) -> tuple[Any, ...]:
@@ -160,8 +171,10 @@ class TritonPythonModel:
         start = 0
         for (index, _), size in zip(members, sizes, strict=True):
             names = self._requested(requests[index])
-            arrays = [results[name][start : start + size] for name in names]
-            responses[index] = self._response(names, arrays)
+            part = slice(start, start + size)
+            responses[index] = self._response(names, [results[name][part] for name in names])
+            states = [results[name][part].copy() for name in self.sequences.outputs]
+            self.sequences.after(requests[index], states)
             start += size
 
     def _run_batch(
@@ -170,7 +183,7 @@ class TritonPythonModel:
         """Outputs of the members' tensors as one batch; None when they must run one by one."""
         first = members[0][1]
         wanted = {name for index, _ in members for name in self._requested(requests[index])}
-        names = [name for name in self.outputs if name in wanted]
+        names = [name for name in self.outputs if name in wanted] + self.sequences.outputs
         try:
             joined = {key: np.concatenate([feed[key] for _, feed in members]) for key in first}
             arrays = self.session.run(names, joined)
@@ -198,6 +211,68 @@ class TritonPythonModel:
     def _shape(self, name: str, array: np.ndarray) -> list[int]:
         """The shape that the config promises for an output with ``reshape``."""
         return [*array.shape[: 1 if self.max_batch_size else 0], *self.reshapes[name]]
+
+
+class Sequences:
+    """The states of this instance's sequences, by correlation id, the latest used last."""
+
+    def __init__(self, config: dict[str, Any], model: Path) -> None:
+        """Of ``sequence_batching``; a model without it has no states and no controls."""
+        given = config.get("sequence_batching", {})
+        entries = given.get("state", [])
+        if any(entry["output_name"] in (o["name"] for o in config["output"]) for entry in entries):
+            raise pb_utils.TritonModelException(
+                f"{config['name']}: a state's output is also an output, it must be one of both"
+            )
+        self.controls = [control["name"] for control in given.get("control_input", [])]
+        self.inputs = {entry["input_name"]: entry["data_type"] for entry in entries}
+        self.outputs = [entry["output_name"] for entry in entries]
+        batched = int(config["max_batch_size"]) > 0
+        self.initial = [initial_state(entry, model, batched=batched) for entry in entries]
+        # Triton forgets a sequence after this; we do so later, on the next start of another one.
+        self.idle_s = int(given.get("max_sequence_idle_microseconds", 0)) / 1e6 + 10
+        self.live: dict[Any, tuple[float, list[np.ndarray]]] = {}
+
+    def before(self, request: Any) -> dict[str, np.ndarray]:
+        """The state that the request starts from, by the names of the graph's inputs."""
+        if not self.inputs:
+            return {}
+        key = request.correlation_id()
+        if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
+            self._forget_idle()
+            self.live[key] = (time.monotonic(), self.initial)
+        elif key and key not in self.live:
+            raise RequestError(f"sequence {key}: its state is lost, start it again")
+        # What Triton makes up to fill a slot belongs to no sequence.
+        _, states = self.live.get(key, (0.0, self.initial))
+        return dict(zip(self.inputs, states, strict=True))
+
+    def after(self, request: Any, states: list[np.ndarray] | None) -> None:
+        """Keep the state that the request left; None when it failed: the old one stays."""
+        key = request.correlation_id() if self.inputs else None
+        if not key:
+            return
+        _, old = self.live.pop(key, (0.0, self.initial))
+        if not request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END:
+            self.live[key] = (time.monotonic(), old if states is None else states)
+
+    def _forget_idle(self) -> None:
+        """Drop the sequences that Triton has given up: the oldest come first."""
+        limit = time.monotonic() - self.idle_s
+        for key in [key for key, (used, _) in self.live.items() if used < limit]:
+            del self.live[key]
+
+
+def initial_state(entry: dict[str, Any], model: Path, *, batched: bool) -> np.ndarray:
+    """What a sequence starts with: the file or the zeros that the config says, else zeros."""
+    given = (entry.get("initial_state") or [{}])[0]
+    dims = [max(1, int(dim)) for dim in given.get("dims") or entry["dims"]]
+    dtype = pb_utils.triton_string_to_numpy(entry["data_type"])
+    if given.get("data_file"):
+        array = np.fromfile(model / "initial_state" / given["data_file"], dtype=dtype).reshape(dims)
+    else:
+        array = np.zeros(dims, dtype=dtype)
+    return array[np.newaxis] if batched else array
 
 
 def session_options(config: dict[str, Any]) -> ort.SessionOptions:
@@ -248,11 +323,20 @@ def model_path(config: dict[str, Any], model: Path, version: str) -> Path:
     return path
 
 
-def check_signature(config: dict[str, Any], session: ort.InferenceSession) -> None:
+def check_signature(
+    config: dict[str, Any], session: ort.InferenceSession, sequences: Sequences
+) -> None:
     """Refuse a config that does not fit the graph."""
+    state_types = list(sequences.inputs.values())
+    states = {
+        "input": [{"name": n, "data_type": t} for n, t in sequences.inputs.items()],
+        "output": [
+            {"name": n, "data_type": t} for n, t in zip(sequences.outputs, state_types, strict=True)
+        ],
+    }
     for kind, nodes in (("input", session.get_inputs()), ("output", session.get_outputs())):
         types = {node.name: node.type for node in nodes}
-        for tensor in config[kind]:
+        for tensor in [*config[kind], *states[kind]]:
             name, wanted = tensor["name"], ONNX_TYPES.get(tensor["data_type"])
             where = f"{config['name']}: {kind} {name!r}"
             if name not in types:
@@ -267,7 +351,9 @@ def check_signature(config: dict[str, Any], session: ort.InferenceSession) -> No
                 raise pb_utils.TritonModelException(
                     f"{where}: {tensor['data_type']} in the config, {types[name]} in the graph"
                 )
-    missing = {n.name for n in session.get_inputs()} - {t["name"] for t in config["input"]}
+    declared = {tensor["name"] for tensor in config["input"]}
+    missing = {node.name for node in session.get_inputs()} - declared
+    missing -= {*sequences.inputs, *sequences.controls}
     if missing:
         raise pb_utils.TritonModelException(
             f"{config['name']}: the config lacks the graph's input {', '.join(sorted(missing))}"
