@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conch.errors import ConfigError, ParityError
+from export import targets
 from export.source_files import external_files
 
 if TYPE_CHECKING:
@@ -26,12 +27,17 @@ _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU",
 """Operators whose constant inputs are weights: elsewhere infinity may be meant, as in a mask."""
 
 
-def check(path: Path, recipe: Recipe) -> None:
+def check(path: Path, recipe: Recipe, *, triton: str = targets.LOCAL) -> None:
     """Hold the file against the recipe.
 
+    Args:
+        path: the file.
+        recipe: what it must be like.
+        triton: the Triton that is to serve it: a release such as ``26.07``, or ``local``.
+
     Raises:
-        ConfigError: when it is no valid ONNX, has operators that the server has not, its batch axis
-            is fixed, or its inputs and outputs are not the recipe's.
+        ConfigError: when it is no valid ONNX, is too new for the server or has operators that the
+            server has not, its batch axis is fixed, or its inputs and outputs are not the recipe's.
         ParityError: when a weight is NaN or infinite; it is named.
     """
     import onnx
@@ -46,6 +52,11 @@ def check(path: Path, recipe: Recipe) -> None:
             hint="Export it again; onnx.checker.check_model tells the same.",
         ) from error
     proto = onnx.load(path)
+    if problem := targets.check(_opsets(proto), proto.ir_version, targets.target(triton)):
+        raise ConfigError(
+            f"{KEY}: {path.name} has {problem}.",
+            hint="Export it again with an older opset, or convert it with onnx.version_converter.",
+        )
     _check_domains(proto)
     _check_names(proto, recipe)
     for declared, values in (
@@ -66,7 +77,7 @@ def summary(path: Path) -> dict[str, Any]:
     proto = onnx.load(path)
     weights = [onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer]
     return {
-        "opset": {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
+        "opset": _opsets(proto),
         "ir_version": proto.ir_version,
         "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
         "inputs": [_described(value) for value in _inputs(proto)],
@@ -76,6 +87,11 @@ def summary(path: Path) -> dict[str, Any]:
         "parameter_dtypes": dict(Counter(str(array.dtype) for array in weights)),
         "operators": dict(Counter(node.op_type for node in _nodes(proto.graph)).most_common()),
     }
+
+
+def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
+    """Domain → version of its operator set."""
+    return {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
 
 
 def _check_domains(proto: onnx.ModelProto) -> None:

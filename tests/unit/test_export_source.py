@@ -1,9 +1,13 @@
-"""Functions that a recipe names: found beside it, or refused with a reason."""
+"""What a recipe names: found beside it or in a package, or refused with a reason."""
 
 import pytest
 
+from conch import config_file
 from conch.errors import ConfigError
 from export.source import Source
+from export.source_files import located
+from export.source_spec import SourceFields
+from export.steps import Form
 
 
 @pytest.fixture
@@ -64,3 +68,67 @@ def test_reference_that_leads_nowhere_is_refused_with_the_reason(folder, referen
         Source(folder).function(reference, key="model.factory")
     assert says in str(caught.value)
     assert caught.value.message.startswith("model.factory: ")
+
+
+def spec(text):
+    """The source section of a recipe."""
+    return config_file.loads(text, SourceFields, source="recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "form"),
+    [
+        ("factory: model.py:load", "factory", Form.TORCH),
+        ("program: net.pt2", "program", Form.TORCH),
+        ("onnx: package:magika/models/model.onnx", "onnx", Form.ONNX),
+        ("huggingface: {folder: encoder, class: AutoModel}", "huggingface", Form.TORCH),
+    ],
+)
+def test_each_kind_of_source_says_where_its_chain_starts(text, kind, form):
+    """An ONNX file needs no export."""
+    found = spec(text)
+    assert (found.kind, found.form) == (kind, form)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("files: [a]", "names no source, must name exactly one of factory, program, onnx, hugg"),
+        ("factory: m.py:f\nonnx: a.onnx", "names factory and onnx, must name exactly one"),
+        ("onnx: a.pb", "must end in .onnx"),
+        ("program: a.pt", "must end in .pt2"),
+        ("onnx: package:a.b/c.onnx", "must be package:NAME/path/inside"),
+        ("onnx: package:a/../c.onnx", "must be package:NAME/path/inside"),
+        ("huggingface: {folder: x, clas: AutoModel}", "did you mean 'class'?"),
+        ("huggingface: {folder: x, class: BertModel}", "huggingface.class"),
+        ("huggingface: {folder: x, pooling: max}", "huggingface.pooling = 'max'"),
+    ],
+)
+def test_source_that_is_not_clear_is_refused(text, says):
+    """Before anything is read."""
+    with pytest.raises(ConfigError) as caught:
+        spec(text)
+    assert says in caught.value.message
+
+
+def test_paths_are_relative_to_the_recipe_or_inside_a_package(folder):
+    """The package is found, not imported."""
+    assert located("data.py", folder, key="k") == folder / "data.py"
+    assert located(str(folder / "data.py"), folder.parent, key="k") == folder / "data.py"
+    assert located("package:email/mime/text.py", folder, key="k").name == "text.py"
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("gone.onnx", "gone.onnx is not there"),
+        ("package:email/gone", "gone is not there"),
+        ("package:surely_not_installed/a", "the package surely_not_installed is not installed"),
+    ],
+)
+def test_path_that_leads_nowhere_is_refused(folder, reference, says):
+    """The recipe's key goes first."""
+    with pytest.raises(ConfigError) as caught:
+        located(reference, folder, key="model.onnx")
+    assert caught.value.message.startswith("model.onnx: ")
+    assert says in caught.value.message

@@ -1,0 +1,484 @@
+"""Originals of every kind of source: what they give, how they are kept, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.export import Dim
+
+from conch.errors import ConfigError, ParityError
+from export import original as originals
+from export import preflight
+from export import recipe as recipes
+from export.data import RecipeData
+from export.source import Source
+from export.source_files import file_digest, source_files
+from export.steps import Artifact, Form
+from tests.integration import toy_recipe
+
+MAGIKA = importlib.util.find_spec("magika")
+
+
+class Net(nn.Module):
+    """What the program and the ONNX file hold."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(16, 8)
+        self.dropout = nn.Dropout(0.5)
+        self.second = nn.Linear(8, 4)
+
+    def forward(self, x):
+        """Scores ``[batch, 4]`` of rows ``[batch, 16]``."""
+        return self.second(self.dropout(torch.relu(self.first(x))))
+
+
+def a_program(path, *, module=None, dtype=torch.float32, largest=8, dynamic=True):
+    """Save an exported program."""
+    module = (module or Net().eval()).to(dtype)
+    shapes = ({0: Dim("batch", min=1, max=largest)},) if dynamic else None
+    rows = torch.ones(2, 16, dtype=dtype)
+    torch.export.save(torch.export.export(module, (rows,), dynamic_shapes=shapes), path)
+    return path
+
+
+def an_onnx(
+    path,
+    *,
+    batch="batch",
+    weight=None,
+    op="Relu",
+    domain="",
+    opset=17,
+    ir=8,
+    extra_input=False,
+    external=False,
+):
+    """Save a two-layer ONNX file."""
+    random = np.random.default_rng(0)
+    w = random.standard_normal((16, 4)).astype(np.float32) if weight is None else weight
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 16])]
+    if extra_input:
+        inputs.append(helper.make_tensor_value_info("unused", TensorProto.FLOAT, [batch, 2]))
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["product"]),
+            helper.make_node(op, ["product"], ["scores"], domain=domain),
+        ],
+        "net",
+        inputs,
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 4])],
+        [numpy_helper.from_array(w, "w")],
+    )
+    imports = [helper.make_opsetid("", opset)]
+    if domain:
+        imports.append(helper.make_opsetid(domain, 1))
+    proto = helper.make_model(graph, opset_imports=imports, ir_version=ir)
+    onnx.save(proto, path, save_as_external_data=external, location="net.data", size_threshold=0)
+    return path
+
+
+def loaded(folder, *, variants=None, **source):
+    """The original of a toy recipe with this source: (original, recipe, path)."""
+    variants = variants or [{"name": "fp32", "steps": [] if "onnx" in source else ["to_onnx"]}]
+    path = toy_recipe.write(folder, model={"factory": None, **source}, variants=variants)
+    recipe = recipes.load(path)
+    return originals.load(recipe, Source(folder)), recipe, path
+
+
+def refusal(folder, error=ConfigError, **source):
+    """What the refusal of such an original says."""
+    with pytest.raises(error) as caught:
+        loaded(folder, **source)
+    return str(caught.value)
+
+
+def rows(count=5):
+    """Inputs of the toy model."""
+    return {"x": np.random.default_rng(1).standard_normal((count, 16), dtype=np.float32)}
+
+
+def checked(folder, original, recipe):
+    """Run the whole preflight on it."""
+    data = RecipeData(recipe, Source(folder))
+    preflight.check(original, recipe, data.examples)
+    return preflight.summary(original, recipe)
+
+
+def test_program_gives_what_its_module_gives_and_is_kept(tmp_path):
+    """Also after it went through a file, as between two processes."""
+    a_program(tmp_path / "net.pt2")
+    original, recipe, _ = loaded(tmp_path, program="net.pt2")
+    expected = Net().eval()(torch.from_numpy(rows()["x"])).detach().numpy()
+    np.testing.assert_allclose(original.run(rows())["scores"], expected, atol=1e-6)
+    summary = checked(tmp_path, original, recipe)
+    assert (summary["source"], summary["parameters"]) == ("program", 16 * 8 + 8 + 8 * 4 + 4)
+    kept = originals.keep(original, tmp_path, {"summary": summary})
+    again = originals.stored(recipe, Artifact(form=kept.form, path=kept.path))
+    np.testing.assert_array_equal(again.run(rows())["scores"], original.run(rows())["scores"])
+
+
+def test_program_that_is_trained_keeps_its_new_weights_when_stored(tmp_path):
+    """Finetuning a program must not be lost on the way to the next step."""
+    a_program(tmp_path / "net.pt2")
+    original, _, _ = loaded(tmp_path, program="net.pt2")
+    module = original.module.train()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    module(torch.from_numpy(rows()["x"])).square().sum().backward()
+    optimizer.step()
+    torch.save(module, tmp_path / "module.pt")
+    again = torch.load(tmp_path / "module.pt", weights_only=False)
+    x = torch.from_numpy(rows()["x"])
+    assert torch.equal(again(x), module(x))
+    assert not torch.equal(again(x), Net().eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"dynamic": False}, "axis 0 is fixed to 2, the recipe needs 1 to 8 (batch)"),
+        ({"largest": 4}, "axis 0 is 1 to 4, the recipe needs 1 to 8 (batch)"),
+        ({"dtype": torch.float64}, "x is float64 in the program, float32 in the recipe"),
+    ],
+)
+def test_program_that_is_not_what_the_recipe_says_is_refused(tmp_path, change, says):
+    """Before any work; with what to write instead."""
+    a_program(tmp_path / "net.pt2", **change)
+    assert says in refusal(tmp_path, program="net.pt2")
+
+
+def test_file_that_is_no_program_is_refused(tmp_path):
+    """A TorchScript file, or a cut-off download."""
+    (tmp_path / "net.pt2").write_bytes(b"PK\x03\x04 no zip")
+    assert "cannot be loaded" in refusal(tmp_path, program="net.pt2")
+
+
+def test_program_in_training_mode_is_refused_by_its_noise(tmp_path):
+    """Its dropout was fixed to on when it was exported."""
+    a_program(tmp_path / "net.pt2", module=Net().train())
+    original, recipe, _ = loaded(tmp_path, program="net.pt2")
+    with pytest.raises(ConfigError, match="changes with the other samples"):
+        checked(tmp_path, original, recipe)
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_onnx_file_is_run_as_it_is_and_kept_whole(tmp_path, external):
+    """Its chain starts in ONNX form; external data travels along."""
+    an_onnx(tmp_path / "net.onnx", external=external)
+    original, recipe, path = loaded(tmp_path, onnx="net.onnx")
+    assert recipe.initial_form is Form.ONNX
+    w = np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32)
+    expected = np.maximum(rows()["x"] @ w, 0)
+    np.testing.assert_allclose(original.run(rows())["scores"], expected, atol=1e-5)
+    summary = checked(tmp_path, original, recipe)
+    assert summary["operators"] == {"MatMul": 1, "Relu": 1}
+    assert (summary["opset"], summary["ir_version"]) == ({"ai.onnx": 17}, 8)
+    assert summary["inputs"] == [{"name": "x", "dtype": "float32", "dims": ["batch", 16]}]
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    kept = originals.keep(original, stage, {})
+    again = originals.stored(recipe, kept)
+    np.testing.assert_array_equal(again.run(rows())["scores"], original.run(rows())["scores"])
+    names = {file.name for file in source_files(path, recipe)}
+    assert names == {"model.py", "data.py", "net.onnx"} | ({"net.data"} if external else set())
+
+
+def test_onnx_source_has_no_module(tmp_path):
+    """Steps on the network itself need one."""
+    an_onnx(tmp_path / "net.onnx")
+    original, _, _ = loaded(tmp_path, onnx="net.onnx")
+    with pytest.raises(ConfigError, match="has no PyTorch module"):
+        _ = original.module
+
+
+NAN = np.full((16, 4), np.nan, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"batch": 2}, ConfigError, "the batch axis is fixed (x [2, 16])"),
+        ({"op": "Sparkle", "domain": "acme"}, ConfigError, "has the operators acme.Sparkle"),
+        ({"op": "Sparkle"}, ConfigError, "is not valid (No Op registered for Sparkle"),
+        ({"opset": 27, "ir": 13}, ConfigError, "takes opset 26 at most"),
+        ({"extra_input": True}, ConfigError, "inputs are x, unused, the recipe names x"),
+        ({"weight": NAN}, ParityError, "w holds NaN or infinity"),
+        ({"weight": np.full((16, 4), np.inf, dtype=np.float32)}, ParityError, "w holds NaN"),
+    ],
+)
+def test_onnx_file_that_cannot_be_served_is_refused(tmp_path, change, error, says):
+    """Each with the reason, before any work."""
+    an_onnx(tmp_path / "net.onnx", **change)
+    assert says in refusal(tmp_path, error, onnx="net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "says"),
+    [
+        ({"name": "x", "dtype": "int64", "dims": [16]}, "x is float32 in the file, int64 in"),
+        ({"name": "x", "dtype": "float32", "dims": [9]}, "['batch', 16] in the file, [batch, 9]"),
+        (
+            {"name": "image", "dtype": "float32", "dims": [16]},
+            "inputs are x, the recipe names image",
+        ),
+    ],
+)
+def test_onnx_file_and_recipe_must_agree_on_inputs(tmp_path, tensor, says):
+    """With the right dtype named."""
+    an_onnx(tmp_path / "net.onnx")
+    assert says in refusal(tmp_path, onnx="net.onnx", inputs=[tensor])
+
+
+def test_onnx_input_that_nothing_reads_is_refused(tmp_path):
+    """Clients would send it for nothing."""
+    an_onnx(tmp_path / "net.onnx", extra_input=True)
+    inputs = [
+        {"name": "x", "dtype": "float32", "dims": [16]},
+        {"name": "unused", "dtype": "float32", "dims": [2]},
+    ]
+    assert "no operator uses the input unused" in refusal(tmp_path, onnx="net.onnx", inputs=inputs)
+
+
+def test_onnx_file_without_its_data_file_is_refused(tmp_path):
+    """The weights lie in a second file that people forget to copy."""
+    an_onnx(tmp_path / "net.onnx", external=True)
+    (tmp_path / "net.data").unlink()
+    assert "keeps weights in net.data, which is not beside it" in refusal(tmp_path, onnx="net.onnx")
+
+
+def test_cut_off_onnx_file_is_refused(tmp_path):
+    """A download that broke."""
+    whole = an_onnx(tmp_path / "net.onnx").read_bytes()
+    (tmp_path / "net.onnx").write_bytes(whole[: len(whole) // 2])
+    assert "model.onnx" in refusal(tmp_path, onnx="net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"onnx": "gone.onnx"}, "gone.onnx is not there"),
+        ({"program": "gone.pt2"}, "gone.pt2 is not there"),
+        ({"onnx": "package:surely_not_installed/a.onnx"}, "surely_not_installed is not installed"),
+        ({"huggingface": {"folder": "gone"}}, "gone is not there"),
+    ],
+)
+def test_source_that_is_not_there_is_refused(tmp_path, source, says):
+    """The recipe's key goes first."""
+    assert says in refusal(tmp_path, **source)
+
+
+@pytest.mark.skipif(MAGIKA is None, reason="needs the package magika")
+def test_onnx_file_of_an_installed_package_is_an_original(tmp_path):
+    """A real model that others trained: magika tells the type of a file from its bytes."""
+    data = (
+        "import numpy as np\n"
+        "def evaluation():\n"
+        "    text = (b'def f(x):\\n    return x\\n' * 99)[:1024]\n"
+        "    return [{'bytes': np.tile(np.frombuffer(text, np.uint8).astype(np.int32), (3, 2))}]\n"
+    )
+    path = toy_recipe.write(
+        tmp_path,
+        data_code=data,
+        model={
+            "factory": None,
+            "onnx": "package:magika/models/standard_v3_3/model.onnx",
+            "inputs": [{"name": "bytes", "dtype": "int32", "dims": [2048]}],
+            "outputs": [{"name": "target_label", "dtype": "float32", "dims": [214]}],
+        },
+        data={"calibration": None},
+        variants=[{"name": "fp32", "steps": []}],
+    )
+    recipe = recipes.load(path)
+    original = originals.load(recipe, Source(tmp_path))
+    summary = checked(tmp_path, original, recipe)
+    assert summary["parameter_bytes"] > 3_000_000
+    scores = original.run(RecipeData(recipe, Source(tmp_path)).evaluation()[0])["target_label"]
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-3)
+
+
+def test_nan_in_the_weights_of_a_module_is_refused_by_name(tmp_path):
+    """It would only be seen as NaN in every output."""
+    code = toy_recipe.GOOD_MODEL.replace(
+        "    return Toy()",
+        "    toy = Toy()\n    toy.second.weight.data[0, 0] = float('nan')\n    return toy",
+    )
+    path = toy_recipe.write(tmp_path, model_code=code)
+    with pytest.raises(ParityError, match=r"second\.weight holds NaN or infinity"):
+        originals.load(recipes.load(path), Source(tmp_path))
+
+
+def test_infinity_in_a_buffer_may_be_a_mask(tmp_path):
+    """A causal mask holds it on purpose."""
+    code = toy_recipe.GOOD_MODEL.replace(
+        "        self.second", "        self.register_buffer('mask', torch.tensor([-torch.inf]))\n"
+        "        self.second", 1,
+    )  # fmt: skip
+    path = toy_recipe.write(tmp_path, model_code=code)
+    assert originals.load(recipes.load(path), Source(tmp_path)).run(rows())["scores"].shape == (
+        5,
+        4,
+    )
+
+
+def test_module_that_cannot_be_stored_is_refused_with_the_reason(tmp_path):
+    """Weight normalisation as torch has it cannot be pickled."""
+    code = toy_recipe.GOOD_MODEL.replace(
+        "    return Toy()",
+        "    toy = Toy()\n    nn.utils.parametrizations.weight_norm(toy.first)\n    return toy",
+    )
+    path = toy_recipe.write(tmp_path, model_code=code)
+    original = originals.load(recipes.load(path), Source(tmp_path))
+    with pytest.raises(ConfigError, match="remove_parametrizations"):
+        originals.keep(original, tmp_path, {})
+    assert not (tmp_path / originals.MODULE_FILE).exists()
+
+
+def test_wrong_width_of_integers_is_refused_with_the_right_one(tmp_path):
+    """An embedding takes both, one_hot only int64."""
+    code = toy_recipe.GOOD_MODEL.replace(
+        "def forward(self, x):\n",
+        "def forward(self, x):\n        x = nn.functional.one_hot(x, 16).float().mean(1)\n",
+    )
+    data = "import numpy as np\ndef evaluation():\n    return [{'x': np.ones((4, 16), np.int32)}]\n"
+    path = toy_recipe.write(
+        tmp_path,
+        model_code=code,
+        data_code=data,
+        model={"inputs": [{"name": "x", "dtype": "int32", "dims": [16]}]},
+    )
+    recipe = recipes.load(path)
+    original = originals.load(recipe, Source(tmp_path))
+    with pytest.raises(ConfigError, match="x is int32 in the recipe, but forward takes int64"):
+        checked(tmp_path, original, recipe)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A folder as save_pretrained writes it, with a tiny encoder."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("bert")
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+TOKENS = """
+import numpy as np
+def evaluation():
+    ids = np.array([[2, 7, 9, 3], [2, 8, 3, 0]])
+    return [{"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}]
+"""
+
+
+def a_text_recipe(folder, bert, inputs=("input_ids", "attention_mask"), **options):
+    """A recipe around the encoder."""
+    path = toy_recipe.write(
+        folder,
+        data_code=TOKENS,
+        model={
+            "factory": None,
+            "huggingface": {"folder": str(bert), **options},
+            "axes": {"sequence": {"max": 16, "example": 4}},
+            "inputs": [{"name": name, "dtype": "int64", "dims": ["sequence"]} for name in inputs],
+            "outputs": [{"name": "vector", "dtype": "float32", "dims": [16]}],
+        },
+        data={"calibration": None},
+    )
+    recipe = recipes.load(path)
+    return recipe, Source(folder)
+
+
+def test_hugging_face_folder_with_pooling_is_an_original(tmp_path, bert):
+    """The mean counts real tokens only; the vector has length 1; padding changes nothing."""
+    recipe, source = a_text_recipe(tmp_path, bert, pooling="mean", normalize=True)
+    original = originals.load(recipe, source)
+    summary = checked(tmp_path, original, recipe)
+    assert summary["source"] == "huggingface"
+    batch = RecipeData(recipe, source).evaluation()[0]
+    vectors = original.run(batch)["vector"]
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    short = original.run({name: array[1:, :3] for name, array in batch.items()})["vector"]
+    np.testing.assert_allclose(short[0], vectors[1], atol=1e-5)
+    kept = originals.keep(original, tmp_path, {})
+    again = originals.stored(recipe, Artifact(form=kept.form, path=kept.path))
+    np.testing.assert_array_equal(again.run(batch)["vector"], vectors)
+
+
+def test_hugging_face_folder_without_the_wanted_weights_is_refused(tmp_path, bert):
+    """A classifier would be made up at random, and silently."""
+    recipe, source = a_text_recipe(
+        tmp_path, bert, **{"class": "AutoModelForSequenceClassification", "output": "logits"}
+    )
+    with pytest.raises(ConfigError, match=r"no weights for \d tensors .* such as .*classifier"):
+        originals.load(recipe, source)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"class": "AutoModelForMiracles"}, "has no such class"),
+        ({"inputs": ("ids",)}, "BertModel has no input ids; it has input_ids, attention_mask"),
+        ({"inputs": ("input_ids",), "pooling": "mean"}, "no attention_mask"),
+    ],
+)
+def test_hugging_face_options_that_do_not_fit_are_refused(tmp_path, bert, options, says):
+    """Each with what would fit."""
+    recipe, source = a_text_recipe(tmp_path, bert, **options)
+    with pytest.raises(ConfigError) as caught:
+        originals.load(recipe, source)
+    assert says in str(caught.value)
+
+
+def test_pickled_code_in_a_hugging_face_folder_is_not_run(tmp_path, bert):
+    """pytorch_model.bin is read as tensors only."""
+    folder = tmp_path / "evil"
+    shutil.copytree(bert, folder)
+    (folder / "model.safetensors").unlink()
+    trace = tmp_path / "was_run"
+    torch.save({"w": _Evil(trace)}, folder / "pytorch_model.bin")
+    recipe, source = a_text_recipe(tmp_path, folder)
+    with pytest.raises(ConfigError, match="cannot be read from"):
+        originals.load(recipe, source)
+    assert not trace.exists()
+
+
+class _Evil:
+    """Unpickling it makes a file."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (type(self.trace).touch, (self.trace,))
+
+
+def test_files_that_decide_the_original_are_found(tmp_path):
+    """Code beside the recipe and in packages there, and what ``model.files`` names."""
+    path = toy_recipe.write(tmp_path, model={"files": ["weights"]})
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "a.bin").write_bytes(b"1")
+    (tmp_path / "weights" / ".hidden").write_bytes(b"1")
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "layers" / "__init__.py").touch()
+    (tmp_path / "layers" / "conv.py").touch()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "notes.py").touch()
+    found = source_files(path, recipes.load(path))
+    assert [str(file.relative_to(tmp_path)) for file in found] == [
+        "data.py", "layers/__init__.py", "layers/conv.py", "model.py", "weights/a.bin",
+    ]  # fmt: skip
+    before = file_digest(tmp_path / "weights" / "a.bin")
+    (tmp_path / "weights" / "a.bin").write_bytes(b"2")
+    assert file_digest(tmp_path / "weights" / "a.bin") != before
