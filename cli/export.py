@@ -19,6 +19,7 @@ from export.report import Report, Status
 from export.store import Store
 
 WORK_DIR = Path("runs/export")
+PAGE_FILE = "report.html"
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
 only_option = click.option(
@@ -109,8 +110,7 @@ def run(
             click.echo(f"\n# {repository / name / 'config.pbtxt'} would be:\n{text}", err=as_json)
     if dry_run or until != "publish":
         click.echo("Nothing was published.", err=True)
-    page = pipeline.write_page(found, WORK_DIR)
-    click.echo(f"Report: {page}", err=True)
+    click.echo(f"Report: {_write_page(found)}", err=True)
     if not any(v.accepted or v.status is Status.KEPT for v in found.variants):
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in found.variants)
         raise ParityError(
@@ -163,7 +163,7 @@ def report(recipe: Path, as_json: bool) -> None:
     model = planning.plan(recipe).recipe.model.name
     found = reports.load(WORK_DIR / model / pipeline.REPORT_FILE, recipe=str(recipe))
     _show(found, as_json=as_json)
-    click.echo(f"Page: {pipeline.write_page(found, WORK_DIR)}", err=True)
+    click.echo(f"Page: {_write_page(found)}", err=True)
 
 
 @export.command()
@@ -179,6 +179,15 @@ def clean(recipe: Path) -> None:
     freed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     shutil.rmtree(folder, ignore_errors=True)
     click.echo(f"Removed {folder}: {freed / 1e6:.1f} MB.")
+
+
+def _write_page(found: Report) -> Path:
+    """The report as a page beside its JSON; gives its path."""
+    from export import report_html
+
+    path = WORK_DIR / found.model / PAGE_FILE
+    path.write_text(report_html.render(found), encoding="utf-8")
+    return path
 
 
 def _show(found: Report, *, as_json: bool) -> None:

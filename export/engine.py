@@ -13,11 +13,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
+import structlog
+
 from conch.errors import ConchError, ParityError
 from export.progress import Progress, Silent
 from export.store import Finished, Store
 from export.tasks import Task
 from export.worker import Pool
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +149,12 @@ class Engine:
         self._progress.started(self._index, self._total, stage.label)
 
     def _finished(self, stage: Stage, future: Future[Finished]) -> None:
-        """Note what the worker gave; errors other than ours and the disk's go up."""
+        """Note what the worker gave; only the disk's errors concern every stage."""
         error = future.exception()
-        if error is not None and not isinstance(error, ConchError):
+        if isinstance(error, OSError):
             raise error
+        if error is not None and not isinstance(error, ConchError):
+            error = _unexpected(stage, error)
         finished = None if error is not None else future.result()
         self.outcomes[stage.key] = Outcome(stage=stage, finished=finished, error=error)
         self._progress.finished(
@@ -174,3 +180,15 @@ class Engine:
                     )
                 )
             self._finished(stage, future)
+
+
+def _unexpected(stage: Stage, error: BaseException) -> ConchError:
+    """The failure of one stage from whatever its tools raised."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    log.debug("stage failed", stage=stage.label, exc_info=error)
+    told = ParityError(
+        f"{stage.label}: {type(error).__name__}: {line.rstrip('.')}.",
+        hint="Leave the variant out, or report it with the output of --debug.",
+    )
+    told.__cause__ = error
+    return told

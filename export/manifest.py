@@ -40,7 +40,7 @@ def manifest(
         "seed": recipe.seed,
         "versions": keys.versions(_packages(todo)),
         "cpu": {"model": keys.cpu_model(), "flags": keys.cpu_flags()},
-        "original": {"key": loaded.key, "files": loaded.files},
+        "original": {"key": loaded.key, **loaded.artifact.facts["summary"]},
         "samples": {part: list(ids) for part, ids in samples.items()},
         "variants": {
             name: {

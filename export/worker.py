@@ -70,7 +70,12 @@ class Pool:
                 self.jobs,
                 mp_context=self._context,
                 initializer=_start,
-                initargs=(self._job, max(1, available_cores() // self.jobs), self._told),
+                initargs=(
+                    self._job,
+                    max(1, available_cores() // self.jobs),
+                    self._told,
+                    os.getpid(),
+                ),
             )
         return self._pool.submit(_execute, task, key)
 
@@ -109,9 +114,16 @@ class _Worker:
     bench: object = None
 
 
-def _start(job: Job, threads: int, told: SimpleQueue[tuple[str, int, int, str] | None]) -> None:
+def _start(
+    job: Job,
+    threads: int,
+    told: SimpleQueue[tuple[str, int, int, str] | None],
+    parent: int,
+) -> None:
     """Become a worker: die with the parent, take a share of the cores, keep quiet."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before this was said
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     os.environ["NNCF_CI"] = "1"  # no telemetry
     warnings.simplefilter("ignore")

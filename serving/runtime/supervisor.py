@@ -114,7 +114,7 @@ class TritonServer:
         self._start_timeout_s = start_timeout_s
         self._restart = restart
         self._on_restart = on_restart
-        self.log_path = log_path or paths.cache_dir() / "logs" / f"{self._name}.log"
+        self.log_path = (log_path or paths.cache_dir() / "logs" / f"{self._name}.log").absolute()
         self._guard: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._stopping = threading.Event()
@@ -264,6 +264,9 @@ class TritonServer:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=self._environment(),
+                # The Python stub imports "model" from where it runs before the model's own
+                # folder: a user's model.py beside a recipe would be taken for the backend's.
+                cwd=self.log_path.parent,
                 start_new_session=True,  # Ctrl-C is ours to handle: drain first
             )
         answer = guard.stdout.readline() if guard.stdout else b""

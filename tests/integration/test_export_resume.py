@@ -1,0 +1,128 @@
+"""Kill -9 in the middle of any stage, run again: the same files as an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration import toy_recipe
+
+VARIANTS = [
+    {"name": "fp32", "steps": ["to_onnx"]},
+    {"name": "int8", "steps": ["to_onnx", {"quantize": {"method": "dynamic"}}]},
+    {"name": "static", "steps": ["to_onnx", {"quantize": {"method": "static_qdq"}}],
+     "gates": {"fidelity": {"min": 0.9}}},
+]  # fmt: skip
+STAGES = ("load the original", "to_onnx", "quantize dynamic", "compare", "measure", "publish")
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """``conch export run`` in the folder, in a process group of its own."""
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name("conch")), "export", "run", "recipe.yaml"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def killed_at(folder: Path, stage: str) -> list[int]:
+    """Start a run and kill -9 it as soon as it says that the stage begins; gives its workers."""
+    process = start(folder)
+    workers: list[int] = []
+    for line in process.stderr:
+        if re.search(rf"\] .*{stage}.* \.\.\.$", line.strip()):
+            time.sleep(0.05)
+            workers = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    else:
+        pytest.fail(f"the run never came to {stage}")
+    process.wait()
+    process.stderr.close()
+    return workers
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that nobody has reaped does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def finish(folder: Path) -> dict:
+    """Run to the end; gives the manifest."""
+    process = start(folder)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return json.loads((folder / "runs/export/toy/manifest.json").read_text())
+
+
+def copy_of_recipe(folder: Path) -> Path:
+    """The toy recipe in a folder of its own."""
+    folder.mkdir()
+    toy_recipe.write(folder, variants=VARIANTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The manifest of a run that nobody killed."""
+    return finish(copy_of_recipe(tmp_path_factory.mktemp("undisturbed") / "toy"))
+
+
+def test_run_killed_at_every_stage_in_turn_gives_the_same_manifest(tmp_path, undisturbed):
+    """One folder, six kills, each in a later stage; then to the end."""
+    folder = copy_of_recipe(tmp_path / "toy")
+    for stage in STAGES:
+        workers = killed_at(folder, stage)
+        deadline = time.monotonic() + 10
+        while any(map(alive, workers)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        left = [pid for pid in workers if alive(pid)]
+        assert not left, f"workers outlive the run that was killed at {stage}: {left}"
+        assert not (folder / "model_repository" / "toy_fp32").exists()
+    assert finish(folder) == undisturbed
+
+
+def test_manifest_tells_versions_samples_and_hash_of_every_file(undisturbed):
+    """And nothing that differs from run to run."""
+    assert set(undisturbed["variants"]) == {"fp32", "int8", "static"}
+    files = undisturbed["variants"]["int8"]["files"]
+    assert re.fullmatch(r"[0-9a-f]{64}", files["model.onnx"])
+    assert len(undisturbed["samples"]["calibration"]) == 32
+    assert {"python", "torch", "onnx", "onnxruntime", "numpy"} <= set(undisturbed["versions"])
+    assert undisturbed["cpu"]["model"]
+
+
+def test_worker_killed_alone_is_replaced_and_the_run_goes_on(tmp_path, undisturbed):
+    """The kernel's out-of-memory killer takes a worker, not the run."""
+    folder = copy_of_recipe(tmp_path / "toy")
+    process = start(folder)
+    for line in process.stderr:
+        if "to_onnx ..." in line:
+            time.sleep(0.3)
+            victims = [
+                child
+                for child in psutil.Process(process.pid).children()
+                if "spawn_main" in " ".join(child.cmdline())
+            ]
+            assert victims
+            for victim in victims:
+                victim.kill()
+            break
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    manifest = json.loads((folder / "runs/export/toy/manifest.json").read_text())
+    assert manifest == undisturbed
