@@ -31,6 +31,8 @@ from serving.repository import VersionFiles
 MODELS = Path(__file__).with_name("ensemble_models")
 MODEL_PY = "model.py"
 SAMPLE_TEXT = "A sentence of usual length, as people write them."
+LONG = 24
+"""Tokens that the sample surely fits into; where fewer are allowed, health checks send a letter."""
 PAD_TOKENS = ("[PAD]", "<pad>", "<PAD>", "<|endoftext|>")
 
 
@@ -79,7 +81,8 @@ def _tokens(ensemble: Ensemble, text: TextInput, recipe: Recipe, folder: Path) -
     tokenizer = located(text.tokenizer, folder, key=key)
     config = _python_model(f"{ensemble.name}_{TOKENS_SUFFIX}", recipe)
     config.input.add(name="text", data_type="TYPE_STRING", dims=[1])
-    _add_sample(config, SAMPLE_TEXT.encode())
+    if text.max_tokens > LONG:
+        _add_sample(config, SAMPLE_TEXT.encode())
     _set(config, "max_tokens", text.max_tokens)
     _set(config, "truncate", str(text.truncate).lower())
     _set(config, "pad_to", ",".join(map(str, text.pad_to)))
@@ -133,7 +136,8 @@ def _pipeline(
     first = parts[0].config
     config.input.add().CopyFrom(first.input[0])
     sample = f"{probe.PARAMETER}{first.input[0].name}"
-    config.parameters[sample].CopyFrom(first.parameters[sample])
+    if sample in first.parameters:
+        config.parameters[sample].CopyFrom(first.parameters[sample])
     steps = config.ensemble_scheduling.step
     raw = first.input[0].name
     step = steps.add(model_name=parts[0].name, model_version=-1)
@@ -222,7 +226,7 @@ def blank_png(*dims: int, layout: str) -> bytes:
 
 
 def _add_sample(config: ModelConfig, data: bytes) -> None:
-    """What health checks send: any other string is no valid input."""
+    """What health checks and load generators send."""
     _set(config, f"{probe.PARAMETER}{config.input[0].name}", base64.b64encode(data).decode())
 
 

@@ -29,7 +29,10 @@ TOLERANCE = 1e-2
 far off."""
 STEPS = 3
 """Requests of each of two interleaved sequences."""
-SENTENCES = ("A first sentence.", "Another one, and it is a little longer than the first was.")
+SENTENCES = ("A first sentence.", "Another one, and it is longer.")
+WORDS = ("x", "y")
+"""For models that take a few tokens only."""
+FEW_TOKENS = 16
 
 
 class Served(Protocol):
@@ -94,6 +97,22 @@ def different(reference: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[A
     return ""
 
 
+def unfit(recipe: Recipe, got: Mapping[str, NDArray[Any]]) -> str:
+    """Which answer has other sizes than the recipe, and so the config, says; empty when none."""
+    for tensor in recipe.model.outputs:
+        if tensor.name not in got:
+            continue
+        shape = list(got[tensor.name].shape)
+        fits = len(shape) == 1 + len(tensor.dims) and all(
+            isinstance(dim, str) or dim == size
+            for dim, size in zip(tensor.dims, shape[1:], strict=True)
+        )
+        if not fits:
+            wanted = ", ".join(map(str, tensor.dims))
+            return f"output {tensor.name}: {shape}, must be [batch, {wanted}]"
+    return ""
+
+
 def inputs(recipe: Recipe, batch_size: int, *, seed: int) -> Arrays:
     """Noise for floats, zeros and ones for the rest, at the recipe's example sizes."""
     random = np.random.default_rng(seed)
@@ -113,7 +132,7 @@ def _batches(served: Served, name: str, version: int, session: Session, recipe: 
     for size in sorted({1, recipe.serving.max_batch_size}):
         batch = inputs(recipe, size, seed=size)
         got = served.infer(name, batch, version=version)
-        if found := different(session.run(batch), got):
+        if found := unfit(recipe, got) or different(session.run(batch), got):
             return f"version {version}, batch {size}: {found}"
     return ""
 
@@ -134,7 +153,7 @@ def _sequences(served: Served, name: str, version: int, session: Session, recipe
             reference = session.run({**sent, **state})
             state.update({entry.input: reference[entry.output] for entry in entries})
             answers = {key: array for key, array in reference.items() if key not in given}
-            if found := different(answers, got):
+            if found := unfit(recipe, got) or different(answers, got):
                 return f"version {version}, sequence {sequence}, request {index + 1}: {found}"
     return ""
 
@@ -177,8 +196,8 @@ def publication_labels(among: Sequence[Publication], ensemble: Ensemble) -> list
 def _raw(ensemble: Ensemble, recipe: Recipe) -> Arrays:
     """Two sentences, or two noisy images."""
     if ensemble.text is not None:
-        texts = [[text.encode()] for text in SENTENCES]
-        return {"text": np.array(texts, dtype=np.object_)}
+        texts = WORDS if ensemble.text.max_tokens < FEW_TOKENS else SENTENCES
+        return {"text": np.array([[text.encode()] for text in texts], dtype=np.object_)}
     from PIL import Image
 
     assert ensemble.image is not None  # noqa: S101 - an ensemble has one of the two

@@ -67,6 +67,7 @@ class Trial:
         """Of a started server."""
         self._server = server
         self._client = client
+        self._folder = server.endpoint.repository
         self._readiness = {model.name: model for model in server.models}
 
     @property
@@ -82,7 +83,8 @@ class Trial:
         """Why it is not ready; empty when it is."""
         if name not in self._readiness:
             return "Triton did not try to load it"
-        return self._readiness[name].reason
+        first = self._readiness[name].reason.partition("\n")[0]  # Python models add a traceback
+        return first.rpartition("TritonModelException: ")[2].replace(f"{self._folder}/", "")
 
     def infer(
         self,
@@ -172,9 +174,11 @@ def _spread(publications: Sequence[Publication], problems: dict[str, str]) -> No
     for one in publications:
         if one.ensemble is None:
             continue
-        broken = [name for name in (*one.needs, one.name) if name in problems]
-        for name in (one.name, *one.ensemble.parts) if broken else ():
-            problems.setdefault(name, f"needs {broken[0]}: {problems[broken[0]]}")
+        broken = next((name for name in one.needs if name in problems), None)
+        if broken is not None:
+            problems[one.name] = f"needs {broken}: {problems[broken]}"
+        for name in one.ensemble.parts if one.name in problems else ():
+            problems.setdefault(name, f"is a part of {one.name}: {problems[one.name]}")
 
 
 def of(publications: Sequence[Publication]) -> dict[str, Model]:
