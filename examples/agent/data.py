@@ -16,6 +16,9 @@ BATCH_SIZE = 256
 NOISES = (0.0, 0.1, 0.2, 0.3, 0.5)
 """Fractions of random actions: a student also meets states that the teacher avoids."""
 EPISODES_EACH = 40
+MATTERS = 0.2
+"""Where the worths of the two actions differ by less, of the 100 that a fall costs, either is fine:
+agreement there says nothing about a policy."""
 
 
 def training() -> list[Batch]:
@@ -29,8 +32,10 @@ def calibration() -> list[Batch]:
 
 
 def evaluation() -> list[Batch]:
-    """10,240 observations of other episodes, as seldom played at random as a student would."""
-    return _batches(_covered(play.SEEDS["evaluation"]))[:40]
+    """10,240 observations of other episodes in which the decision matters."""
+    met = _covered(play.SEEDS["evaluation"])
+    q = dqn.predictor(model.load())({"observation": met})["q"]
+    return _batches(met[np.abs(q[:, 0] - q[:, 1]) >= MATTERS])[:40]
 
 
 @functools.cache
