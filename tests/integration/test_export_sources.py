@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+import safetensors.torch
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -218,6 +219,19 @@ def test_onnx_file_that_cannot_be_served_is_refused(tmp_path, change, error, say
     """Each with the reason, before any work."""
     an_onnx(tmp_path / "net.onnx", **change)
     assert says in refusal(tmp_path, error, onnx="net.onnx")
+
+
+@pytest.mark.parametrize(("value", "accepted"), [(np.nan, False), (np.inf, True)])
+def test_constant_of_an_onnx_file_may_be_infinite_but_not_nan(tmp_path, value, accepted):
+    """A mask holds infinity on purpose."""
+    proto = onnx.load(an_onnx(tmp_path / "net.onnx"))
+    mask = np.array([value], dtype=np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(mask, "mask"))
+    onnx.save(proto, tmp_path / "net.onnx")
+    if accepted:
+        loaded(tmp_path, onnx="net.onnx")
+    else:
+        assert "mask holds NaN" in refusal(tmp_path, ParityError, onnx="net.onnx")
 
 
 @pytest.mark.parametrize(
@@ -441,14 +455,23 @@ def test_hugging_face_options_that_do_not_fit_are_refused(tmp_path, bert, option
     assert says in str(caught.value)
 
 
-def test_pickled_code_in_a_hugging_face_folder_is_not_run(tmp_path, bert):
+def test_plain_tensors_of_a_hugging_face_folder_are_read_and_pickled_code_is_not_run(
+    tmp_path, bert
+):
     """pytorch_model.bin is read as tensors only."""
-    folder = tmp_path / "evil"
+    folder = tmp_path / "old_style"
     shutil.copytree(bert, folder)
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    trace = tmp_path / "was_run"
-    torch.save({"w": _Evil(trace)}, folder / "pytorch_model.bin")
+    torch.save(weights, folder / "pytorch_model.bin")
     recipe, source = a_text_recipe(tmp_path, folder)
+    recipe_of_new, _ = a_text_recipe(tmp_path / "new", bert)
+    batch = RecipeData(recipe, source).evaluation()[0]
+    old = originals.load(recipe, source).run(batch)["vector"]
+    np.testing.assert_array_equal(old, originals.load(recipe_of_new, source).run(batch)["vector"])
+
+    trace = tmp_path / "was_run"
+    torch.save({**weights, "more": _Evil(trace)}, folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="cannot be read from"):
         originals.load(recipe, source)
     assert not trace.exists()

@@ -125,7 +125,7 @@ def test_sample_ids_do_not_depend_on_batching_or_padding():
     "other",
     [
         {"x": np.array([[1.0, 3.0]])},
-        {"x": np.array([[1.0, 2.0]], dtype=np.float32)},
+        {"x": np.array([[1.0, 2.0]]).view(np.int64)},
         {"y": np.array([[1.0, 2.0]])},
         {"x": np.array([[[1.0, 2.0]]])},
         {"x": np.array([[0.0, 1.0, 2.0]])},
