@@ -208,7 +208,7 @@ def verdicts(
     if target is Form.TENSORRT:
         from export.tensorrt import gate
 
-        found += gate.verdicts(facts["tensorrt"])
+        found += gate.verdicts(facts)
     if is_baseline:
         return tuple(found)
     if gates.size is not None:

@@ -12,6 +12,7 @@ from export import keys
 from export import recipe as recipes
 from export.gates import TaskGate
 from export.recipe import Recipe, Variant
+from export.search import expand
 from export.source_files import source_files
 from export.steps import Form, StepSpec
 
@@ -186,9 +187,7 @@ def _plain(recipe: Recipe) -> Variant:
 
 def _candidates(variant: Variant) -> list[tuple[str, tuple[StepSpec, ...]]]:
     """Name and steps of each chain of the variant."""
-    if variant.steps and (search := getattr(variant.steps[-1], "search", None)) is not None:
-        from export.search import expand
-
+    if variant.steps and (search := variant.steps[-1].search) is not None:
         return [(one.name, one.steps) for one in expand(search, variant.steps[:-1])]
     return [("", variant.steps)]
 

@@ -13,6 +13,7 @@ from export import ensembles, publish, trial
 from export.config_pbtxt import triton_config
 from export.keys import digest, files_sha256, versions
 from export.planning import Plan
+from export.publish import Publication
 from export.report import Status, VariantReport
 from export.results import Judged
 from export.steps import Form
@@ -116,7 +117,7 @@ class Publisher:
             error=error,
         )
 
-    def _problems(self, models: Sequence[publish.Publication]) -> dict[str, str]:
+    def _problems(self, models: Sequence[Publication]) -> dict[str, str]:
         """What a real Triton does not load or answers wrongly, by name.
 
         All well is remembered for exactly these files and configs on this Triton.
@@ -150,7 +151,7 @@ class Publisher:
 
     def _publications(
         self, passed: Sequence[VariantReport], chosen: Mapping[str, Judged]
-    ) -> list[publish.Publication]:
+    ) -> list[Publication]:
         """What to put into the repository, ensembles last."""
         recipe, folder = self.todo.recipe, self.todo.recipe_path.resolve().parent
         accepted = []
@@ -199,7 +200,7 @@ def open_repository(root: Path) -> Repository:
 
 def _told(
     report: VariantReport,
-    model: publish.Publication,
+    model: Publication,
     index: int,
     problems: Mapping[str, str],
     numbers: Mapping[str, Sequence[int]],
@@ -217,7 +218,7 @@ def _told(
     )
 
 
-def _verified(models: Sequence[publish.Publication], problems: Mapping[str, str]) -> str:
+def _verified(models: Sequence[Publication], problems: Mapping[str, str]) -> str:
     """What a real Triton has loaded."""
     loaded = [m.name for m in models if m.loadable and not problems.get(m.name)]
     left = [m.name for m in models if not m.loadable]

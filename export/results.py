@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from conch.errors import ConchError
-from export import judge, pareto
+from export import judge, pareto, search
 from export.engine import Outcome
 from export.optional import ToolMissing
 from export.parity import Verdict
@@ -100,10 +100,8 @@ def variant_report(
         found: every chain by name, the baseline among them.
     """
     own = [found[chain.name] for chain in todo.chains_of(variant)]
-    if not variant.steps or (spec := getattr(variant.steps[-1], "search", None)) is None:
+    if not variant.steps or (spec := variant.steps[-1].search) is None:
         return _report(todo, own[0], found), own[0]
-    from export import search
-
     selection = search.select(spec, [_candidate_outcome(todo.recipe, one) for one in own])
     chosen = next((one for one in own if one.chain.candidate == selection.chosen), None)
     kept = chosen or found[todo.baseline.name]
@@ -211,9 +209,10 @@ def _fidelity(recipe: Recipe, one: Judged) -> float | None:
 
 def _candidate_outcome(recipe: Recipe, one: Judged) -> search.Outcome:
     """What the selection is told of a candidate."""
-    from export import search
-
-    kinds = {Status.SKIPPED: "skipped", Status.FAILED: "failed"}
+    kinds: dict[Status, Literal["skipped", "failed"]] = {
+        Status.SKIPPED: "skipped",
+        Status.FAILED: "failed",
+    }
     return search.Outcome(
         name=one.chain.candidate,
         steps=one.chain.steps,

@@ -17,8 +17,8 @@ from cli import export as cli_export
 from conch.errors import ConfigError, ParityError, RepositoryError
 from export import judge, pipeline
 from export import recipe as recipes
-from export.data import RecipeData
-from export.source import Source, load_module
+from export.steps import Artifact, Form
+from export.tasks import Bench, Job
 from serving.repository import Repository
 from tests.integration import toy_recipe
 
@@ -275,11 +275,17 @@ def test_variant_whose_outputs_are_nan_is_refused_whatever_the_gates(tmp_path):
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), file
     )
     recipe = recipes.load(path)
-    source = Source(tmp_path)
-    original = load_module(source, recipe.model, seed=0)
-    comparing = judge.Judge(original, recipe, RecipeData(recipe, source), source)
-    with pytest.raises(ParityError, match="scores holds NaN"):
-        comparing.quality(recipe.variants[0], file)
+    job = Job(recipe_path=path, recipe=recipe, stages=tmp_path / "stages", load_key="none")
+    with pytest.raises(ParityError, match="nan: output scores holds NaN"):
+        judge.quality(
+            Bench(job, lambda *_: None),
+            Artifact(form=Form.ONNX, path=file),
+            reference=[],
+            original={},
+            variant="nan",
+            gate=None,
+            output=None,
+        )
 
 
 def test_unwritable_repository_is_refused_before_any_work(tmp_path):
@@ -358,8 +364,9 @@ def test_published_file_agrees_with_the_original(good):
     path, _ = good
     recipe = recipes.load(path)
     source = Source(path.parent)
+    from export.data import RecipeData
     from export.session import Session
-    from export.source import call
+    from export.source import Source, call, load_module
 
     batch = RecipeData(recipe, source).evaluation()[0]
     expected = call(load_module(source, recipe.model, seed=recipe.seed), batch, recipe.model)

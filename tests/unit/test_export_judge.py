@@ -1,11 +1,22 @@
 """Verdicts and reports of a variant: pure, from figures."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
-from export import judge, recipe
+from conch.errors import ConfigError, ParityError
+from export import judge, recipe, results
+from export.gates import TaskGate
 from export.judge import Cost, Quality, TaskScore
 from export.measure import Latency
+from export.optional import ToolMissing
 from export.parity import Agreement
+from export.planning import Chain, Plan
+from export.report import Status
+from export.results import Judged
+from export.steps import Artifact, Form
+from export.store import Finished
 from tests.unit.test_export_recipe import WHOLE
 
 GATES = """
@@ -30,23 +41,50 @@ def an_agreement(**figures):
     return Agreement(**(whole | figures))
 
 
-def a_report(*, agreement=None, task=(0.90, 0.90), size=0.25, latency=0.5, is_baseline=False):
-    """The report on a variant that passes every gate, but for what is named."""
+def a_plan():
+    """The plan of the whole recipe with all gates; its keys are made up."""
     typed = recipe.loads(WHOLE + GATES)
-    return judge.report(
-        typed,
-        typed.variants[1],
-        quality=Quality(
-            agreement=agreement or an_agreement(),
-            task=TaskScore(variant=task[0], original=task[1]),
-        ),
-        cost=Cost(
-            size_bytes=25,
-            size_ratio=size,
-            latency=Latency(ms={1: 1.0, 8: 4.0}, ratio={1: latency, 8: latency}),
-        ),
-        is_baseline=is_baseline,
+    chains = [
+        Chain(variant=variant, candidate="", steps=variant.steps, keys=("load", variant.name),
+              target=Form.ONNX, compare_key=f"compare {variant.name}")
+        for variant in typed.variants
+    ]  # fmt: skip
+    return Plan(
+        recipe_path=Path("recipe.yaml"), recipe=typed, files=(), variants=typed.variants,
+        chains=tuple(chains), baseline=chains[0], load_key="load", reference_key="reference",
+    )  # fmt: skip
+
+
+def a_judged(
+    todo, index=1, *, agreement=None, task=(0.90, 0.90), size=0.25, latency=0.5, macs=None
+):
+    """A chain that passes every gate, but for what is named."""
+    chain = todo.chains[index]
+    facts = {"complexity": {"macs": macs, "params": 10}} if macs else {}
+    quality = Quality(
+        agreement=agreement or an_agreement(),
+        task=TaskScore(variant=task[0], original=task[1], interval=(-0.01, 0.01)),
     )
+    cost = Cost(
+        size_bytes=25,
+        size_ratio=size,
+        latency=Latency(ms={1: 1.0, 8: 4.0}, ratio={1: latency, 8: latency}),
+    )
+    verdicts = judge.verdicts(
+        todo.recipe.gates_of(chain.variant), quality=quality, cost=cost, facts=facts,
+        target=Form.ONNX, is_baseline=todo.is_baseline(chain.variant),
+    )  # fmt: skip
+    artifact = Artifact(form=Form.ONNX, path=Path("model.onnx"), facts=facts)
+    finished = Finished(key="k", artifact=artifact, seconds=1.0, files={"model.onnx": "0" * 64})
+    return Judged(chain=chain, finished=finished, quality=quality, cost=cost, verdicts=verdicts)
+
+
+def a_report(*, is_baseline=False, **figures):
+    """The report on a variant that passes every gate, but for what is named."""
+    todo = a_plan()
+    index = 0 if is_baseline else 1
+    found = {"fp32": a_judged(todo, 0), todo.chains[index].name: a_judged(todo, index, **figures)}
+    return results.variant_report(todo, todo.variants[index], found)[0]
 
 
 def test_variant_that_keeps_all_bounds_is_accepted():
@@ -88,3 +126,79 @@ def test_better_task_metric_does_not_excuse_lost_fidelity():
 def test_baseline_is_not_held_to_size_and_latency_gates():
     """It cannot be smaller than itself."""
     assert a_report(size=1.0, latency=1.0, is_baseline=True).accepted
+
+
+def test_macs_are_told_against_the_original_s():
+    """Half of the operations."""
+    todo = a_plan()
+    found = {"fp32": a_judged(todo, 0, macs=100), "int8": a_judged(todo, 1, macs=50)}
+    assert results.variant_report(todo, todo.variants[1], found)[0].macs_ratio == 0.5
+
+
+def test_latency_of_an_engine_is_not_asked_on_a_cpu():
+    """Nor may it pass without TensorRT's own word."""
+    todo = a_plan()
+    one = a_judged(todo, latency=9.0)
+    verdicts = judge.verdicts(
+        todo.recipe.gates, quality=one.quality, cost=one.cost, target=Form.TENSORRT,
+        facts={"tensorrt": {"gate": {"tool": "tensorrt_rtx", "version": "1", "parsed": False,
+                                     "built": False, "errors": ["zero point"],
+                                     "engine_bytes": None}}},
+        is_baseline=False,
+    )  # fmt: skip
+    names = [verdict.gate for verdict in verdicts]
+    assert "latency.batch8.ratio" not in names
+    refused = [verdict for verdict in verdicts if not verdict.passed]
+    assert refused
+    assert refused[0].gate == "tensorrt.parse"
+    assert "zero point" in str(refused[0])
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ToolMissing("nncf is not installed."), Status.SKIPPED),
+        (ParityError("the quantizer failed."), Status.FAILED),
+        (ConfigError("no such node."), Status.FAILED),
+    ],
+)
+def test_variant_that_could_not_be_built_says_why(error, status):
+    """A missing tool is no failure of the model."""
+    todo = a_plan()
+    found = {"fp32": a_judged(todo, 0), "int8": Judged(chain=todo.chains[1], error=error)}
+    report, _ = results.variant_report(todo, todo.variants[1], found)
+    assert (report.status, report.accepted) == (status, False)
+    assert report.reason.startswith(error.message)
+
+
+def test_dominated_variant_is_not_published_and_names_its_better():
+    """Larger, slower, and not truer."""
+    good = dataclasses.replace(a_report(), name="a", size_bytes=10)
+    worse = dataclasses.replace(good, name="b", size_bytes=20)
+    typed = recipe.loads(WHOLE)
+    found = results.without_dominated(typed, [good, worse])
+    assert [one.status for one in found] == [Status.ACCEPTED, Status.DOMINATED]
+    assert "a is at least as good" in found[1].reason
+    every = typed.model_copy(update={"publish": "accepted"})
+    assert results.without_dominated(every, [good, worse]) == [good, worse]
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"max_drop": 0.1}, [0.8]),
+        ({"max_drop_ratio": 0.5}, [0.45]),
+        ({"min": 0.7}, [0.7]),
+        ({"max_drop": 0.1, "min": 0.85}, [0.8, 0.85]),
+    ],
+)
+def test_task_limits_are_against_the_original_or_absolute(limits, expected):
+    """Each limit that is set is a verdict of its own."""
+    gate = TaskGate(metric="data.py:accuracy", **limits)
+    assert judge.task_limits(gate, 0.9) == pytest.approx(expected)
+
+
+def test_ratio_of_a_negative_score_allows_a_drop_too():
+    """A loss of -100 may become -103, not -97."""
+    gate = TaskGate(metric="play.py:reward", max_drop_ratio=0.03)
+    assert judge.task_limits(gate, -100.0) == pytest.approx([-103.0])

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from conch.errors import ConfigError
-from export import report
+from export import report, report_table
 from export.report import Report, VariantReport
 from tests.unit.test_export_judge import a_report, an_agreement
 
@@ -52,7 +52,7 @@ def test_report_that_is_missing_tells_how_to_make_one(tmp_path):
         report.load(tmp_path / "report.json")
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"schema": 99}', '{"schema": 1, "variants": 7}'])
+@pytest.mark.parametrize("text", ["", "{}", '{"schema": 99}', '{"schema": 2, "variants": 7}'])
 def test_report_that_is_broken_is_refused(tmp_path, text):
     """A clear sentence, no traceback."""
     path = tmp_path / "report.json"
@@ -65,7 +65,7 @@ def test_table_shows_times_smaller_and_the_reason_of_a_refusal():
     """What a person looks for first."""
     refused = a_report(agreement=an_agreement(cosine=0.5))
     text = io.StringIO()
-    Console(file=text, width=160).print(report.table(a_run(a_report(), refused)))
+    Console(file=text, width=220).print(report_table.table(a_run(a_report(), refused)))
     assert "(4.0x)" in text.getvalue()
     assert "refused: fidelity.cosine = 0.5" in text.getvalue()
 
