@@ -17,6 +17,9 @@ from cli import export as cli_export
 from conch.errors import ConfigError, ParityError, RepositoryError
 from export import judge, pipeline
 from export import recipe as recipes
+from export.data import RecipeData
+from export.session import Session
+from export.source import Source, call, load_module
 from export.steps import Artifact, Form
 from export.tasks import Bench, Job
 from serving.repository import Repository
@@ -364,10 +367,6 @@ def test_published_file_agrees_with_the_original(good):
     path, _ = good
     recipe = recipes.load(path)
     source = Source(path.parent)
-    from export.data import RecipeData
-    from export.session import Session
-    from export.source import Source, call, load_module
-
     batch = RecipeData(recipe, source).evaluation()[0]
     expected = call(load_module(source, recipe.model, seed=recipe.seed), batch, recipe.model)
     got = Session(path.parent / "repository" / "toy_fp32" / "1" / "model.onnx").run(batch)
