@@ -260,7 +260,9 @@ def _typed(entry: dict[str, Any]) -> dict[str, Any]:
     for key in ("latency_ms", "latency_ratio"):
         if key in entry:
             entry[key] = {int(batch): value for batch, value in entry[key].items()}
-    return {**entry, "steps": tuple(entry["steps"]), "status": Status(entry["status"])}
+    figures = _numbers({key: entry[key] for key in ("fidelity", "task_metric")})
+    known = {"steps": tuple(entry["steps"]), "status": Status(entry["status"])}
+    return {**entry, **figures, **known}
 
 
 def _finite(value: Any) -> Any:

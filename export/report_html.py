@@ -46,7 +46,13 @@ def render(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        size=_size, times=_times, ms=_three, figure=_figure, count=_count, verdict_mark=_mark
+        size=_size,
+        times=_times,
+        worse=_worse,
+        ms=_three,
+        figure=_figure,
+        count=_count,
+        verdict_mark=_mark,
     )
     page: str = environment.get_template("report.html.j2").render(
         report=report,
@@ -104,7 +110,7 @@ def cards(report: Report) -> list[Card]:
         found.append(_card(report, f"Fastest at batch {batch}", best, speed))
     for measure in reversed(tradeoff.measures(report)):
         if judged := [v for v in passed if measure.of(v) is not None]:
-            best = max(judged, key=lambda v: measure.of(v) or 0.0)
+            best = max(judged, key=lambda v: (measure.of(v) or 0.0, -v.size_bytes))
             figure = f"{measure.of(best):.4g}"
             found.append(_card(report, f"Best {measure.metric.replace('_', ' ')}", best, figure))
             break
@@ -170,6 +176,11 @@ def _size(size_bytes: int) -> str:
 def _times(ratio: float | None) -> str:
     """How many times better a ratio to the baseline is: 0.25 is 4.0×."""
     return f"{1 / ratio:.1f}×" if ratio else "–"
+
+
+def _worse(ratio: float | None) -> str:
+    """CSS class of a ratio to the baseline: marked when it is worse by more than noise."""
+    return "small bad" if ratio and ratio > 1.05 else "small"
 
 
 def _three(value: float | None) -> str:

@@ -66,7 +66,7 @@ def svg(figure: Figure, *, alt: str) -> str:
         alt: what it shows, for those who do not see it.
     """
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(out, format="svg")
     text = out.getvalue()
     text = text[text.index("<svg") :]
     for variable, colour in variables(dark=False).items():

@@ -82,10 +82,10 @@ class Measure:
         return number(one.fidelity)
 
     def limit(self, report: Report) -> float | None:
-        """The bound, when it is the same for all variants."""
-        key = f"fidelity.{self.metric}" if self.kind == "fidelity" else f"task.{self.metric}"
-        gates = [gate for variant in report.variants for gate in variant.gates]
-        bounds = {gate.limit for gate in gates if gate.gate == key}
+        """The highest bound on it, when that is the same for all variants."""
+        key = f"{self.kind}.{self.metric}"
+        limits = [[g.limit for g in v.gates if g.gate == key] for v in report.variants]
+        bounds = {max(own) for own in limits if own}
         return number(bounds.pop()) if len(bounds) == 1 else None
 
 

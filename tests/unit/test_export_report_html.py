@@ -10,7 +10,7 @@ import pytest
 
 from export import report_html
 from export.parity import Agreement, at_least, at_most
-from export.report import CandidateReport, Report, StageReport, Status, VariantReport
+from export.report import CandidateReport, Report, StageReport, Status, VariantReport, load
 from export.report_figures import charts, tradeoff
 from export.report_figures.tradeoff import Measure, Spot
 
@@ -175,6 +175,20 @@ def test_page_tells_every_fate_with_its_reason(page):
     assert "cd" * 32 in page
 
 
+def test_slower_than_the_baseline_is_marked(page):
+    """A variant that is slower may pass its gates; nobody should overlook it."""
+    assert page.count('<div class="small bad">0.9×</div>') == 3
+
+
+def test_highest_bound_of_a_quality_is_the_one_drawn():
+    """A task gate may set two limits; the line is where the verdict turns."""
+    two = (at_least("task.spearman", 0.5, 0.4), at_least("task.spearman", 0.5, 0.45))
+    variants = tuple(dataclasses.replace(v, gates=two) for v in a_report().variants)
+    measure = Measure(kind="task", metric="spearman")
+    assert measure.limit(a_report(variants=variants)) == 0.45
+    assert measure.limit(a_report()) == 0.485
+
+
 def test_figures_are_svg_without_fixed_colours(page):
     """Light and dark come from the page's variables, so no figure may name a colour itself."""
     figures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
@@ -254,3 +268,13 @@ def test_infinite_noise_ratios_are_not_drawn():
     variant = dataclasses.replace(a_report().variants[0], agreement=endless)
     report = a_report(variants=(variant,))
     assert tradeoff.spots(report, Measure(kind="fidelity", metric="sqnr_db"), 8) == []
+
+
+def test_endless_fidelity_survives_the_json(tmp_path):
+    """SQNR of equal outputs is infinite, which JSON has no number for; the page still says it."""
+    variant = dataclasses.replace(a_report().variants[0], fidelity=float("inf"))
+    path = tmp_path / "report.json"
+    a_report(variants=(variant,)).save(path)
+    loaded = load(path)
+    assert loaded.variants[0].fidelity == float("inf")
+    assert ">inf</td>" in report_html.render(loaded)
