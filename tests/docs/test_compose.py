@@ -128,6 +128,34 @@ def test_compose_services_run_with_least_rights(services: dict[str, Any]):
         assert "stop_grace_period" in service, name
 
 
+def test_compose_builds_engines_before_triton_starts_and_on_its_gpu_only():
+    """One shot, on the GPU that serves, into the repository that Triton reads."""
+    resolved = {}
+    for profile in PROFILES:
+        done = compose("--profile", profile, "config", "--format", "json")
+        resolved[profile] = json.loads(done.stdout)["services"]
+    assert "build-engines" not in resolved["cpu"]
+    builder, server = (resolved["gpu"][name] for name in ("build-engines", "triton-gpu"))
+    assert builder["restart"] == "no"
+    assert builder["network_mode"] == "none"
+    condition = server["depends_on"]["build-engines"]["condition"]
+    assert condition == "service_completed_successfully"
+    reserved = [s["deploy"]["resources"]["reservations"]["devices"] for s in (builder, server)]
+    assert reserved[0] == reserved[1]
+    (written,), (served,) = builder["volumes"], server["volumes"]
+    assert written["source"] == served["source"]
+    assert not written.get("read_only")
+
+
+def test_compose_builds_engines_by_the_release_that_serves_them():
+    """A plan runs only in the TensorRT that built it: both images are of one month."""
+    text = COMPOSE.read_text(encoding="utf-8") + (ROOT / ".env.example").read_text(encoding="utf-8")
+    text += (ROOT / "deploy/Dockerfile.engines").read_text(encoding="utf-8")
+    releases = re.findall(r"nvcr\.io/nvidia/(?:tritonserver|tensorrt):(\d\d\.\d\d)-py3", text)
+    assert len(releases) == 5
+    assert len(set(releases)) == 1
+
+
 def test_compose_waits_longer_than_triton_needs_to_stop(services: dict[str, Any]):
     """A shorter grace period would kill running inferences."""
     server = triton(services)
@@ -190,7 +218,7 @@ def test_image_requirements_are_pinned_with_all_they_need():
 
 
 def test_control_plane_imports_only_what_its_image_has():
-    """Every other installed package is hidden, and the commands of the image still start."""
+    """Every other installed package is hidden, and the commands of the images still start."""
     allowed = closure(requirements())
     hidden = sorted(
         module
@@ -207,8 +235,9 @@ class Hide:
 sys.meta_path.insert(0, Hide())
 import control.session
 from cli.main import root
-for group in ("control", "repo"):
-    root.main([group, "--help"], standalone_mode=False)
+for command in (["control"], ["repo"], ["export", "build-engines"]):
+    root.main([*command, "--help"], standalone_mode=False)
+import export.tensorrt.builder
 print("started")
 """
     assert "torch" in hidden
