@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conch.errors import ConfigError
+from export import keys
 from export.config_pbtxt import dims_of, dtype_of
 from export.ensemble_spec import (
     LABELS_SUFFIX,
@@ -21,7 +22,7 @@ from export.ensemble_spec import (
     LabelOutput,
     TextInput,
 )
-from export.publish import Publication, check_labels, file_sha256
+from export.publish import Publication, check_labels
 from export.recipe import Recipe, Tensor
 from export.source_files import located
 from serving import probe
@@ -251,5 +252,5 @@ def _lineage(ensemble: Ensemble, files: Mapping[str, Path]) -> dict[str, Any]:
     """Where a part comes from."""
     return {
         "ensemble": ensemble.model_dump(mode="json", exclude_none=True),
-        "files": {name: file_sha256(path) for name, path in files.items()},
+        "files": {name: keys.file_sha256(path) for name, path in files.items()},
     }

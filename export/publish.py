@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
-import importlib.metadata
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from conch.errors import ConfigError
+from export import keys
 from export.config_pbtxt import LABELS_FILE, triton_config
 from export.ensemble_spec import Ensemble
 from export.recipe import Recipe, Tensor, Variant
@@ -23,8 +21,6 @@ from serving.model_config import ModelConfig
 from serving.repository import Repository, VersionFiles
 
 __all__ = ["Accepted", "Publication", "check_labels", "lineage", "put", "triton_config", "variants"]
-
-_RECORDED = ("conch-serving", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +156,9 @@ def lineage(
         "published_at": at.isoformat(timespec="seconds"),
         "recipe_sha256": recipe_sha256,
         "seed": recipe.seed,
+        "variant": report.name,
         "steps": list(report.steps),
-        "files": {artifact.file.name: file_sha256(artifact.file)},
+        "files": {name: keys.file_sha256(path) for name, path in version_files(artifact).items()},
         "facts": dict(artifact.facts),
         "gates": [
             {"gate": g.gate, "value": g.value, "sense": g.sense, "limit": g.limit, "unit": g.unit}
@@ -169,35 +166,8 @@ def lineage(
         ],
         "size_bytes": report.size_bytes,
         "latency_ms": {str(batch): ms for batch, ms in report.latency_ms.items()},
-        "versions": versions(),
+        "versions": keys.versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what an export gives."""
-    found = {"python": platform.python_version()}
-    for package in _RECORDED:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # Conch itself, when it runs from its source tree
-    return found
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of the file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def files_sha256(paths: Sequence[Path]) -> str:
-    """One hash of several files' names and contents; a missing file counts as empty."""
-    digest = hashlib.sha256()
-    for path in paths:
-        content = path.read_bytes() if path.is_file() else b""
-        digest.update(f"{path.name}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
 
 
 def _labels(recipe: Recipe, folder: Path) -> dict[str, Path]:
