@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from conch.config_file import FileModel
 from export.source_spec import DiskPath
@@ -103,6 +103,11 @@ class LabelOutput(FileModel):
     top: Positive = Field(default=1, description="How many classes to name, best first.")
 
 
+def _as_tuple(value: object) -> object:
+    """One name is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
 class Ensemble(FileModel):
     """A pipeline in the server: one request from raw input to answer."""
 
@@ -111,7 +116,10 @@ class Ensemble(FileModel):
         description="What clients call; its parts are `<name>_tokens`, `<name>_pixels` and "
         "`<name>_labels`.",
     )
-    model: str = Field(description="The variant in the middle; the ensemble is left out without.")
+    model: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), NonEmpty] = Field(
+        description="The variant in the middle, or several: the first of them that is published "
+        "is taken. Without any the ensemble is left out."
+    )
     text: TextInput | None = Field(default=None, description="Text comes in.")
     image: ImageInput | None = Field(default=None, description="Image files come in.")
     labels: LabelOutput | None = Field(
@@ -145,16 +153,17 @@ class Ensemble(FileModel):
         Args:
             inputs: the model's inputs, name → (dtype, dims).
             outputs: its outputs, likewise.
-            variants: names of the recipe's variants that are published.
+            variants: names of the variants that the recipe publishes as ONNX.
 
         Raises:
             ValueError: with the key, the value seen and what is allowed.
         """
         where = f"ensembles: {self.name}"
-        if self.model not in variants:
-            raise ValueError(
-                f"{where}.model is {self.model}, published variants are {', '.join(variants)}"
-            )
+        for name in self.model:
+            if name not in variants:
+                raise ValueError(
+                    f"{where}.model is {name}, variants to publish are {', '.join(variants)}"
+                )
         if self.text is not None and set(self.text.inputs) != set(inputs):
             raise ValueError(
                 f"{where}.text fills {', '.join(self.text.inputs)}, "

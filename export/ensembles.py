@@ -43,15 +43,18 @@ def publications(recipe: Recipe, folder: Path, published: Mapping[str, str]) -> 
     Args:
         recipe: the recipe.
         folder: the recipe's, which its paths are relative to.
-        published: variant → name of its model; an ensemble whose variant is not there is left out.
+        published: variant → name of its model; an ensemble takes the first of its variants that is
+            there, and is left out without any.
 
     Raises:
         ConfigError: when a tokenizer or a labels file is missing or unfit.
     """
     found: list[Publication] = []
     for ensemble in recipe.ensembles:
-        if ensemble.model in published:
-            found += _publications(ensemble, recipe, folder, published[ensemble.model])
+        variant = next((name for name in ensemble.model if name in published), None)
+        if variant is not None:
+            chosen = ensemble.model_copy(update={"model": (variant,)})
+            found += _publications(chosen, recipe, folder, published[variant])
     return found
 
 

@@ -166,7 +166,7 @@ def _ensemble(
     recipe: Recipe,
 ) -> str:
     """The whole against its parts: what the first part gives, through the file."""
-    middle = next(one for one in among if ensemble.model in one.variants)
+    middle = next(one for one in among if ensemble.model[0] in one.variants)
     files = _served_file(middle)
     first = ensemble.parts[0]
     raw = _raw(ensemble, recipe)

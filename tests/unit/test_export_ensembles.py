@@ -69,8 +69,8 @@ def changed(text, *path, to):
 @pytest.mark.parametrize(
     ("text", "path", "value", "message"),
     [
-        (TEXT, ("ensembles", 0, "model"), "int4", "sentences.model is int4, published variants"),
-        (TEXT, ("ensembles", 0, "model"), "draft", "published variants are fp32, int8"),
+        (TEXT, ("ensembles", 0, "model"), "int4", "sentences.model is int4, variants to publish"),
+        (TEXT, ("ensembles", 0, "model"), "draft", "variants to publish are fp32, int8"),
         (TEXT, ("ensembles", 0, "name"), "minilm_int8", "the name minilm_int8 is taken"),
         (TEXT, ("ensembles", 0, "name"), "../up", "String should match pattern"),
         (TEXT, ("ensembles", 0, "image"), {}, "must have exactly one of text and image"),
@@ -157,6 +157,15 @@ def test_image_with_labels_becomes_three_models(folder):
 def test_an_ensemble_without_its_variant_is_left_out(folder):
     """The variant missed a gate, say."""
     assert ensembles.publications(recipe.loads(TEXT), folder, {"fp32": "minilm_fp32"}) == []
+
+
+def test_an_ensemble_takes_the_first_of_its_variants_that_is_published(folder):
+    """Of those on the Pareto front nobody knows beforehand."""
+    typed = recipe.loads(changed(TEXT, "ensembles", 0, "model", to=["int8", "fp32"]))
+    found = ensembles.publications(typed, folder, {"fp32": "m_fp32"})[-1]
+    assert found.needs == ("sentences_tokens", "m_fp32")
+    found = ensembles.publications(typed, folder, {"fp32": "m_fp32", "int8": "m_int8"})[-1]
+    assert found.needs == ("sentences_tokens", "m_int8")
 
 
 def test_configs_are_equal_when_printed_and_parsed(folder):
