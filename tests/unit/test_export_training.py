@@ -279,3 +279,39 @@ def test_prune_must_say_how_much_in_one_way(options):
     """Neither nothing nor two ways."""
     with pytest.raises(ValueError, match=r"how much|both set"):
         Prune(**options)
+
+
+@pytest.fixture
+def mnist_without_npm(monkeypatch, tmp_path):
+    """The example's data module, on a machine without npm and with an empty cache."""
+    from examples.mnist import data
+
+    monkeypatch.setenv("CONCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    data.is_full.cache_clear()
+    yield data
+    data.is_full.cache_clear()
+
+
+def test_mnist_takes_the_small_set_with_a_line_where_the_full_one_cannot_be_had(
+    mnist_without_npm, monkeypatch, capsys
+):
+    """Nothing is asked for; and nothing is said when the small set is asked for."""
+    monkeypatch.delenv("CONCH_MNIST", raising=False)
+    assert mnist_without_npm.is_full() is False
+    assert "npm is not on PATH; taking 5,000 images" in capsys.readouterr().err
+    monkeypatch.setenv("CONCH_MNIST", "small")
+    mnist_without_npm.is_full.cache_clear()
+    assert mnist_without_npm.is_full() is False
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [("full", "npm is not on PATH, but it fetches"), ("all", "CONCH_MNIST = all, must be full or")],
+)
+def test_mnist_refuses_what_it_cannot_do(mnist_without_npm, monkeypatch, wanted, message):
+    """The full set without npm, and words it does not know."""
+    monkeypatch.setenv("CONCH_MNIST", wanted)
+    with pytest.raises(ConfigError, match=message):
+        mnist_without_npm.is_full()
