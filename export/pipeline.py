@@ -114,8 +114,8 @@ class _Run:
     def __enter__(self) -> _Run:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.close(at_once=kind is not None)
 
     @property
     def outcomes(self) -> Mapping[str, Outcome]:

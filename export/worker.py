@@ -85,15 +85,17 @@ class Pool:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
-    def close(self) -> None:
-        """End the workers, also in the middle of a stage: unfinished stages leave no result."""
+    def close(self, *, at_once: bool) -> None:
+        """End the workers.
+
+        Args:
+            at_once: also in the middle of a stage; unfinished stages leave no result.
+        """
         if self._pool is not None:
-            running = list((self._pool._processes or {}).values())
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for process in running:
-                process.terminate()
-            for process in running:
-                process.join(5)
+            if at_once:
+                for process in list((self._pool._processes or {}).values()):
+                    process.terminate()
+            self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
         if self._listener is not None:
             self._told.put(None)
