@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
+import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from conch.errors import ConfigError
-from export.positional import MOST_INPUTS, Positional
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -22,27 +22,28 @@ if TYPE_CHECKING:
 KEY = "model.program"
 
 
-class ProgramModule(Positional):
-    """The program's graph. What ``eval`` would change was fixed when it was exported."""
+def module_of(content: bytes) -> nn.Module:
+    """The module of a ``.pt2`` file's content.
 
-    def __init__(self, content: bytes) -> None:
-        """Load the content of a ``.pt2`` file."""
-        super().__init__()
-        self.content = content
-        self.graph = torch.export.load(io.BytesIO(content)).module()
+    It is the graph itself, not a wrapper around it: the exporter to ONNX loses the weights of a
+    nested one. A graph is of a class of its own, which here learns to be stored (as its file and
+    its present weights) and to be told a mode: what ``eval`` would change was fixed when the
+    program was exported, and torch refuses the call.
+    """
+    graph = torch.export.load(io.BytesIO(content)).module()
 
-    def compute(self, *given: Tensor) -> Any:
-        """What the program gives."""
-        return self.graph(*given)
+    def reduce(self: nn.Module) -> tuple[Any, ...]:
+        return _rebuilt, (content, self.state_dict())
 
-    def train(self, mode: bool = True) -> Self:
-        """Only notes the mode: graphs of torch.export refuse to change theirs."""
+    def train(self: nn.Module, mode: bool = True) -> nn.Module:
         self.training = mode
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """The file and the present weights: the graph itself cannot be pickled."""
-        return _rebuilt, (self.content, self.state_dict())
+    of_its_own: Any = type(graph)
+    of_its_own.__reduce__ = reduce
+    for name, method in (("train", train), ("eval", lambda self: train(self, mode=False))):
+        graph.__dict__[name] = types.MethodType(method, graph)  # torch's refusal is set so, too
+    return graph
 
 
 def load(path: Path, recipe: Recipe) -> nn.Module:
@@ -63,12 +64,12 @@ def load(path: Path, recipe: Recipe) -> nn.Module:
             "files are another format.",
         ) from error
     _check_inputs(program, recipe)
-    return ProgramModule(content).eval()
+    return module_of(content).eval()
 
 
-def _rebuilt(content: bytes, state: Mapping[str, Any]) -> ProgramModule:
+def _rebuilt(content: bytes, state: Mapping[str, Any]) -> nn.Module:
     """A stored module."""
-    module = ProgramModule(content)
+    module = module_of(content)
     module.load_state_dict(state)
     return module
 
@@ -77,10 +78,10 @@ def _check_inputs(program: ExportedProgram, recipe: Recipe) -> None:
     """The program's inputs, in order, against the recipe's."""
     names = program.graph_signature.user_inputs
     declared = recipe.model.inputs
-    if len(names) != len(declared) or len(names) > MOST_INPUTS:
+    if len(names) != len(declared):
         raise ConfigError(
             f"{KEY}: the program takes {len(names)} inputs ({', '.join(map(str, names))}), the "
-            f"recipe names {len(declared)}; both must be equal and at most {MOST_INPUTS}.",
+            f"recipe names {len(declared)}.",
             hint="Correct model.inputs.",
         )
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}

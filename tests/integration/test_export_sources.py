@@ -125,6 +125,12 @@ def test_program_gives_what_its_module_gives_and_is_kept(tmp_path):
     kept = originals.keep(original, tmp_path, {"summary": summary})
     again = originals.stored(recipe, Artifact(form=kept.form, path=kept.path))
     np.testing.assert_array_equal(again.run(rows())["scores"], original.run(rows())["scores"])
+    shapes = ({0: Dim("batch", min=1, max=8)},)
+    example = (torch.from_numpy(rows(2)["x"]),)
+    exported = torch.onnx.export(
+        again.module, example, dynamo=True, dynamic_shapes=shapes, verbose=False
+    )
+    assert len(exported.model_proto.graph.initializer) >= 4
 
 
 def test_program_that_is_trained_keeps_its_new_weights_when_stored(tmp_path):
