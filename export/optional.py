@@ -25,8 +25,10 @@ def require(module: str, *, extra: str, purpose: str) -> types.ModuleType:
     """
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # some packages wrap the ModuleNotFoundError of what they need
+        first = error if error.name else error.__cause__ or error.__context__
+        missing = getattr(first, "name", None) or module
         raise ToolMissing(
-            f"{purpose}: needs the package {error.name or module}, which is not installed.",
+            f"{purpose}: needs the package {missing}, which is not installed.",
             hint=f"pip install 'conch-serving[{extra}]'",
         ) from error

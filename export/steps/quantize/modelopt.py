@@ -1,0 +1,121 @@
+"""Q/DQ by NVIDIA's ModelOpt: the placement that TensorRT likes best, symmetric INT8."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from conch.errors import ParityError
+from export.optional import require
+from export.steps.base import Artifact, Context, Part
+from export.steps.quantize import calibration
+from export.steps.quantize.method import QuantizeMethod, running
+from export.steps.to_onnx import MODEL_FILE
+
+
+class ModelOptQdq(QuantizeMethod):
+    """ModelOpt's INT8, with ranges by entropy or by the largest value."""
+
+    packages: ClassVar[tuple[str, ...]] = (
+        "onnx",
+        "onnxruntime",
+        "nvidia-modelopt",
+        "onnx-graphsurgeon",
+    )
+
+    method: Literal["modelopt"] = Field(
+        description="INT8 as NVIDIA's ModelOpt places it; needs the extra `nvidia`."
+    )
+    calibration: Literal["max", "entropy"] = Field(
+        default="max",
+        description="How a range is taken from the data; `entropy` falls back to `max` where "
+        "ModelOpt fails on it, and needs batches of one shape.",
+    )
+    float_type: Literal["fp32", "fp16"] = Field(
+        default="fp32", description="Type of what is not quantized; `fp16` is for the GPU only."
+    )
+    min_samples: int = Field(
+        default=16, ge=1, description="Fewer calibration samples than this are refused."
+    )
+
+    @property
+    def uses(self) -> frozenset[Part]:
+        """Calibration data."""
+        return frozenset({Part.CALIBRATION})
+
+    @property
+    def label(self) -> str:
+        """Step, method, and what is not the default."""
+        how = "" if self.calibration == "max" else f" {self.calibration}"
+        rest = "" if self.float_type == "fp32" else f" {self.float_type}"
+        return f"quantize modelopt{how}{rest}{self.suffix}"
+
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        """The quantized file.
+
+        Raises:
+            ToolMissing: when ModelOpt, or a package that it imports, is not installed.
+            ConfigError: when ``exclude`` names nodes that are not there, or the calibration data
+                is too small or of unequal shapes.
+            ParityError: when ModelOpt fails on this graph or data.
+        """
+        import onnx
+
+        batches = context.data.calibration()
+        calibration.check_enough(batches, self.min_samples)
+        calibration.check_one_shape(batches, self.label)
+        tool = require("modelopt.onnx.quantization", extra="nvidia", purpose=self.label)
+        excluded = self.excluded(onnx.load(artifact.file), artifact.facts)
+        path = context.folder / MODEL_FILE
+        used = self._attempt(tool, artifact.file, path, batches, excluded, context.scratch)
+        return self.finished(
+            artifact,
+            path,
+            excluded=excluded,
+            calibration=used,
+            calibration_samples=calibration.sample_count(batches),
+        )
+
+    def _attempt(
+        self,
+        tool: Any,
+        source: Path,
+        target: Path,
+        batches: list[Any],
+        excluded: list[str],
+        scratch: Path,
+    ) -> str:
+        """Write the quantized file; gives the calibration that worked."""
+        for used in dict.fromkeys((self.calibration, "max")):
+            # It writes intermediate files beside its input and its output.
+            folder = scratch / used
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            given = folder / MODEL_FILE
+            shutil.copyfile(source, given)
+            result = folder / "quantized.onnx"
+            try:
+                with running(self.label, "ModelOpt", hint="Leave this candidate out."):
+                    tool.quantize(
+                        str(given),
+                        quantize_mode="int8",
+                        calibration_data=calibration.joined(batches),
+                        calibration_method=used,
+                        calibration_eps=["cpu"],
+                        nodes_to_exclude=[f"^{re.escape(name)}$" for name in excluded],
+                        high_precision_dtype=self.float_type,
+                        dq_only=True,  # else it keeps float weights: no byte is saved
+                        output_path=str(result),
+                        log_level="ERROR",
+                    )
+            except ParityError:
+                if used == "max":
+                    raise
+                continue
+            shutil.move(result, target)
+            return used
+        raise AssertionError("max is always tried")

@@ -1,0 +1,121 @@
+"""Static INT8 by ONNX Runtime's quantizer: ranges come once, from calibration data (Q/DQ nodes)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from export.steps.base import Artifact, Context, Part
+from export.steps.quantize import calibration
+from export.steps.quantize.method import QuantizeMethod, running
+from export.steps.to_onnx import MODEL_FILE
+
+
+class StaticQdq(QuantizeMethod):
+    """INT8 weights and activations; ranges come once from calibration data (Q/DQ nodes)."""
+
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "sympy")
+
+    method: Literal["static_qdq"] = Field(description="INT8 with ranges from calibration data.")
+    activations: Literal["u8", "s8"] = Field(
+        default="u8",
+        description="`u8`: asymmetric, the fast one on x86; `s8`: symmetric, TensorRT's.",
+    )
+    calibration: Literal["minmax", "entropy", "percentile"] = Field(
+        default="minmax",
+        description="How a range is taken from the data. The last two need batches of one shape.",
+    )
+    per_channel: bool = Field(
+        default=True, description="One weight scale for each output channel, not one in all."
+    )
+    reduce_range: bool = Field(
+        default=False,
+        description="7-bit weights: for CPUs without VNNI, whose 8-bit sums can saturate.",
+    )
+    quantize_bias: bool | None = Field(
+        default=None,
+        description="Also quantize biases, to int32. TensorRT refuses such a file, so the default "
+        "is true with `u8` and false with `s8`.",
+    )
+    op_types: tuple[str, ...] = Field(
+        default=(), description="Operators to quantize; empty for all that ONNX Runtime knows."
+    )
+    min_samples: int = Field(
+        default=16, ge=1, description="Fewer calibration samples than this are refused."
+    )
+
+    @property
+    def uses(self) -> frozenset[Part]:
+        """Calibration data."""
+        return frozenset({Part.CALIBRATION})
+
+    @property
+    def label(self) -> str:
+        """Step, method, and what is not the default."""
+        how = "" if self.calibration == "minmax" else f" {self.calibration}"
+        return f"quantize static {self.activations}{how}{self.suffix}"
+
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        """The quantized file.
+
+        Raises:
+            ConfigError: when ``exclude`` names nodes that are not there, or the calibration data
+                is too small or of unequal shapes.
+            ParityError: when the quantizer fails on this graph or data.
+        """
+        import onnx
+        from onnxruntime.quantization import (
+            CalibrationMethod,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        batches = context.data.calibration()
+        calibration.check_enough(batches, self.min_samples)
+        if self.calibration != "minmax":
+            calibration.check_one_shape(batches, f"quantize.calibration: {self.calibration}")
+        context.scratch.mkdir(parents=True, exist_ok=True)
+        prepared = context.scratch / "prepared.onnx"
+        path = context.folder / MODEL_FILE
+        symmetric = self.activations == "s8"
+        bias = self.quantize_bias if self.quantize_bias is not None else not symmetric
+        with running(
+            self.label,
+            "ONNX Runtime's quantizer",
+            hint="Check that calibration batches have the model's input names and one shape.",
+        ):
+            # Symbolic shape inference fails on graphs of the dynamo exporter, which carry shapes.
+            quant_pre_process(artifact.file, prepared, skip_symbolic_shape=True)
+            excluded = self.excluded(onnx.load(prepared), artifact.facts)
+            quantize_static(
+                prepared,
+                path,
+                calibration.Reader(batches),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(self.op_types) or None,
+                per_channel=self.per_channel,
+                reduce_range=self.reduce_range,
+                activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=excluded,
+                calibrate_method={
+                    "minmax": CalibrationMethod.MinMax,
+                    "entropy": CalibrationMethod.Entropy,
+                    "percentile": CalibrationMethod.Percentile,
+                }[self.calibration],
+                extra_options={
+                    "ActivationSymmetric": symmetric,
+                    "WeightSymmetric": True,
+                    "QuantizeBias": bias,
+                },
+            )
+        return self.finished(
+            artifact,
+            path,
+            excluded=excluded,
+            calibration=self.calibration,
+            calibration_samples=calibration.sample_count(batches),
+        )
