@@ -150,7 +150,7 @@ class Plan:
             for name in group.layers:
                 if wanted.get(name, 0) > 0:
                     others = [other for other in group.layers if other != name]
-                    tied = f"are tied to those of {', '.join(others)} by a skip connection, and "
+                    tied = f"are tied to those of {_listed(others)} by a skip connection, and "
                     raise ConfigError(
                         f"prune.layers: {name} cannot be pruned: its channels "
                         f"{tied if others else ''}{why}.",
@@ -187,7 +187,7 @@ class Plan:
                 f"prune: the pruned network does not run ({type(error).__name__}: {text}).",
                 hint="Its forward relies on fixed sizes (attention heads, a reshape, a sum with "
                 f"the input): put those layers into prune.ignore; layers are "
-                f"{', '.join(_layers(self.original))}.",
+                f"{_listed(list(_layers(self.original)))}.",
             ) from error
         if shapes != self._shapes:
             raise ConfigError(
@@ -300,11 +300,17 @@ def _matches(layers: Mapping[str, Any], patterns: Sequence[str], key: str) -> li
         matching = [name for name in layers if fnmatchcase(name, pattern)]
         if not matching:
             raise ConfigError(
-                f"{key}: {pattern} matches no layer; there are {', '.join(layers)}.",
+                f"{key}: {pattern} matches no layer; there are {_listed(list(layers))}.",
                 hint="Correct the name; * stands for any characters.",
             )
         found += matching
     return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names for a message; of many, the first ones."""
+    shown = ", ".join(names[:8])
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
 
 
 def _kinds() -> tuple[Any, ...]:
