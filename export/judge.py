@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from conch.errors import ParityError
-from export import measure, parity, task
+from export import measure, parity, targets, task
 from export.data import RecipeData
 from export.gates import Gates, TaskGate
 from export.parity import Agreement, Verdict
@@ -95,6 +96,7 @@ def quality(
         ParityError: when the variant fails on the data, gives other shapes, or gives NaN.
         ConfigError: when the task metric raises or gives no number.
     """
+    _check_target(artifact.file, bench.recipe.serving.target_triton, variant)
     session = Session(artifact.file)
     outputs = [session.run(b) for b in evaluation_batches(bench.recipe, bench.data)]
     check_finite(outputs, variant)
@@ -127,6 +129,19 @@ def quality(
             interval=(interval.low, interval.high) if interval else None,
         ),
     )
+
+
+def _check_target(path: Path, release: str, variant: str) -> None:
+    """Refuse a file that the ONNX Runtime of the target server cannot load."""
+    import onnx
+
+    proto = onnx.load(path, load_external_data=False)
+    opset = {entry.domain: entry.version for entry in proto.opset_import}
+    if problem := targets.check(opset, proto.ir_version, targets.target(release)):
+        raise ParityError(
+            f"{variant}: {problem}.",
+            hint="Name a lower opset in to_onnx, or another serving.target_triton.",
+        )
 
 
 def _through_triton(bench: Bench, artifact: Artifact, gate: TaskGate) -> task.TaskResult:

@@ -97,7 +97,7 @@ def load(recipe: Recipe, source: Source) -> Original:
         from export import preflight_onnx
 
         path = located(model.onnx, source.folder, key="model.onnx")
-        preflight_onnx.check(path, recipe)
+        preflight_onnx.check(path, recipe, triton=recipe.serving.target_triton)
         return OnnxOriginal(path, model)
     module = _module(recipe, source)
     _check_weights(module, model)

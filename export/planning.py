@@ -121,7 +121,7 @@ def plan(recipe_path: Path, *, only: Sequence[str] = ()) -> Plan:
         )
     chosen = tuple(v for v in recipe.variants if not only or v.name in only)
     files = tuple(source_files(recipe_path, recipe))
-    load = keys.digest("load", keys.root(recipe, files))
+    load = keys.digest("load", keys.root(recipe, files), recipe.serving.target_triton)
     tasks = [[task.metric, task.through] for task in tasks_of(recipe)]
     reference = keys.digest("reference", load, tasks)
     plain = _plain(recipe)
@@ -213,5 +213,7 @@ def _chain(
         steps=steps,
         keys=tuple(found),
         target=recipe.target_of(variant),
-        compare_key=keys.digest("compare", found[-1], reference, task, output),
+        compare_key=keys.digest(
+            "compare", found[-1], reference, task, output, recipe.serving.target_triton
+        ),
     )

@@ -99,6 +99,7 @@ class Load:
             for part in ("calibration", "evaluation")
             if getattr(recipe.data, part) is not None
         }
+        found["warnings"] = bench.data.leaks().warnings
         return originals.keep(original, bench.folder, found)
 
 
