@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from cli.options import json_option
+from conch.units import SIZE
 from serving.runtime import endpoint as endpoints
 from serving.runtime import prometheus
 from serving.runtime.endpoint import Endpoint
@@ -33,6 +34,13 @@ from serving.runtime.supervisor import TritonServer
 @click.option("--http-port", default=0, help="Port of HTTP. [default: a free one]")
 @click.option("--grpc-port", default=0, help="Port of gRPC. [default: a free one]")
 @click.option("--metrics-port", default=0, help="Port of the metrics. [default: a free one]")
+@click.option(
+    "--cache",
+    "cache_bytes",
+    type=SIZE,
+    default=0,
+    help="Size of the response cache, e.g. 64MiB, for models that enable it. [default: none]",
+)
 @click.option("--prometheus", "with_prometheus", is_flag=True, help="Keep a history beside it.")
 @json_option
 def serve(
@@ -42,6 +50,7 @@ def serve(
     http_port: int,
     grpc_port: int,
     metrics_port: int,
+    cache_bytes: int,
     with_prometheus: bool,
     as_json: bool,
 ) -> None:
@@ -63,6 +72,7 @@ def serve(
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
+        cache_bytes=cache_bytes,
         on_restart=lambda endpoint: _ignore(endpoints.save(endpoint)),
     )
     click.echo(f"Starting Triton {server.binary.version} on {repository} ...", err=True)

@@ -72,3 +72,21 @@ class DurationParam(click.ParamType[float]):
 
 
 DURATION = DurationParam()
+
+
+class SizeParam(click.ParamType[int]):
+    """A click option that takes ``64MiB`` and gives bytes."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Bytes, or click's usage error."""
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
+SIZE = SizeParam()

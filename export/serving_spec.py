@@ -95,7 +95,7 @@ class Serving(FileModel):
     response_cache: bool = Field(
         default=False,
         description="Answer a request that was seen before from the server's cache, "
-        "where it has one (`--cache-config`). It makes no sense for inputs that never repeat.",
+        "where it has one (`conch serve --cache 64MiB`). No use for inputs that never repeat.",
     )
     priority_levels: int = Field(
         default=0, ge=0, le=100, description="Levels 1 (first) to this; 0 switches priorities off."
@@ -115,6 +115,11 @@ class Serving(FileModel):
     )
     sequence: Sequence | None = Field(
         default=None, description="For a model with state; it replaces dynamic batching."
+    )
+    target_triton: str = Field(
+        default="local",
+        description="Release of the Triton that is to serve it, e.g. `26.08`: files that its ONNX "
+        "Runtime cannot load are refused. `local` is the one that this installation brings.",
     )
     layout: Literal["models", "versions"] = Field(
         default="models",

@@ -311,6 +311,22 @@ def test_labels_file_answers_classification_requests(server: TritonServer) -> No
     assert got[0, 0].decode().endswith(":2:lower left")
 
 
+def test_response_cache_answers_what_was_asked_before(server: TritonServer) -> None:
+    """``response_cache: true`` in the recipe, and a server that has a cache."""
+    sent = []
+    for name in ("input_ids", "attention_mask"):
+        tensor = triton.InferInput(name, [1, 5], "INT64")
+        tensor.set_data_from_numpy(np.full((1, 5), 3, dtype=np.int64))
+        sent.append(tensor)
+    with triton.InferenceServerClient(server.endpoint.grpc_url) as raw:
+        hits = []
+        for _ in range(3):
+            assert raw.infer("adder_fp32", sent, priority=1).as_numpy("told")[0, 0] == 45
+            stats = raw.get_inference_statistics("adder_fp32").model_stats[0].inference_stats
+            hits.append(stats.cache_hit.count)
+    assert hits[2] - hits[0] == 2
+
+
 def test_load_test_passes_what_is_right(folder: Path) -> None:
     """All models of a run in one start, ensembles among them."""
     for written, file in ((TEXT, "adder.onnx"), (IMAGE, "where.onnx")):
