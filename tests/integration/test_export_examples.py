@@ -91,7 +91,7 @@ def test_mnist_static_int8_reads_digits_as_well_as_the_original(mnist):
 
 
 def test_mnist_pruned_to_half_its_work_reads_digits_after_a_short_recovery(mnist):
-    """60 steps; the recipe's own 1,200 lose nothing."""
+    """60 steps; the recipe's own 900 lose nothing."""
     _, variants = mnist
     pruned = variants["pruned"]
     assert pruned.accepted, pruned.reason
