@@ -406,6 +406,12 @@ def test_quality_is_switched_in_place_between_versions(
             repository.write_config("where", config, reason="test")
             client.load("where")
             switches.append(time.monotonic())
+        # What the control loop does to a member must not break the ensemble either.
+        repository.write_config("where", model_config.with_instances(config, 2), reason="test")
+        client.load("where")
+        config.dynamic_batching.max_queue_delay_microseconds = 3000
+        repository.write_config("where", config, reason="test")
+        client.load("where")
         time.sleep(0.3)
     finally:
         done.set()

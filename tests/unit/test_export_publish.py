@@ -273,6 +273,19 @@ def test_an_unchanged_variant_keeps_its_version(repository, tmp_path):
     assert model_config.served_versions(repository.read_config("toy")) == (3,)
 
 
+def test_an_engine_that_was_built_in_place_makes_no_new_version(repository, artifact):
+    """`conch export build-engines` adds it to what was published."""
+    config = publish.triton_config(recipe.loads(WHOLE), "toy_trt", target=Form.TENSORRT)
+    assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
+    files = publish.version_files(artifact)
+    assert repository.publish("toy_trt", config, files, {}) == 1
+    for name in ("model.plan", "plan.json"):
+        (repository.root / "toy_trt" / "1" / name).write_text("built here")
+    assert repository.publish("toy_trt", config, files, {}) == 1
+    (repository.root / "toy_trt" / "1" / "stray").write_text("not ours")
+    assert repository.publish("toy_trt", config, files, {}) == 2
+
+
 def test_versions_that_cannot_be_written_change_nothing(repository, tmp_path, monkeypatch):
     """Not even the first of them is left."""
     typed = served(layout="versions")
