@@ -30,8 +30,6 @@ from serving.revisions import Revision, RevisionLog, sha256
 STATE_DIR = ".conch"
 CONFIG = "config.pbtxt"
 LINEAGE = "lineage.json"
-ADDED = frozenset({LINEAGE, "model.plan", "plan.json"})
-"""Files of a version that are made in the repository: also the engine that its host builds."""
 PLAN_FILE, PLAN_FACTS = "model.plan", "plan.json"
 """A TensorRT engine and what it was built from: added to a published version by its host."""
 LOCK_WAIT_S = 10.0
