@@ -33,6 +33,7 @@ SENTENCES = ("A first sentence.", "Another one, and it is longer.")
 WORDS = ("x", "y")
 """For models that take a few tokens only."""
 FEW_TOKENS = 16
+LARGEST_BYTES = 64 * 2**20
 
 
 class Served(Protocol):
@@ -127,9 +128,15 @@ def inputs(recipe: Recipe, batch_size: int, *, seed: int) -> Arrays:
     return arrays
 
 
+def largest_batch(recipe: Recipe) -> int:
+    """The largest batch that is served, as far as its inputs stay below 64 MiB."""
+    row_bytes = sum(array.nbytes for array in inputs(recipe, 1, seed=0).values())
+    return min(recipe.serving.max_batch_size, max(1, LARGEST_BYTES // row_bytes))
+
+
 def _batches(served: Served, name: str, version: int, session: Session, recipe: Recipe) -> str:
     """One row, and the largest batch."""
-    for size in sorted({1, recipe.serving.max_batch_size}):
+    for size in sorted({1, largest_batch(recipe)}):
         batch = inputs(recipe, size, seed=size)
         got = served.infer(name, batch, version=version)
         if found := unfit(recipe, got) or different(session.run(batch), got):

@@ -221,13 +221,6 @@ def require_explicit_instances(config: ModelConfig) -> None:
         )
 
 
-def served_versions(config: ModelConfig) -> tuple[int, ...] | None:
-    """The versions that ``version_policy`` names, ascending; None when it names none."""
-    if config.version_policy.WhichOneof("policy_choice") != "specific":
-        return None
-    return tuple(sorted(config.version_policy.specific.versions))
-
-
 def with_versions(config: ModelConfig, versions: Sequence[int]) -> ModelConfig:
     """The config with exactly these versions served: Triton changes them in place.
 

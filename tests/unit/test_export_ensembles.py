@@ -264,3 +264,11 @@ def test_load_test_tells_what_differs(answer, message):
 def test_load_test_wants_equal_integers():
     """A class is right or wrong."""
     assert load_test.different({"y": np.array([1, 2])}, {"y": np.array([1, 3])})
+
+
+@pytest.mark.parametrize(("side", "expected"), [(28, 64), (1024, 5)])
+def test_load_test_keeps_its_largest_request_small(side, expected):
+    """64 MiB of inputs: a full batch of large images would be gigabytes."""
+    text = changed(IMAGE, "model", "inputs", 0, "dims", to=[3, side, side])
+    typed = recipe.loads(changed(text, "serving", to={"max_batch_size": 64}))
+    assert load_test.largest_batch(typed) == expected

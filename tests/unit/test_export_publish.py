@@ -19,7 +19,7 @@ from export import keys, publish, recipe
 from export.parity import at_least
 from export.report import VariantReport
 from export.steps import Artifact, Form
-from serving import model_config
+from serving import engines, model_config
 from serving.repository import Repository
 from tests.unit.test_export_recipe import WHOLE
 
@@ -244,6 +244,11 @@ def two_variants(typed, folder, *contents):
     return publish.variants(typed, folder, found)
 
 
+def served_now(repository):
+    """The versions of ``toy`` that Triton serves."""
+    return engines.served_versions(repository.read_config("toy"), repository.versions("toy"))
+
+
 def test_variants_are_models_by_default(tmp_path):
     """One each, the newest version served."""
     first, second = two_variants(served(), tmp_path, b"a", b"b")
@@ -256,10 +261,10 @@ def test_variants_as_versions_share_a_model_and_serve_one(repository, tmp_path):
     (found,) = two_variants(served(layout="versions"), tmp_path, b"a", b"b")
     assert (found.name, found.variants) == ("toy", ("fp32", "int8"))
     assert publish.put(repository, found) == [1, 2]
-    assert model_config.served_versions(repository.read_config("toy")) == (1,)
+    assert served_now(repository) == [1]
     (found,) = two_variants(served(layout="versions", served="int8"), tmp_path, b"a", b"b")
     assert publish.put(repository, found) == [1, 2]
-    assert model_config.served_versions(repository.read_config("toy")) == (2,)
+    assert served_now(repository) == [2]
 
 
 def test_an_unchanged_variant_keeps_its_version(repository, tmp_path):
@@ -270,7 +275,7 @@ def test_an_unchanged_variant_keeps_its_version(repository, tmp_path):
     (found,) = two_variants(typed, tmp_path, b"a", b"new")
     assert publish.put(repository, found) == [1, 3]
     assert repository.versions("toy") == [1, 2, 3]
-    assert model_config.served_versions(repository.read_config("toy")) == (3,)
+    assert served_now(repository) == [3]
 
 
 def test_an_engine_that_was_built_in_place_makes_no_new_version(repository, artifact):

@@ -129,3 +129,27 @@ def test_reload_kind_of_an_ensemble_is_always_a_reload() -> None:
     old = model_config.parse('name: "e" ensemble_scheduling { }')
     new = model_config.parse('name: "e" ensemble_scheduling { } version_policy { all { } }')
     assert model_config.reload_kind(old, new) is ReloadKind.RELOAD
+
+
+def test_serving_another_version_is_an_in_place_change() -> None:
+    """Each version once, ascending; the rest of the config stays."""
+    old = model_config.parse('name: "m" version_policy { latest { num_versions: 1 } }')
+    new = model_config.with_versions(old, [3, 1, 3])
+    assert list(new.version_policy.specific.versions) == [1, 3]
+    assert model_config.reload_kind(old, new) is ReloadKind.IN_PLACE
+
+
+@pytest.mark.parametrize("versions", [[], [0]])
+def test_serving_no_version_is_refused(versions: list[int]) -> None:
+    """An empty list would be Triton's default: all that it likes."""
+    with pytest.raises(ConfigError, match="must be at least one, from 1 on"):
+        model_config.with_versions(model_config.parse('name: "m"'), versions)
+
+
+def test_a_trial_on_the_cpu_keeps_the_counts() -> None:
+    """Groups on GPUs lose the GPUs."""
+    gpu = "instance_group { count: 2 kind: KIND_GPU gpus: 0 gpus: 1 }"
+    found = model_config.on_cpu(model_config.parse(f'name: "m" {gpu}'))
+    assert model_config.to_text(found) == model_config.to_text(
+        model_config.parse('name: "m" instance_group { count: 2 kind: KIND_CPU }')
+    )
