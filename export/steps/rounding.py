@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,8 +14,9 @@ from torch.nn.utils import parametrize
 from conch.errors import ConfigError
 
 INPUT = "conch_input_rounding"
+OUTPUT = "conch_output_rounding"
 MOMENTUM = 0.05
-"""Share of a new minibatch in the running range of a layer's input."""
+"""Share of a new minibatch in a running range."""
 
 
 class RoundedWeight(nn.Module):
@@ -29,8 +30,8 @@ class RoundedWeight(nn.Module):
         return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
 
 
-class RoundedInput(nn.Module):
-    """A layer's input rounded to 8 bits, by the running range of what it has seen."""
+class RoundedValue(nn.Module):
+    """A layer's input or output rounded to 8 bits, by the running range of what it has seen."""
 
     low: Tensor
     high: Tensor
@@ -44,7 +45,7 @@ class RoundedInput(nn.Module):
         self.register_buffer("high", torch.tensor(float("nan")))
 
     def forward(self, value: Tensor) -> Tensor:
-        """The input as INT8 would hold it, in floating point."""
+        """The value as INT8 would hold it, in floating point."""
         if self.training or self.observing:
             self._observe(value.detach())
         if self.observing:
@@ -60,7 +61,7 @@ class RoundedInput(nn.Module):
         )
 
     def _observe(self, value: Tensor) -> None:
-        """Move the range towards that of this input; zero is always inside."""
+        """Move the range towards that of this value; zero is always inside."""
         low, high = value.amin().clamp(max=0), value.amax().clamp(min=0)
         if torch.isnan(self.low):
             self.low.copy_(low)
@@ -94,8 +95,14 @@ def attach(module: nn.Module, *, signed: bool, ignore: Sequence[str]) -> list[st
         )
     for layer in chosen.values():
         parametrize.register_parametrization(layer, "weight", RoundedWeight())
-        layer.add_module(INPUT, RoundedInput(signed=signed))
+        layer.add_module(INPUT, RoundedValue(signed=signed))
         layer.register_forward_pre_hook(_rounded)
+        # Behind a convolution export folds normalisation and activation first: what is rounded
+        # then is the next layer's input. A matrix product is rounded itself, and so are the
+        # outliers that transformers add to their residual stream.
+        if isinstance(layer, nn.Linear):
+            layer.add_module(OUTPUT, RoundedValue(signed=signed))
+            layer.register_forward_hook(_rounded_output)
     return list(chosen)
 
 
@@ -105,15 +112,16 @@ def detach(module: nn.Module) -> None:
         if hasattr(layer, INPUT):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
             delattr(layer, INPUT)
-            for key, hook in list(layer._forward_pre_hooks.items()):
-                if hook is _rounded:
-                    del layer._forward_pre_hooks[key]
+            _remove(layer._forward_pre_hooks, _rounded)
+            if hasattr(layer, OUTPUT):
+                delattr(layer, OUTPUT)
+                _remove(layer._forward_hooks, _rounded_output)
 
 
 @contextlib.contextmanager
 def observing(module: nn.Module) -> Iterator[None]:
     """Only watch ranges, round nothing."""
-    inputs = [part for part in module.modules() if isinstance(part, RoundedInput)]
+    inputs = [part for part in module.modules() if isinstance(part, RoundedValue)]
     for part in inputs:
         part.observing = True
     try:
@@ -126,3 +134,15 @@ def observing(module: nn.Module) -> Iterator[None]:
 def _rounded(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """What the layer is given, rounded."""
     return (getattr(layer, INPUT)(arguments[0]), *arguments[1:])
+
+
+def _rounded_output(layer: nn.Module, _: tuple[Any, ...], output: Tensor) -> Tensor:
+    """What the layer gives, rounded."""
+    rounded: Tensor = getattr(layer, OUTPUT)(output)
+    return rounded
+
+
+def _remove(hooks: MutableMapping[int, Any], hook: Any) -> None:
+    """Take one function out of a module's hooks."""
+    for key in [key for key, one in hooks.items() if one is hook]:
+        del hooks[key]
