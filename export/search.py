@@ -109,10 +109,13 @@ def select(search: Search, outcomes: Sequence[Outcome]) -> Selection:
         best = min(passed, key=lambda one: (_latency(one), one.name))
         return Selection(chosen=None, reason=f"{_slower(best)}: kept the plain export")
     best = min(faster, key=lambda one: (*_rank(one, search), one.name))
-    others = len(outcomes) - 1
-    among = f", the {_ADJECTIVES[_preferred(search)]} of {len(passed)} that pass" if others else ""
-    tried = f" ({len(outcomes)} tried)" if others else ""
-    return Selection(chosen=best.name, reason=f"{best.name}{among}{tried}: {_figures(best)}")
+    if len(outcomes) == 1:
+        why = ""
+    elif len(passed) == 1:
+        why = f", the only one of {len(outcomes)} that passes"
+    else:
+        why = f", the {_ADJECTIVES[_preferred(search)]} of {len(passed)} that pass"
+    return Selection(chosen=best.name, reason=f"{best.name}{why}: {_figures(best)}")
 
 
 _ADJECTIVES = {"latency": "fastest", "size": "smallest", "fidelity": "truest"}

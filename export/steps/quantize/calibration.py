@@ -1,4 +1,4 @@
-"""Calibration batches: whether they are enough and alike, and in the forms that quantizers take."""
+"""Calibration batches in the forms that quantizers take."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conch.errors import ConfigError
 from export.steps.base import Batch
+
+Arrays = dict[str, NDArray[Any]]
 
 
 def sample_count(batches: Sequence[Batch]) -> int:
@@ -17,38 +18,22 @@ def sample_count(batches: Sequence[Batch]) -> int:
     return sum(len(next(iter(batch.values()))) for batch in batches)
 
 
-def check_enough(batches: Sequence[Batch], least: int) -> None:
-    """Refuse a sample that says little about the ranges of activations.
-
-    Raises:
-        ConfigError: when there are fewer than ``least`` samples.
-    """
-    if (count := sample_count(batches)) < least:
-        raise ConfigError(
-            f"data.calibration: {count} samples, at least {least} are needed.",
-            hint="Give more of them (100 to 500 are usual), or lower quantize.min_samples.",
-        )
-
-
-def check_one_shape(batches: Sequence[Batch], why: str) -> None:
-    """Refuse batches of different shapes, where the quantizer would fail deep inside.
+def of_one_shape(batches: Sequence[Arrays], *, purpose: str) -> list[Arrays]:
+    """The batches, without a last one of fewer rows: histograms need all of one shape.
 
     Args:
         batches: the calibration batches.
-        why: what needs one shape, e.g. ``quantize.calibration: entropy``.
+        purpose: what needs it, for the message.
 
     Raises:
-        ConfigError: naming two batches that differ.
+        ConfigError: when rows differ in shape.
     """
-    first = {name: list(array.shape) for name, array in batches[0].items()}
-    for index, batch in enumerate(batches):
-        for name, array in batch.items():
-            if list(array.shape) != first[name]:
-                raise ConfigError(
-                    f"{why} needs calibration batches of one shape, but {name} is {first[name]} "
-                    f"in batch 0 and {list(array.shape)} in batch {index}.",
-                    hint="Pad to one length and leave out a last, smaller batch; or use minmax.",
-                )
+    from export.data import equal_shapes
+
+    if (error := equal_shapes(batches, purpose=purpose)) is not None:
+        raise error
+    rows = sample_count(batches[:1])
+    return [batch for batch in batches if sample_count([batch]) == rows]
 
 
 def joined(batches: Sequence[Batch]) -> dict[str, NDArray[Any]]:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 SENSITIVITY = "sensitivity"
 """The fact that ``rank_layers`` leaves: rows with ``node``, most sensitive first."""
 
-QUANTIZED_OPS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"})
+QUANTIZED_OPS = frozenset(
+    {"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger"}
+)
 
 
 class QuantizeMethod(Step):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from conch.errors import ParityError
 from export.optional import require
 from export.steps.base import Artifact, Context, Part
-from export.steps.quantize import calibration
-from export.steps.quantize.method import QuantizeMethod, running
+from export.steps.quantize import calibration, modelopt_runner
+from export.steps.quantize.method import QuantizeMethod
 from export.steps.to_onnx import MODEL_FILE
 
 
@@ -38,9 +43,6 @@ class ModelOptQdq(QuantizeMethod):
     float_type: Literal["fp32", "fp16"] = Field(
         default="fp32", description="Type of what is not quantized; `fp16` is for the GPU only."
     )
-    min_samples: int = Field(
-        default=16, ge=1, description="Fewer calibration samples than this are refused."
-    )
 
     @property
     def uses(self) -> frozenset[Part]:
@@ -60,18 +62,16 @@ class ModelOptQdq(QuantizeMethod):
         Raises:
             ToolMissing: when ModelOpt, or a package that it imports, is not installed.
             ConfigError: when ``exclude`` names nodes that are not there, or the calibration data
-                is too small or of unequal shapes.
+                is of unequal shapes.
             ParityError: when ModelOpt fails on this graph or data.
         """
         import onnx
 
         batches = context.data.calibration()
-        calibration.check_enough(batches, self.min_samples)
-        calibration.check_one_shape(batches, self.label)
-        tool = require("modelopt.onnx.quantization", extra="nvidia", purpose=self.label)
+        require("modelopt.onnx.quantization", extra="nvidia", purpose=self.label)
         excluded = self.excluded(onnx.load(artifact.file), artifact.facts)
         path = context.folder / MODEL_FILE
-        used = self._attempt(tool, artifact.file, path, batches, excluded, context.scratch)
+        used = self._attempt(artifact.file, path, batches, excluded, context.scratch)
         return self.finished(
             artifact,
             path,
@@ -82,40 +82,57 @@ class ModelOptQdq(QuantizeMethod):
 
     def _attempt(
         self,
-        tool: Any,
         source: Path,
         target: Path,
-        batches: list[Any],
+        batches: list[dict[str, NDArray[Any]]],
         excluded: list[str],
         scratch: Path,
     ) -> str:
         """Write the quantized file; gives the calibration that worked."""
+        failed = ""
+        joined = calibration.joined(calibration.of_one_shape(batches, purpose=self.label))
         for used in dict.fromkeys((self.calibration, "max")):
             # It writes intermediate files beside its input and its output.
             folder = scratch / used
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            given = folder / MODEL_FILE
+            given, result = folder / MODEL_FILE, folder / "quantized.onnx"
             shutil.copyfile(source, given)
-            result = folder / "quantized.onnx"
-            try:
-                with running(self.label, "ModelOpt", hint="Leave this candidate out."):
-                    tool.quantize(
-                        str(given),
-                        quantize_mode="int8",
-                        calibration_data=calibration.joined(batches),
-                        calibration_method=used,
-                        calibration_eps=["cpu"],
-                        nodes_to_exclude=[f"^{re.escape(name)}$" for name in excluded],
-                        high_precision_dtype=self.float_type,
-                        dq_only=True,  # else it keeps float weights: no byte is saved
-                        output_path=str(result),
-                        log_level="ERROR",
-                    )
-            except ParityError:
-                if used == "max":
-                    raise
-                continue
-            shutil.move(result, target)
-            return used
-        raise AssertionError("max is always tried")
+            data = folder / "calibration.npz"
+            np.savez(data, allow_pickle=False, **joined)
+            failed = _quantize(
+                folder,
+                onnx_path=str(given),
+                output_path=str(result),
+                quantize_mode="int8",
+                calibration_data=str(data),
+                calibration_method=used,
+                calibration_eps=["cpu"],
+                nodes_to_exclude=[f"^{re.escape(name)}$" for name in excluded],
+                high_precision_dtype=self.float_type,
+                dq_only=True,  # else it keeps float weights: no byte is saved
+                log_level="ERROR",
+            )
+            if not failed and result.is_file():
+                shutil.move(result, target)
+                return used
+        raise ParityError(
+            f"{self.label}: ModelOpt failed ({failed or 'it wrote no file'}).",
+            hint="Leave this candidate out.",
+        )
+
+
+def _quantize(folder: Path, **request: Any) -> str:
+    """Have ModelOpt do it, in a process of its own; why it failed, or nothing."""
+    asked = folder / "request.json"
+    asked.write_text(json.dumps(request), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", modelopt_runner.__name__, str(asked)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    last = done.stdout.strip().splitlines()[-1:]
+    return "" if done.returncode == 0 else (last or [f"exit code {done.returncode}"])[0]

@@ -52,9 +52,6 @@ class SmoothQuant(QuantizeMethod):
         description="S8 activations, TensorRT's only format. `false` gives U8 with zero point 0 "
         "where activations are never negative: one bit finer, for the CPU only.",
     )
-    min_samples: int = Field(
-        default=16, ge=1, description="Fewer calibration samples than this are refused."
-    )
 
     @property
     def uses(self) -> frozenset[Part]:
@@ -71,8 +68,7 @@ class SmoothQuant(QuantizeMethod):
 
         Raises:
             ToolMissing: when NNCF is not installed.
-            ConfigError: when ``exclude`` names nodes that are not there, or the calibration data
-                is too small.
+            ConfigError: when ``exclude`` names nodes that are not there.
             ParityError: when NNCF fails on this graph or data.
         """
         import onnx
@@ -80,7 +76,6 @@ class SmoothQuant(QuantizeMethod):
         os.environ["NNCF_CI"] = "1"  # switches its telemetry off
         nncf = require("nncf", extra="smooth", purpose=self.label)
         batches = context.data.calibration()
-        calibration.check_enough(batches, self.min_samples)
         proto = onnx.load(artifact.file)
         excluded = self.excluded(proto, artifact.facts)
         path = context.folder / MODEL_FILE

@@ -41,9 +41,6 @@ class StaticQdq(QuantizeMethod):
     op_types: tuple[str, ...] = Field(
         default=(), description="Operators to quantize; empty for all that ONNX Runtime knows."
     )
-    min_samples: int = Field(
-        default=16, ge=1, description="Fewer calibration samples than this are refused."
-    )
 
     @property
     def uses(self) -> frozenset[Part]:
@@ -61,7 +58,7 @@ class StaticQdq(QuantizeMethod):
 
         Raises:
             ConfigError: when ``exclude`` names nodes that are not there, or the calibration data
-                is too small or of unequal shapes.
+                is of unequal shapes.
             ParityError: when the quantizer fails on this graph or data.
         """
         import onnx
@@ -74,9 +71,8 @@ class StaticQdq(QuantizeMethod):
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         batches = context.data.calibration()
-        calibration.check_enough(batches, self.min_samples)
         if self.calibration != "minmax":
-            calibration.check_one_shape(batches, f"quantize.calibration: {self.calibration}")
+            batches = calibration.of_one_shape(batches, purpose=self.label)
         context.scratch.mkdir(parents=True, exist_ok=True)
         prepared = context.scratch / "prepared.onnx"
         path = context.folder / MODEL_FILE
