@@ -1,10 +1,10 @@
 """Quantization-aware training: weights that bear INT8, for models that static quantization breaks.
 
-While it trains, each convolution and linear layer sees its input and its weights rounded to 8 bits;
-gradients pass the rounding as if it were not there. Afterwards the rounding is taken off again: the
-step gives a plain module, which ``to_onnx`` and then ``quantize`` (or ``search``) handle as any
-other. So the ONNX file has the Q/DQ form that every runtime and TensorRT are known to take, and no
-second quantizer has to agree with the first.
+While it trains, each convolution and linear layer sees its input and its weights rounded to 8
+bits, and what a linear layer gives is rounded, too; gradients pass the rounding as if it were not
+there. Afterwards the rounding is taken off again: the step gives a plain module, which ``to_onnx``
+and then ``quantize`` (or ``search``) handle as any other. So the ONNX file has the Q/DQ form that
+every runtime and TensorRT are known to take, and no second quantizer has to agree with the first.
 
 Weight scales of single channels commute with the batch normalisation that export folds in; one
 scale for a whole tensor would not, so only the former are offered.
