@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import onnx
 
 Outputs = dict[str, NDArray[Any]]
+Weights = dict[str, NDArray[np.float32]]
+_MATRIX = 2
+"""Axes from which on an initializer counts as a weight; biases and scales have one."""
 
 OP_TYPES = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Gather")
 _EQUAL_DB = 120.0
@@ -86,27 +89,44 @@ class RankLayers(Step):
         self, proto: onnx.ModelProto, batch: Batch, context: Context
     ) -> Iterator[dict[str, Any]]:
         """One row for each layer, in the order of the graph."""
-        weights = qdq.initializers(proto)
+        weights = _lightened(proto)
         layers = [index for index, node in enumerate(proto.graph.node) if _counts(node, weights)]
-        wanted = {
-            name
-            for index in layers
-            for name in _activations(proto.graph.node[index], weights)
-        }  # fmt: skip
-        reference, ranges = _ranges(proto, batch, sorted(wanted))
-        for done, index in enumerate(layers, start=1):
-            node = proto.graph.node[index]
-            outputs = _outputs(_with_rounded(proto, index, weights, ranges), batch)
+        nodes = [proto.graph.node[index] for index in layers]
+        wanted = {name for node in nodes for name in _activations(node, weights)}
+        reference, ranges = _ranges(proto, weights, batch, sorted(wanted))
+        for done, (index, node) in enumerate(zip(layers, nodes, strict=True), start=1):
+            outputs = _outputs(*_with_rounded(proto, index, weights, ranges), batch)
             agreement = parity.compare([reference], [outputs])
-            params = [weights[name] for name in node.input if name in weights]
+            params = [weights[name].size for name in node.input if name in weights]
             yield {
                 "node": node.name,
                 "op_type": node.op_type,
                 "cosine": round(agreement.cosine, 6),
                 "sqnr_db": round(min(agreement.sqnr_db, _EQUAL_DB), 3),
-                "params": int(sum(np.prod(tensor.dims, dtype=int) for tensor in params)),
+                "params": sum(params),
             }
             context.tell(done, len(layers), node.name)
+
+
+def _lightened(proto: onnx.ModelProto) -> Weights:
+    """Take the weights out of the model, so that each variation of it is copied in no time.
+
+    What is left says that they lie elsewhere; ``_outputs`` hands them to ONNX Runtime.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    weights = {}
+    for tensor in proto.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype != np.float32 or array.ndim < _MATRIX:
+            continue
+        weights[tensor.name] = array
+        light = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        light.data_location = TensorProto.EXTERNAL
+        for key, value in {"location": "memory", "offset": 0, "length": array.nbytes}.items():
+            light.external_data.add(key=key, value=str(value))
+        tensor.CopyFrom(light)
+    return weights
 
 
 def _few(batches: list[dict[str, NDArray[Any]]], samples: int) -> Outputs:
@@ -116,19 +136,14 @@ def _few(batches: list[dict[str, NDArray[Any]]], samples: int) -> Outputs:
     return {name: array[:samples] for name, array in joined(alike).items()}
 
 
-def _counts(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> bool:
+def _counts(node: onnx.NodeProto, weights: Weights) -> bool:
     """Whether quantizers would take this node: a product, or a lookup in a table of floats."""
-    from onnx import TensorProto
-
     if node.op_type not in OP_TYPES or not node.name:
         return False
-    if node.op_type == "Gather":
-        table = weights.get(node.input[0])
-        return table is not None and table.data_type == TensorProto.FLOAT and len(table.dims) == 2
-    return True
+    return node.op_type != "Gather" or node.input[0] in weights
 
 
-def _activations(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> list[str]:
+def _activations(node: onnx.NodeProto, weights: Weights) -> list[str]:
     """The computed values that the node multiplies; none for a lookup."""
     if node.op_type == "Gather":
         return []
@@ -136,67 +151,50 @@ def _activations(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) 
 
 
 def _ranges(
-    proto: onnx.ModelProto, batch: Batch, names: list[str]
+    proto: onnx.ModelProto, weights: Weights, batch: Batch, names: list[str]
 ) -> tuple[Outputs, dict[str, float]]:
     """The model's outputs, and the largest absolute value of each named activation."""
-    import onnx
     from onnx import TensorProto, helper
 
-    wider = onnx.ModelProto()
+    wider = type(proto)()
     wider.CopyFrom(proto)
     for index, name in enumerate(names):
-        wider.graph.node.append(helper.make_node("Abs", [name], [f"conch_abs_{index}"]))
-        wider.graph.node.append(
-            helper.make_node(
-                "ReduceMax", [f"conch_abs_{index}"], [f"conch_max_{index}"], keepdims=0
-            )
-        )
-        wider.graph.output.append(
-            helper.make_tensor_value_info(f"conch_max_{index}", TensorProto.FLOAT, [])
-        )
-    found = _outputs(wider, batch)
+        size, most = f"conch_abs_{index}", f"conch_max_{index}"
+        wider.graph.node.append(helper.make_node("Abs", [name], [size]))
+        wider.graph.node.append(helper.make_node("ReduceMax", [size], [most], keepdims=0))
+        wider.graph.output.append(helper.make_tensor_value_info(most, TensorProto.FLOAT, []))
+    found = _outputs(wider, weights, batch)
     ranges = {name: float(found.pop(f"conch_max_{i}")) for i, name in enumerate(names)}
     return found, ranges
 
 
 def _with_rounded(
-    proto: onnx.ModelProto,
-    index: int,
-    weights: Mapping[str, onnx.TensorProto],
-    ranges: Mapping[str, float],
-) -> bytes:
-    """The model with the inputs of one node rounded to 8 bits; ``proto`` itself stays whole."""
+    proto: onnx.ModelProto, index: int, weights: Weights, ranges: Mapping[str, float]
+) -> tuple[onnx.ModelProto, Weights]:
+    """A copy of the model with the inputs of one node rounded to 8 bits, and its weights."""
     from onnx import helper, numpy_helper
 
-    nodes, tensors = proto.graph.node, proto.graph.initializer
-    original = type(nodes[index])()
-    original.CopyFrom(nodes[index])
-    tensors_before = len(tensors)
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    node = copy.graph.node[index]
+    changed = dict(weights)
     made = []
-    rounded = [0] if original.op_type == "Gather" else [0, 1]
-    for position in rounded:
-        name = original.input[position]
+    for position in [0] if node.op_type == "Gather" else [0, 1]:
+        name = node.input[position]
         if name in weights:
-            array = numpy_helper.to_array(weights[name])
-            tensor = numpy_helper.from_array(_rounded(array, _axis(original, array)), "conch_w")
-            tensors.append(tensor)
-            nodes[index].input[position] = "conch_w"
+            changed[name] = _rounded(weights[name], _axis(node, weights[name]))
             continue
         scale, zero = f"conch_s{position}", f"conch_z{position}"
         step = np.float32(max(ranges[name], 1e-12) / 127)
-        tensors.append(numpy_helper.from_array(np.array(step), scale))
-        tensors.append(numpy_helper.from_array(np.array(0, np.int8), zero))
+        copy.graph.initializer.append(numpy_helper.from_array(np.array(step), scale))
+        copy.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), zero))
         codes, values = f"conch_q{position}", f"conch_d{position}"
         made.append(helper.make_node("QuantizeLinear", [name, scale, zero], [codes]))
         made.append(helper.make_node("DequantizeLinear", [codes, scale, zero], [values]))
-        nodes[index].input[position] = values
-    for node in reversed(made):
-        nodes.insert(index, node)
-    data = proto.SerializeToString()
-    del nodes[index : index + len(made)]
-    nodes[index].CopyFrom(original)
-    del tensors[tensors_before:]
-    return data
+        node.input[position] = values
+    for new in reversed(made):
+        copy.graph.node.insert(index, new)
+    return copy, changed
 
 
 def _axis(node: onnx.NodeProto, weight: NDArray[Any]) -> int:
@@ -216,16 +214,19 @@ def _rounded(weight: NDArray[Any], axis: int) -> NDArray[np.float32]:
     return rounded
 
 
-def _outputs(model: onnx.ModelProto | bytes, batch: Batch) -> Outputs:
+def _outputs(model: onnx.ModelProto, weights: Weights, batch: Batch) -> Outputs:
     """What the model gives for the batch."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = available_cores()
     options.log_severity_level = 3
-    data = model if isinstance(model, bytes) else model.SerializeToString()
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+    options.add_external_initializers(list(weights), values)
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, dict(batch)), strict=True))
     except Exception as error:  # its exceptions share no base class but Exception
