@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from export import judge, keys, measure
+from export import judge, keys
 from export.engine import Stage
 from export.planning import Chain, Plan
 from export.tasks import Compare, Load, Measure, Reference, RunStep
@@ -50,7 +50,7 @@ def measurement(todo: Plan, ends: Mapping[str, str]) -> Stage:
         "machine": keys.machine(),
     }
     return Stage(
-        key=keys.derived("measure", list(ends.values()), options, measure),
+        key=keys.digest("measure", options, keys.code()),
         kind="measure",
         label=f"measure size and latency of {len(ends)} files, paired",
         variant="",

@@ -9,22 +9,28 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from export.recipe import Recipe
-from export.steps import Step, StepSpec
+from export.steps import StepSpec
 
 BASE_PACKAGES = (
     "conch-serving", "torch", "onnx", "onnxscript", "onnxruntime", "numpy",
     "transformers", "tokenizers", "safetensors",
 )  # fmt: skip
 """Packages that every stage may depend on."""
+
+_DECIDES_NO_FILE = {
+    "engine", "graph", "manifest", "pareto", "pipeline", "planning", "progress", "publisher",
+    "reference", "report", "report_figures", "report_html", "report_table", "results", "search",
+    "store", "worker",
+}  # fmt: skip
+"""Modules that order, judge and show; what is published is tried on Triton each time it changes."""
 
 
 def digest(*parts: Any) -> str:
@@ -81,19 +87,7 @@ def step(parent: str, spec: StepSpec) -> str:
     """The key of what the step makes of ``parent``."""
     one = spec.step
     options = one.model_dump(mode="json")
-    return digest("step", parent, one.name, options, versions(one.packages), _code(type(one)))
-
-
-def derived(kind: str, parents: Sequence[str], options: Mapping[str, Any], *code: Any) -> str:
-    """The key of figures about other stages, e.g. a comparison or a measurement.
-
-    Args:
-        kind: what it is.
-        parents: keys of the stages that it is about.
-        options: all settings that decide it, as JSON values.
-        code: modules whose text decides it.
-    """
-    return digest(kind, parents, options, *(_text_sha256(inspect.getfile(one)) for one in code))
+    return digest("step", parent, one.name, options, versions(one.packages), code())
 
 
 def machine() -> dict[str, Any]:
@@ -134,12 +128,16 @@ def _version(package: str) -> str:
         return ""
 
 
-def _code(step_class: type[Step]) -> str:
-    """Hash of the step's own module: an improved step is another step."""
-    return _text_sha256(inspect.getfile(step_class))
-
-
 @functools.cache
-def _text_sha256(path: str) -> str:
-    """Hash of a source file."""
-    return file_sha256(Path(path))
+def code() -> str:
+    """Hash of all of Conch's own code that can decide a result: an improved step is another step.
+
+    Its version would do for those who install it; this is for those who change it.
+    """
+    folder = Path(__file__).parent
+    texts = {
+        str(path.relative_to(folder)): file_sha256(path)
+        for path in sorted(folder.rglob("*.py"))
+        if path.relative_to(folder).parts[0].removesuffix(".py") not in _DECIDES_NO_FILE
+    }
+    return digest(texts)

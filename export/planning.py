@@ -121,9 +121,9 @@ def plan(recipe_path: Path, *, only: Sequence[str] = ()) -> Plan:
         )
     chosen = tuple(v for v in recipe.variants if not only or v.name in only)
     files = tuple(source_files(recipe_path, recipe))
-    load = keys.digest("load", keys.root(recipe, files), recipe.serving.target_triton)
+    load = keys.digest("load", keys.root(recipe, files), recipe.serving.target_triton, keys.code())
     tasks = [[task.metric, task.through] for task in tasks_of(recipe)]
-    reference = keys.digest("reference", load, tasks)
+    reference = keys.digest("reference", load, tasks, keys.code())
     plain = _plain(recipe)
     chains = [
         _chain(recipe, variant, name, steps, load, reference)
@@ -214,6 +214,6 @@ def _chain(
         keys=tuple(found),
         target=recipe.target_of(variant),
         compare_key=keys.digest(
-            "compare", found[-1], reference, task, output, recipe.serving.target_triton
+            "compare", found[-1], reference, keys.code(), task, output, recipe.serving.target_triton
         ),
     )

@@ -94,6 +94,8 @@ class Publisher:
         numbers: dict[str, list[int]] = {}
         error: RepositoryError | None = None
         for model in models:
+            if missing := [name for name in model.needs if problems.get(name)]:
+                problems.setdefault(model.name, f"needs {missing[0]}: {problems[missing[0]]}")
             if problems.get(model.name):
                 continue
             try:

@@ -225,6 +225,9 @@ class Recipe(FileModel):
         tasks = [self.gates_of(variant).task for variant in self.variants]
         named = [self.model.factory, *(getattr(self.data, part) for part in Part)]
         named += [task.metric for task in tasks if task is not None]
+        for variant in self.variants:
+            for spec in variant.steps:
+                named += spec.step.references
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
     def example_dims(self, tensor: Tensor) -> tuple[int, ...]:

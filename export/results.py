@@ -29,6 +29,7 @@ class Judged:
         finished: its file.
         quality, cost: its figures.
         verdicts: of its gates.
+        seconds: what its steps took, in this run or in the one they are kept from.
     """
 
     chain: Chain
@@ -37,6 +38,7 @@ class Judged:
     quality: judge.Quality = dataclasses.field(default_factory=judge.Quality)
     cost: judge.Cost | None = None
     verdicts: tuple[Verdict, ...] = ()
+    seconds: float = 0.0
 
     @property
     def failed(self) -> list[str]:
@@ -86,7 +88,16 @@ def judged(
         macs_ratio=_macs_ratio(finished.artifact.facts, _baseline_facts(todo, outcomes)),
         is_baseline=todo.is_baseline(chain.variant),
     )
-    return Judged(chain=chain, finished=finished, quality=quality, cost=cost, verdicts=found)
+    return Judged(
+        chain=chain,
+        finished=finished,
+        quality=quality,
+        cost=cost,
+        verdicts=found,
+        seconds=sum(
+            built.seconds for key in chain.keys[1:] if (built := outcomes[key].finished) is not None
+        ),
+    )
 
 
 def variant_report(
@@ -237,7 +248,7 @@ def _candidate(recipe: Recipe, one: Judged, *, chosen: bool) -> CandidateReport:
         fidelity=_fidelity(recipe, one),
         task_metric=one.quality.task.variant if one.quality.task else None,
         chosen=chosen,
-        seconds=one.finished.seconds if one.finished else 0.0,
+        seconds=one.seconds,
     )
 
 

@@ -169,6 +169,11 @@ class Step(FileModel, abc.ABC):
         return frozenset()
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """Functions of the recipe's code that its options name."""
+        return ()
+
+    @property
     def label(self) -> str:
         """How progress and reports call the step."""
         return self.name

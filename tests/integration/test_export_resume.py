@@ -16,6 +16,7 @@ import pytest
 
 from tests.integration import toy_recipe
 
+CONCH = Path(sys.executable).with_name("conch")
 VARIANTS = [
     {"name": "fp32", "steps": ["to_onnx"]},
     {"name": "int8", "steps": ["to_onnx", {"quantize": {"method": "dynamic"}}]},
@@ -28,7 +29,7 @@ STAGES = ("load the original", "to_onnx", "quantize dynamic", "compare", "measur
 def start(folder: Path) -> subprocess.Popen[str]:
     """``conch export run`` in the folder, in a process group of its own."""
     return subprocess.Popen(
-        [str(Path(sys.executable).with_name("conch")), "export", "run", "recipe.yaml"],
+        [str(CONCH), "export", "run", "recipe.yaml"],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -126,3 +127,19 @@ def test_worker_killed_alone_is_replaced_and_the_run_goes_on(tmp_path, undisturb
     assert process.returncode == 0, err
     manifest = json.loads((folder / "runs/export/toy/manifest.json").read_text())
     assert manifest == undisturbed
+
+
+def test_full_disk_in_a_stage_publishes_nothing_and_the_next_run_goes_on(tmp_path, undisturbed):
+    """The error says so in one line; with room again only the rest is built."""
+    folder = copy_of_recipe(tmp_path / "toy")
+    failing = os.environ | {"CONCH_FAILPOINT": "export.stage.before_record=enospc"}
+    done = subprocess.run(
+        [str(CONCH), "export", "run", "recipe.yaml"],
+        cwd=folder, env=failing, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "export of toy: No space left on device" in done.stderr
+    assert "Free some space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((folder / "model_repository").glob("toy_*"))
+    assert finish(folder) == undisturbed
