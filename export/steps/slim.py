@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from export.optional import require
 from export.steps.base import Artifact, Context, Form, Step
 from export.steps.quantize.method import running
 from export.steps.to_onnx import MODEL_FILE
@@ -22,12 +21,11 @@ class Slim(Step):
         """The cleaned file.
 
         Raises:
-            ToolMissing: when onnxslim is not installed.
             ParityError: when it fails on this graph.
         """
         import onnx
+        import onnxslim
 
-        onnxslim = require("onnxslim", extra="slim", purpose=self.name)
         path = context.folder / MODEL_FILE
         proto = onnx.load(artifact.file)
         before = len(proto.graph.node)
