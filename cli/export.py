@@ -12,7 +12,7 @@ from cli.export_engines import build_engines
 from cli.export_progress import StageLines
 from cli.options import json_option
 from cli.output import print_json, print_table
-from conch.errors import ParityError
+from conch.errors import ParityError, RepositoryError
 from export import graph, pipeline, planning, report_table
 from export import report as reports
 from export.report import Report, Status
@@ -111,11 +111,17 @@ def run(
     if dry_run or until != "publish":
         click.echo("Nothing was published.", err=True)
     click.echo(f"Report: {_write_page(found)}", err=True)
-    if not any(v.accepted or v.status is Status.KEPT for v in found.variants):
+    if not found.accepted:
+        kept = any(variant.status is Status.KEPT for variant in found.variants)
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in found.variants)
         raise ParityError(
             f"export of {found.model}: 0 of {len(found.variants)} variants passed ({reasons}).",
-            hint="Nothing was published. Change the steps, or the gates if they are too strict.",
+            hint="Nothing was published. "
+            + (
+                "To serve the plain export, add a variant without search to the recipe."
+                if kept
+                else "Change the steps, or the gates if they are too strict."
+            ),
         )
     if not dry_run and until == "publish":
         click.echo(f"Next: conch serve --repository {repository}", err=True)
@@ -168,17 +174,31 @@ def report(recipe: Path, as_json: bool) -> None:
 
 @export.command()
 @recipe_argument
-def clean(recipe: Path) -> None:
+@click.option("--unused", is_flag=True, help="Only stages that RECIPE does not name as it is now.")
+def clean(recipe: Path, unused: bool) -> None:
     """Remove what runs of RECIPE keep in runs/export: stages, reports. Not what is published.
 
     \b
     Example:
       conch export clean examples/minilm/recipe.yaml
+      conch export clean examples/minilm/recipe.yaml --unused
     """
-    folder = WORK_DIR / planning.plan(recipe).recipe.model.name
-    freed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    shutil.rmtree(folder, ignore_errors=True)
-    click.echo(f"Removed {folder}: {freed / 1e6:.1f} MB.")
+    todo = planning.plan(recipe)
+    folder = WORK_DIR / todo.recipe.model.name
+    store = Store(folder / planning.STAGES_FOLDER)
+    try:
+        if unused:
+            freed = store.remove_others({stage.key for stage in graph.stages(todo)})
+        else:
+            freed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            if folder.is_dir():
+                shutil.rmtree(folder)
+    except OSError as error:
+        raise RepositoryError(
+            f"clean of {folder}: {error.strerror or error} ({error.filename}).",
+            hint="Mend the permissions, then run it again.",
+        ) from error
+    click.echo(f"Removed {'unused stages in ' if unused else ''}{folder}: {freed / 1e6:.1f} MB.")
 
 
 def _write_page(found: Report) -> Path:
@@ -186,7 +206,13 @@ def _write_page(found: Report) -> Path:
     from export import report_html
 
     path = WORK_DIR / found.model / PAGE_FILE
-    path.write_text(report_html.render(found), encoding="utf-8")
+    try:
+        path.write_text(report_html.render(found), encoding="utf-8")
+    except OSError as error:
+        raise RepositoryError(
+            f"report page {path}: {error.strerror or error}.",
+            hint="Free some space or mend the permissions; report.json beside it is whole.",
+        ) from error
     return path
 
 

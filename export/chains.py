@@ -21,6 +21,10 @@ def end_form(steps: Sequence[StepSpec], initial: Form) -> Form:
     form = initial
     for index, spec in enumerate(steps):
         step = spec.step
+        if step.name == "to_onnx" and initial is Form.ONNX:
+            raise ValueError(
+                "an ONNX source has no to_onnx step: leave it out (`steps: []` serves it as it is)"
+            )
         if step.takes is not form:
             raise ValueError(
                 f"{step.name} takes a model in {step.takes} form, but would get {form}; "

@@ -151,7 +151,10 @@ def _through_triton(bench: Bench, artifact: Artifact, gate: TaskGate) -> task.Ta
 
     name = f"{bench.recipe.model.name}_on_trial"
     config = triton_config(bench.recipe, name)
-    with trial.serving({name: trial.Model(config=config, files=(artifact.file,))}) as served:
+    for output in config.output:
+        output.label_filename = ""  # the metric reads tensors
+    model = trial.Model(config=config, files=(artifact.file, *artifact.extra))
+    with trial.serving({name: model}) as served:
         return task.play(
             bench.source,
             gate.metric,
@@ -180,7 +183,7 @@ def costs(
         threads=threads_of(recipe),
         tell=tell,
     )
-    sizes = {name: measure.size_bytes([one.file]) for name, one in artifacts.items()}
+    sizes = {name: measure.size_bytes(weights(one)) for name, one in artifacts.items()}
     return {
         name: Cost(
             size_bytes=sizes[name],
@@ -189,6 +192,11 @@ def costs(
         )
         for name in artifacts
     }
+
+
+def weights(artifact: Artifact) -> list[Path]:
+    """The graph and the files that hold its weights, without notes such as a build recipe."""
+    return [artifact.file, *(path for path in artifact.extra if path.suffix != ".json")]
 
 
 def threads_of(recipe: Recipe) -> int:

@@ -59,6 +59,20 @@ def manifest(
     }
 
 
+def merged(earlier: Any, record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the variants of an earlier one, where nothing else differs.
+
+    Args:
+        earlier: what the manifest file held; anything.
+        record: of a run of some of the recipe's variants.
+    """
+    if not isinstance(earlier, dict) or earlier.get("recipe_sha256") != record["recipe_sha256"]:
+        return record
+    variants = earlier.get("variants")
+    kept = variants if isinstance(variants, dict) else {}
+    return {**record, "variants": {**kept, **record["variants"]}}
+
+
 def _packages(todo: Plan) -> tuple[str, ...]:
     """The packages that any step of the plan depends on."""
     named = [*keys.BASE_PACKAGES]

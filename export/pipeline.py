@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from conch.errors import RepositoryError
 from export import graph, judge, keys, manifest, planning, publisher, results
@@ -69,12 +70,14 @@ def run(
     folder = work_dir / todo.recipe.model.name
     publishes = not dry_run and until == "publish" and repository is not None
     target = publisher.open_repository(repository) if publishes and repository else None
+    store = Store(folder / planning.STAGES_FOLDER)
+    publishing = publisher.Publisher(todo, target, store, dry_run=dry_run)
+    publishing.check()
     try:
-        if fresh:
-            shutil.rmtree(folder / planning.STAGES_FOLDER, ignore_errors=True)
+        if fresh and store.root.is_dir():
+            shutil.rmtree(store.root)
         with _Run(todo, folder, jobs=jobs, progress=progress, until=until) as running:
-            store = Store(folder / planning.STAGES_FOLDER)
-            return running.finish(publisher.Publisher(todo, target, store, dry_run=dry_run))
+            return running.finish(publishing)
     except OSError as error:
         raise RepositoryError(
             f"export of {todo.recipe.model.name}: {error.strerror or error} "
@@ -131,22 +134,24 @@ class _Run:
         for key in todo.baseline.keys:
             self._raise(key)
         if self._until in ("load", "build", "compare"):
-            return self._save([], publishing, {})
+            return self._report([], publishing, {})
         self._raise(todo.baseline.compare_key)
         found = self._judged(self._measured())
         pairs = [results.variant_report(todo, variant, found) for variant in todo.variants]
-        reports = results.without_dominated(todo.recipe, [report for report, _ in pairs])
+        reports = results.without_dominated(todo, [report for report, _ in pairs])
         chosen = {
             report.name: one
             for report, (_, one) in zip(reports, pairs, strict=True)
             if one.finished is not None and report.status is not Status.KEPT
         }
-        if self._until != "publish":
-            return self._save(reports, publishing, chosen)
-        with self._engine.phase("publish what passed") as notes:
-            published = publishing.publish(reports, chosen)
-            notes.append(published.verified or "nothing to publish")
-        report = self._save(published.reports, publishing, chosen, published)
+        self._save_manifest(chosen, publishing.recipe_sha256)
+        published = publisher.Published(reports=reports)
+        if self._until == "publish":
+            with self._engine.phase("publish what passed") as notes:
+                published = publishing.publish(reports, chosen)
+                notes.append(published.verified or "nothing to publish")
+        report = self._report(published.reports, publishing, chosen, published)
+        report.save(self.folder / REPORT_FILE)
         if published.error is not None:
             raise published.error
         return report
@@ -181,21 +186,37 @@ class _Run:
             for chain in self.todo.all_chains
         }
 
-    def _save(
+    def _save_manifest(self, chosen: Mapping[str, Judged], recipe_sha256: str) -> None:
+        """The manifest; one of a partial run keeps what a run of the same recipe found before."""
+        loaded = self.outcomes[self.todo.load_key].finished
+        if loaded is None:
+            raise AssertionError("the load stage has no result")
+        built = {name: (one.chain, one.finished) for name, one in chosen.items() if one.finished}
+        record = manifest.manifest(
+            self.todo, loaded=loaded, chosen=built, recipe_sha256=recipe_sha256
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / MANIFEST_FILE
+        if len(self.todo.variants) < len(self.todo.recipe.variants):
+            record = manifest.merged(_read_json(path), record)
+        text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+        atomic.write(path, text.encode(), aside=self.folder, point="export.manifest")
+
+    def _report(
         self,
         reports: Sequence[VariantReport],
         publishing: publisher.Publisher,
         chosen: Mapping[str, Judged],
         published: publisher.Published | None = None,
     ) -> Report:
-        """The report and the manifest, on disk."""
+        """The report of what was found so far."""
         todo, recipe = self.todo, self.todo.recipe
         loaded = self.outcomes[todo.load_key].finished
         if loaded is None:
             raise AssertionError("the load stage has no result")
         facts = loaded.artifact.facts
         task = recipe.gates.task or next(iter(todo.tasks), None)
-        report = Report(
+        return Report(
             model=recipe.model.name,
             recipe=str(todo.recipe_path),
             recipe_sha256=publishing.recipe_sha256,
@@ -206,7 +227,7 @@ class _Run:
             dry_run=publishing.dry_run,
             repository=publishing.root,
             variants=tuple(self._with_seconds(report) for report in reports),
-            configs=publishing.configs(reports),
+            configs=publishing.configs(reports, chosen),
             ensembles=published.ensembles if published else (),
             verified=published.verified if published else "",
             task=task.name if task else "",
@@ -225,17 +246,6 @@ class _Run:
             machine={**keys.machine(), "flags": keys.cpu_flags()},
             finished_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        built = {name: (one.chain, one.finished) for name, one in chosen.items() if one.finished}
-        record = manifest.manifest(
-            todo, loaded=loaded, chosen=built, recipe_sha256=publishing.recipe_sha256
-        )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-        atomic.write(
-            self.folder / MANIFEST_FILE, text.encode(), aside=self.folder, point="export.manifest"
-        )
-        report.save(self.folder / REPORT_FILE)
-        return report
 
     def _seconds(self) -> dict[str, float]:
         """Seconds of each kind of stage that was run now."""
@@ -254,3 +264,11 @@ class _Run:
                 kind = outcome.stage.kind
                 spent[kind] = spent.get(kind, 0.0) + outcome.finished.seconds
         return dataclasses.replace(report, seconds=spent)
+
+
+def _read_json(path: Path) -> Any:
+    """What the file holds; None when it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

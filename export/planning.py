@@ -11,13 +11,10 @@ from conch.errors import ConfigError
 from export import keys
 from export import recipe as recipes
 from export.gates import TaskGate
-from export.recipe import Recipe, Variant
+from export.recipe import BASELINE, Recipe, Variant
 from export.search import expand
 from export.source_files import source_files
 from export.steps import Form, StepSpec
-
-BASELINE = "baseline"
-"""The plain export's name in figures when no variant of the recipe is just that."""
 
 STAGES_FOLDER = "stages"
 
@@ -98,10 +95,10 @@ class Plan:
 
 def tasks_of(recipe: Recipe) -> tuple[TaskGate, ...]:
     """The task metrics that any variant is judged by, each once."""
-    found: dict[str, TaskGate] = {}
+    found: dict[tuple[str, str], TaskGate] = {}
     for variant in recipe.variants:
         if (task := recipe.gates_of(variant).task) is not None:
-            found.setdefault(task.metric, task)
+            found.setdefault((task.metric, task.through), task)
     return tuple(found.values())
 
 
@@ -121,7 +118,8 @@ def plan(recipe_path: Path, *, only: Sequence[str] = ()) -> Plan:
         )
     chosen = tuple(v for v in recipe.variants if not only or v.name in only)
     files = tuple(source_files(recipe_path, recipe))
-    load = keys.digest("load", keys.root(recipe, files), recipe.serving.target_triton, keys.code())
+    root = keys.root(recipe, files, recipe_path.parent)
+    load = keys.digest("load", root, recipe.serving.target_triton, keys.code())
     tasks = [[task.metric, task.through] for task in tasks_of(recipe)]
     reference = keys.digest("reference", load, tasks, keys.code())
     plain = _plain(recipe)
@@ -203,17 +201,17 @@ def _chain(
     """The chain with its keys."""
     found: list[str] = [load]
     for spec in steps:
-        found.append(keys.step(found[-1], spec))
+        found.append(keys.step(found[-1], spec, recipe))
     gates = recipe.gates_of(variant)
     task = [gates.task.metric, gates.task.through] if gates.task else None
     output = gates.fidelity.output if gates.fidelity else None
+    acts = gates.task is not None and gates.task.through == "triton"
+    server = recipe.serving.model_dump(mode="json") if acts else recipe.serving.target_triton
     return Chain(
         variant=variant,
         candidate=candidate,
         steps=steps,
         keys=tuple(found),
         target=recipe.target_of(variant),
-        compare_key=keys.digest(
-            "compare", found[-1], reference, keys.code(), task, output, recipe.serving.target_triton
-        ),
+        compare_key=keys.digest("compare", found[-1], reference, keys.code(), task, output, server),
     )

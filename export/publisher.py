@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conch.errors import RepositoryError
+from conch.errors import ConchError, RepositoryError
 from export import ensembles, publish, trial
-from export.config_pbtxt import triton_config
 from export.keys import digest, files_sha256, versions
 from export.planning import Plan
 from export.publish import Publication
 from export.report import Status, VariantReport
 from export.results import Judged
-from export.steps import Form
 from export.store import Store, facts
 from serving import model_config
 from serving.repository import Repository
@@ -37,7 +35,7 @@ class Published:
     reports: list[VariantReport]
     ensembles: tuple[str, ...] = ()
     verified: str = ""
-    error: RepositoryError | None = None
+    error: ConchError | None = None
 
 
 class Publisher:
@@ -64,18 +62,26 @@ class Publisher:
         """The repository's folder; None for nowhere."""
         return str(self.repository.root) if self.repository else None
 
-    def configs(self, reports: Sequence[VariantReport]) -> dict[str, str]:
-        """Published name → ``config.pbtxt``, of what passed its gates."""
-        recipe = self.todo.recipe
-        passed = {
-            report.published_name: Form(report.target)
-            for report in reports
-            if report.status in (Status.PUBLISHED, Status.ACCEPTED)
-        }
-        return {
-            name: model_config.to_text(triton_config(recipe, name, target=target))
-            for name, target in passed.items()
-        }
+    def check(self) -> None:
+        """Refuse now what would stop the publishing after all the work.
+
+        Raises:
+            ConfigError: a labels file or a tokenizer is missing or does not fit.
+            TritonUnavailable: there is no Triton to try the models on.
+        """
+        names = {v.name: self.todo.recipe.published_name(v) for v in self.todo.variants}
+        publish.variants(self.todo.recipe, self._folder, [])
+        ensembles.publications(self.todo.recipe, self._folder, names)
+        if self.repository is not None:
+            find()
+
+    def configs(
+        self, reports: Sequence[VariantReport], chosen: Mapping[str, Judged]
+    ) -> dict[str, str]:
+        """Published name → ``config.pbtxt``, of all that was or would be published."""
+        passed = [r for r in reports if r.status in (Status.PUBLISHED, Status.ACCEPTED)]
+        models = self._publications(passed, chosen)
+        return {model.name: model_config.to_text(model.config) for model in models}
 
     def publish(self, reports: Sequence[VariantReport], chosen: Mapping[str, Judged]) -> Published:
         """Publish the accepted variants, then the ensembles around them.
@@ -90,9 +96,13 @@ class Publisher:
                      for r in passed}  # fmt: skip
             return Published(reports=[noted.get(report.name, report) for report in reports])
         models = self._publications(passed, chosen)
-        problems = self._problems(models)
         numbers: dict[str, list[int]] = {}
-        error: RepositoryError | None = None
+        error: ConchError | None = None
+        try:
+            problems = self._problems(models)
+        except ConchError as refused:  # no Triton, or one that does not start
+            problems = {model.name: f"not published: {refused.message}" for model in models}
+            error = refused
         for model in models:
             if missing := [name for name in model.needs if problems.get(name)]:
                 problems.setdefault(model.name, f"needs {missing[0]}: {problems[missing[0]]}")
@@ -144,6 +154,11 @@ class Publisher:
             self.store.finish(key, facts(triton=binary.version), folder=folder, seconds=0.0)
         return problems
 
+    @property
+    def _folder(self) -> Path:
+        """The recipe's."""
+        return self.todo.recipe_path.resolve().parent
+
     def _without(self, report: VariantReport) -> VariantReport:
         """The report of a variant that the recipe builds for comparison only."""
         variant = next(v for v in self.todo.variants if v.name == report.name)
@@ -155,7 +170,7 @@ class Publisher:
         self, passed: Sequence[VariantReport], chosen: Mapping[str, Judged]
     ) -> list[Publication]:
         """What to put into the repository, ensembles last."""
-        recipe, folder = self.todo.recipe, self.todo.recipe_path.resolve().parent
+        recipe, folder = self.todo.recipe, self._folder
         accepted = []
         for report in passed:
             one = chosen[report.name]

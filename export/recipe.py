@@ -19,7 +19,7 @@ from export import chains
 from export.ensemble_spec import Ensemble
 from export.gates import Gates, Reference
 from export.serving_spec import Serving
-from export.source_spec import SourceFields, initial_form
+from export.source_spec import DiskPath, SourceFields, initial_form
 from export.steps import Form, NonEmpty, Part, StepSpec
 
 DType = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
@@ -43,6 +43,9 @@ def _dimension(value: object) -> object:
 
 SafeName = Annotated[str, AfterValidator(_safe_name)]
 Dimension = Annotated[int | str, BeforeValidator(_dimension)]
+
+BASELINE = "baseline"
+"""The plain export's name in figures when no variant of the recipe is just that."""
 
 
 class Axis(FileModel):
@@ -115,6 +118,11 @@ class Data(FileModel):
         description="Data to train on, for finetune, distill and the recovery after prune; labels, "
         "where there are any, under the key `target`.",
     )
+    files: tuple[DiskPath, ...] = Field(
+        default=(),
+        description="Files or folders that the recipe's code reads, such as a CSV file beside it: "
+        "when one changes, everything is built anew. Code itself counts without being named.",
+    )
     environment: tuple[str, ...] = Field(
         default=(),
         description="Environment variables that the recipe's code reads; their values count as "
@@ -184,6 +192,11 @@ class Recipe(FileModel):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two variants are called {', '.join(twice)}")
         for variant in self.variants:
+            if variant.name == BASELINE:
+                raise ValueError(
+                    f"a variant is called {BASELINE}, as the plain export is in reports; "
+                    "choose another name"
+                )
             self._check_published_name(variant)
             self._check_steps(variant)
             self._check_gates(variant)

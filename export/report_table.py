@@ -24,7 +24,7 @@ def table(report: Report) -> Table:
     shown.add_column("size", justify="right")
     for batch in batches:
         shown.add_column(f"batch {batch}, ms", justify="right")
-    shown.add_column("cosine", justify="right")
+    shown.add_column(_fidelity_name(report), justify="right")
     shown.add_column(report.task or "task metric", justify="right")
     shown.add_column("MACs", justify="right")
     shown.add_column("verdict", overflow="fold")
@@ -33,12 +33,23 @@ def table(report: Report) -> Table:
             variant.name,
             _size(variant),
             *(_latency(variant, batch) for batch in batches),
-            f"{variant.agreement.cosine:.4f}" if variant.agreement else "-",
+            f"{variant.fidelity:.4f}" if variant.fidelity is not None else "-",
             _task(variant),
             _macs(variant),
             f"[{_COLOURS.get(variant.status, 'red')}]{variant.status}[/]: {escape(variant.reason)}",
         )
     return shown
+
+
+def _fidelity_name(report: Report) -> str:
+    """The metric of the fidelity gates, where all variants have the same."""
+    names = {
+        verdict.gate.partition(".")[2]
+        for variant in report.variants
+        for verdict in variant.gates
+        if verdict.gate.startswith("fidelity.")
+    }
+    return names.pop().replace("_", " ") if len(names) == 1 else "fidelity"
 
 
 def _task(variant: VariantReport) -> str:
@@ -48,6 +59,8 @@ def _task(variant: VariantReport) -> str:
     if variant.task_interval is None:
         return f"{variant.task_metric:.4f}"
     low, high = variant.task_interval
+    if low == high == 0:
+        return f"{variant.task_metric:.4f} (no difference)"
     return f"{variant.task_metric:.4f} ({low:+.4f} to {high:+.4f})"
 
 

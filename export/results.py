@@ -138,22 +138,27 @@ def variant_report(
     ), kept
 
 
-def without_dominated(recipe: Recipe, reports: list[VariantReport]) -> list[VariantReport]:
-    """Accepted variants that another accepted one beats in everything are marked so.
+def without_dominated(todo: Plan, reports: list[VariantReport]) -> list[VariantReport]:
+    """Accepted variants that another one to be published beats in everything are marked so.
 
-    The plain export has the best fidelity there is, so it is never among them.
+    Never the plain export: it is what all others are compared with.
     """
-    if recipe.publish != "pareto":
+    if todo.recipe.publish != "pareto":
         return reports
-    accepted = [report for report in reports if report.status is Status.ACCEPTED]
-    points = [_point(report) for report in accepted]
-    beaten = pareto.dominated_by(points)
+    published = {variant.name for variant in todo.variants if variant.publish}
+    points = [
+        _point(todo.recipe, report)
+        for report in reports
+        if report.status is Status.ACCEPTED and report.name in published
+    ]
+    beaten = dict(pareto.dominated_by(points))
+    beaten.pop(todo.baseline.name, None)
     return [
         dataclasses.replace(
             report,
             status=Status.DOMINATED,
             reason=f"{report.reason}; not published: {beaten[report.name]} is at least as good "
-            "in quality, size and latency",
+            "in quality, size and latency (publish: accepted would)",
         )
         if report.name in beaten
         else report
@@ -161,13 +166,15 @@ def without_dominated(recipe: Recipe, reports: list[VariantReport]) -> list[Vari
     ]
 
 
-def _point(report: VariantReport) -> pareto.Point:
-    """The variant's place among the others."""
-    quality = (report.fidelity, report.task_metric)
+def _point(recipe: Recipe, report: VariantReport) -> pareto.Point:
+    """The variant's place among the others: of one target, judged by one task metric."""
+    variant = next(variant for variant in recipe.variants if variant.name == report.name)
+    task = recipe.gates_of(variant).task
+    quality = (report.agreement.cosine if report.agreement else None, report.task_metric)
     latencies = () if report.target == Form.TENSORRT else tuple(report.latency_ms.values())
     return pareto.Point(
         name=report.name,
-        group=report.target,
+        group=f"{report.target} {task.metric if task else ''}",
         quality=tuple(value for value in quality if value is not None),
         size_bytes=report.size_bytes,
         latencies=latencies,

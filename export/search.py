@@ -20,6 +20,10 @@ from export.steps.search import Search
 __all__ = ["Candidate", "Outcome", "Search", "Selection", "expand", "select"]
 
 
+WORTH_IT = 0.95
+"""Latency ÷ the plain export's below which a candidate counts as faster; nearer is noise."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One chain of the search.
@@ -104,7 +108,7 @@ def select(search: Search, outcomes: Sequence[Outcome]) -> Selection:
     if not passed:
         return Selection(chosen=None, reason=_none_passed(outcomes))
     by_latency = search.target == "cpu" and search.prefer != "size"
-    faster = [one for one in passed if not by_latency or _latency(one) < 1]
+    faster = [one for one in passed if not by_latency or _latency(one) < WORTH_IT]
     if not faster:
         best = min(passed, key=lambda one: (_latency(one), one.name))
         return Selection(chosen=None, reason=f"{_slower(best)}: kept the plain export")
@@ -214,17 +218,30 @@ def _figures(one: Outcome) -> str:
     if one.fidelity is not None:
         parts.append(f"fidelity {one.fidelity:.4f}")
     if one.size_ratio:
-        parts.append(f"{1 / one.size_ratio:.1f}x smaller")
-    parts += [f"{1 / ratio:.1f}x faster at batch {b}" for b, ratio in one.latency_ratio.items()]
+        larger = one.size_ratio > 1
+        parts.append(f"{one.size_ratio if larger else 1 / one.size_ratio:.1f}x "
+                     f"{'larger' if larger else 'smaller'}")  # fmt: skip
+    parts += [f"{_times(ratio)} at batch {batch}" for batch, ratio in one.latency_ratio.items()]
     return ", ".join(parts) or "nothing was measured"
+
+
+def _times(ratio: float) -> str:
+    """A latency ratio in words.
+
+    Example:
+        >>> _times(0.5), _times(4.0)
+        ('2.0x faster', '4.0x slower')
+    """
+    return f"{1 / ratio:.1f}x faster" if ratio <= 1 else f"{ratio:.1f}x slower"
 
 
 def _slower(best: Outcome) -> str:
     """Why no candidate is worth its loss."""
     if not best.latency_ratio:
         return f"{best.name} passes its gates, but its latency was not measured"
-    told = ", ".join(f"{r:.1f}x at batch {batch}" for batch, r in best.latency_ratio.items())
-    return f"INT8 is slower here ({best.name}, the fastest that passes: {told} of float's latency)"
+    told = ", ".join(f"{r:.2f} at batch {batch}" for batch, r in best.latency_ratio.items())
+    gains = "is slower" if _latency(best) > 1 else "gains next to nothing"
+    return f"INT8 {gains} here ({best.name}, the fastest that passes: {told} of float's latency)"
 
 
 def _none_passed(outcomes: Sequence[Outcome]) -> str:

@@ -171,16 +171,60 @@ def test_variant_that_could_not_be_built_says_why(error, status):
     assert report.reason.startswith(error.message)
 
 
+def a_recipe_of(*names, **variant):
+    """A plan of INT8 variants of these names, and good reports on them."""
+    typed = recipe.loads(WHOLE + GATES)
+    int8 = typed.variants[1].model_copy(update=variant)
+    variants = (typed.variants[0], *(int8.model_copy(update={"name": name}) for name in names))
+    todo = dataclasses.replace(
+        a_plan(), recipe=typed.model_copy(update={"variants": variants}), variants=variants
+    )
+    return todo, [dataclasses.replace(a_report(), name=name) for name in names]
+
+
 def test_dominated_variant_is_not_published_and_names_its_better():
     """Larger, slower, and not truer."""
-    good = dataclasses.replace(a_report(), name="a", size_bytes=10)
-    worse = dataclasses.replace(good, name="b", size_bytes=20)
-    typed = recipe.loads(WHOLE)
-    found = results.without_dominated(typed, [good, worse])
+    todo, (good, worse) = a_recipe_of("a", "b")
+    worse = dataclasses.replace(worse, size_bytes=100)
+    found = results.without_dominated(todo, [good, worse])
     assert [one.status for one in found] == [Status.ACCEPTED, Status.DOMINATED]
     assert "a is at least as good" in found[1].reason
-    every = typed.model_copy(update={"publish": "accepted"})
-    assert results.without_dominated(every, [good, worse]) == [good, worse]
+    every = todo.recipe.model_copy(update={"publish": "accepted"})
+    assert results.without_dominated(dataclasses.replace(todo, recipe=every), [good, worse]) == [
+        good,
+        worse,
+    ]
+
+
+def test_plain_export_is_published_even_where_it_is_beaten():
+    """It is what the others are compared with."""
+    todo, (good,) = a_recipe_of("a")
+    plain = dataclasses.replace(good, name="fp32", size_bytes=100)
+    found = results.without_dominated(todo, [plain, good])
+    assert [one.status for one in found] == [Status.ACCEPTED, Status.ACCEPTED]
+
+
+def test_variant_that_is_not_to_be_published_keeps_no_other_from_it():
+    """Nothing would be left of the two."""
+    todo, (good, worse) = a_recipe_of("a", "b")
+    hidden = todo.variants[1].model_copy(update={"publish": False})
+    variants = (todo.variants[0], hidden, todo.variants[2])
+    todo = dataclasses.replace(todo, variants=variants)
+    worse = dataclasses.replace(worse, size_bytes=100)
+    found = results.without_dominated(todo, [good, worse])
+    assert [one.status for one in found] == [Status.ACCEPTED, Status.ACCEPTED]
+
+
+def test_weights_in_a_file_of_their_own_count_as_size(tmp_path):
+    """And notes beside them do not."""
+    for name, size in (("model.onnx", 10), ("weights.data", 1000), ("build.json", 5)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    artifact = Artifact(
+        form=Form.ONNX,
+        path=tmp_path / "model.onnx",
+        extra=(tmp_path / "weights.data", tmp_path / "build.json"),
+    )
+    assert sum(path.stat().st_size for path in judge.weights(artifact)) == 1010
 
 
 @pytest.mark.parametrize(

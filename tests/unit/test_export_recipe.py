@@ -227,3 +227,20 @@ def test_planning_imports_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_name_of_the_plain_export_is_taken():
+    """A variant of that name would be mistaken for it, without its gates."""
+    data = yaml.safe_load(WHOLE)
+    data["variants"][1]["name"] = "baseline"
+    with pytest.raises(ConfigError, match="a variant is called baseline"):
+        recipe.loads(yaml.safe_dump(data))
+
+
+def test_onnx_source_has_no_to_onnx():
+    """The message says what to write instead."""
+    data = yaml.safe_load(WHOLE)
+    del data["model"]["factory"]
+    data["model"]["onnx"] = "model.onnx"
+    with pytest.raises(ConfigError, match="leave it out"):
+        recipe.loads(yaml.safe_dump(data))
