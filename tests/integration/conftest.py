@@ -36,6 +36,12 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
         yield start
 
 
+@pytest.fixture(scope="session")
+def export_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One work folder for all runs of the examples: what one module built, the next one finds."""
+    return tmp_path_factory.mktemp("export_work")
+
+
 @pytest.fixture(scope="module")
 def connect() -> Iterator[Callable[[TritonServer], TritonClient]]:
     """Clients with the server's key, closed at the end of the module."""

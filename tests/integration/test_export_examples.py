@@ -16,11 +16,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
-def minilm(tmp_path_factory):
+def minilm(tmp_path_factory, export_work):
     """One run of the MiniLM recipe: (repository, report)."""
     folder = tmp_path_factory.mktemp("minilm")
     report = pipeline.run(
-        EXAMPLES / "minilm" / "recipe.yaml", repository=folder / "repository", work_dir=folder
+        EXAMPLES / "minilm" / "recipe.yaml", repository=folder / "repository", work_dir=export_work
     )
     return Repository(folder / "repository"), {v.name: v for v in report.variants}
 

@@ -60,7 +60,7 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
+def published(tmp_path_factory, export_work):
     """A repository with models of several shapes; and model name → its recipe."""
     folder = tmp_path_factory.mktemp("published")
     tagger = toy_recipe.write(
@@ -91,7 +91,7 @@ def published(tmp_path_factory):
         report = pipeline.run(
             path,
             repository=folder / "repository",
-            work_dir=folder / "work",
+            work_dir=export_work if path.is_relative_to(EXAMPLES) else folder / "work",
             only=[n.removeprefix(f"{model}_") for n in VARIANTS if n.startswith(model)],
         )
         assert all(variant.accepted for variant in report.variants)
