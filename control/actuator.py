@@ -1,6 +1,7 @@
 """Apply one change and prove it, or bring the previous bytes back.
 
-Theory of operation. Revision → atomic write of ``config.pbtxt`` → gRPC load → read back → probe.
+Theory of operation. Revision → atomic write of ``config.pbtxt`` → gRPC load → read back → probe,
+and a look at the ensembles around the model: a load may take them out of service and be "ok".
 Until the load, Triton serves the old config whatever happens; a load that fails leaves it serving.
 Any failure after the write brings the previous bytes back, loads them and probes again. A process
 that dies between write and load leaves a whole file on disk and the old model serving; the next
@@ -12,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -21,7 +22,7 @@ from conch.errors import ApplyRejected, ConchError, ConfigError, TritonUnavailab
 from conch.failpoint import failpoint
 from control.core.types import Settings
 from control.observe import settings_of, with_settings
-from serving import model_config, probe
+from serving import ensembles, model_config, probe
 from serving.client import InferenceFailed, TritonClient
 from serving.model_config import ModelConfig, ReloadKind
 from serving.repository import Repository
@@ -153,10 +154,12 @@ class Actuator:
             if self._in_force(desired):
                 return False
             log.warning("config.drift_found", model=model)
+            around = self._ensembles_served(model)
             try:
-                self._load_and_verify(desired, answers=self._answers(desired))
+                self._load_and_verify(desired, answers=self._answers(desired), around=around)
             except ApplyRejected as error:
                 self._undo_drift(model, error)
+                self._bring_back(model, around)
             return True
 
     def _apply(
@@ -172,7 +175,7 @@ class Actuator:
             )
         if change.kind is ReloadKind.NONE:
             return self._action(change, Outcome.UNCHANGED, 0.0, revision=0)
-        answers = self._answers(change.old)
+        answers, around = self._answers(change.old), self._ensembles_served(model)
         previous = self._repository.config_text(model)
         start_s = self._clock()
         failpoint("actuator.before_write")
@@ -181,10 +184,11 @@ class Actuator:
         ).number
         failpoint("actuator.before_load")
         try:
-            self._load_and_verify(change.new, answers=answers)
+            self._load_and_verify(change.new, answers=answers, around=around)
         except ConchError as error:
             log.error("config.rejected", model=model, tick_id=tick_id, error=error.message)
             self._roll_back(model, previous, answers=answers, tick_id=tick_id, cause=error)
+            self._bring_back(model, around)
             seconds, revision = self._clock() - start_s, self._newest(model)
             return self._action(
                 change, Outcome.ROLLED_BACK, seconds, revision=revision, error=error.message
@@ -207,8 +211,38 @@ class Actuator:
             return True
         return True
 
-    def _load_and_verify(self, desired: ModelConfig, *, answers: bool) -> None:
-        """Load, read back, and probe where the model answered before."""
+    def _ensembles_served(self, model: str) -> list[str]:
+        """The ensembles that need the model and that Triton serves now."""
+        names = ensembles.around(model, ensembles.of(self._repository))
+        return [] if not names else sorted(set(names) - set(self._lost(names)))
+
+    def _lost(self, names: Sequence[str]) -> list[str]:
+        """Which of these models Triton does not serve."""
+        if not names:
+            return []
+        states = self._client.index()
+        return [name for name in names if states.get(name) != "READY"]
+
+    def _bring_back(self, model: str, around: Sequence[str]) -> None:
+        """Have Triton serve again the ensembles that a refused change of the model took down."""
+        for name in self._lost(around):
+            log.warning("ensemble.loaded_again", model=model, ensemble=name)
+            self._client.load(name)
+        self._require_served(model, around)
+
+    def _require_served(self, model: str, around: Sequence[str]) -> None:
+        """Refuse a change that an ensemble around the model did not survive."""
+        if lost := self._lost(around):
+            raise ApplyRejected(
+                f"{model}: loaded, but Triton no longer serves {', '.join(lost)}, which it is in.",
+                hint="A member's max_batch_size must not be below its ensemble's; the server's log "
+                "says what does not fit.",
+            )
+
+    def _load_and_verify(
+        self, desired: ModelConfig, *, answers: bool, around: Sequence[str] = ()
+    ) -> None:
+        """Load, read back, look at the ensembles around it; probe where the model answered."""
         self._client.load(desired.name)
         failpoint("actuator.after_load")
         if not self._in_force(desired):
@@ -218,6 +252,7 @@ class Actuator:
                 f"must be {settings_of(desired)}.",
                 hint="Another writer may be loading this model; there must be only one.",
             )
+        self._require_served(desired.name, around)
         if answers:
             try:
                 probe.probe(self._client, desired)

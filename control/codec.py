@@ -45,6 +45,7 @@ def observation(data: dict[str, Any]) -> Observation:
         can_rebatch=data["can_rebatch"],
         granularity=data["granularity"],
         counters_at_s=data["counters_at_s"],
+        least_batch_size=data.get("least_batch_size", 1),  # older journals have none
     )
 
 

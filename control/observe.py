@@ -21,10 +21,11 @@ from urllib3.util.retry import Retry
 
 from conch.errors import ConchError, TritonUnavailable
 from control.core.types import Observation, Settings
-from serving import metrics, model_config
+from serving import ensembles, metrics, model_config
 from serving.client import TritonClient
 from serving.metrics import ModelCounters
 from serving.model_config import ModelConfig
+from serving.repository import Repository
 
 log = structlog.get_logger()
 
@@ -131,8 +132,12 @@ def _exposition(labels: dict[str, str], value: str) -> str:
 class Observer:
     """Looks at models of one server."""
 
-    def __init__(self, client: TritonClient, source: CounterSource) -> None:
+    def __init__(
+        self, client: TritonClient, source: CounterSource, repository: Repository | None = None
+    ) -> None:
+        """Look through these; the repository tells which ensembles a model is in."""
         self._client = client
+        self._repository = repository
         self._source = source
 
     def look(self, model: str, *, clock: Callable[[], float] = time.time) -> Observation:
@@ -159,7 +164,14 @@ class Observer:
             threads_ours=threads_ours(known),
             can_rebatch=model_config.can_rebatch(known),
             granularity=model_config.granularity(known),
+            least_batch_size=self._least_batch_size(model),
         )
+
+    def _least_batch_size(self, model: str) -> int:
+        """Read anew each time: an ensemble may have been published since."""
+        if self._repository is None:
+            return 1
+        return ensembles.least_batch_size(model, ensembles.of(self._repository).values())
 
 
 def settings_of(config: ModelConfig) -> Settings:

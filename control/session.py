@@ -57,7 +57,7 @@ def session(
             model_config.require_explicit_instances(repository.read_config(name))
         loop = ControlLoop(
             policies={name: policy.policy_of(name) for name in names},
-            observer=Observer(client, _source(endpoint, policy)),
+            observer=Observer(client, _source(endpoint, policy), repository),
             actuator=Actuator(repository, client),
             journal=journal,
             mode=mode,
@@ -78,7 +78,9 @@ def models(policy: PolicyFile, repository: Repository, client: TritonClient) -> 
         ConfigError: when one is not in the repository, or none is loaded.
     """
     for name in policy.models:
-        repository.config_path(name)
+        config = repository.read_config(name)
+        if config.HasField("ensemble_scheduling"):
+            model_config.require_explicit_instances(config)  # says what to control instead
     ready = {name for name, state in client.index().items() if state == "READY"}
     wanted = list(policy.models) or [
         name

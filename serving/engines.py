@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from conch.errors import ConfigError, RepositoryError
+from serving import ensembles
 from serving.model_config import ModelConfig
 from serving.repository import PLAN_FACTS, PLAN_FILE, Repository
 
@@ -64,7 +65,7 @@ def left_out(repository: Repository, backends: Path) -> dict[str, str]:
             config = repository.read_config(name)
         except (ConfigError, RepositoryError):
             continue
-        members[name] = {step.model_name for step in config.ensemble_scheduling.step}
+        members[name] = ensembles.members(config)
         if is_tensorrt(config) and (why := _why(repository, config, has_backend=has_backend)):
             found[name] = why
     before = -1

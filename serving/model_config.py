@@ -207,8 +207,12 @@ def require_explicit_instances(config: ModelConfig) -> None:
     groups = config.instance_group
     wrong = ""
     if config.HasField("ensemble_scheduling"):
-        wrong = "is an ensemble, which has no instances of its own; control its members"
-    elif len(groups) != 1:
+        steps = sorted({step.model_name for step in config.ensemble_scheduling.step})
+        raise ConfigError(
+            f"{config.name}: is an ensemble, which has no instances of its own to control.",
+            hint=f"Name its members in the policy instead: {', '.join(steps)}.",
+        )
+    if len(groups) != 1:
         wrong = f"has {len(groups)} instance groups, must have exactly 1"
     elif groups[0].count < 1:
         wrong = "leaves the count of its instance group to Triton, must say it"

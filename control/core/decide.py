@@ -70,6 +70,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         threads=seen.threads,
         threads_ours=seen.threads_ours,
         can_rebatch=seen.can_rebatch and applied.max_batch_size > 0,
+        least_batch_size=seen.least_batch_size,
     )
     capacities = known.capacities(applied)
     needed = fewest(capacities, demand.need_rps)

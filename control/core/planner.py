@@ -56,6 +56,7 @@ class Knowledge:
         threads: that one instance works with now.
         threads_ours: whether they may be set.
         can_rebatch: whether the batching may change at all.
+        least_batch_size: the smallest batch limit that the ensembles around the model allow.
     """
 
     learnt: Learnt
@@ -63,6 +64,7 @@ class Knowledge:
     threads: int
     threads_ours: bool
     can_rebatch: bool = True
+    least_batch_size: int = 1
 
     def service(self, instances: int, threads: int) -> ServiceTime:
         """ℓ for a setting. Needs evidence of at least one batch."""
@@ -136,7 +138,7 @@ def plan_batching(
             max_queue_delay_s=round(share * policy.slo_s, 4),
             threads=threads,
         )
-        for size in _sizes(policy.max_batch_size)
+        for size in _sizes(policy.max_batch_size, least=known.least_batch_size)
         for share in DELAYS_OF_SLO
     ]
     capacities = {c: known.capacity_rps(c, policy.max_instances) for c in candidates}
@@ -156,14 +158,15 @@ def plan_batching(
     )
 
 
-def _sizes(largest: int) -> list[int]:
-    """1, 2, 4, ... and ``largest`` itself.
+def _sizes(largest: int, *, least: int = 1) -> list[int]:
+    """1, 2, 4, ... and ``largest`` itself; none below ``least``, which goes before ``largest``.
 
     Example:
-        >>> _sizes(12)
-        [1, 2, 4, 8, 12]
+        >>> _sizes(12), _sizes(12, least=6), _sizes(4, least=8)
+        ([1, 2, 4, 8, 12], [6, 8, 12], [8])
     """
     sizes = [1]
     while sizes[-1] * 2 < largest:
         sizes.append(sizes[-1] * 2)
-    return sizes if largest == sizes[-1] else [*sizes, largest]
+    sizes = sizes if largest == sizes[-1] else [*sizes, largest]
+    return sorted({least, *(size for size in sizes if size >= least)})

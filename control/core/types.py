@@ -82,6 +82,8 @@ class Observation:
         can_rebatch: whether its batching may change without changing what it means.
         granularity: instances come in multiples of this (the GPUs of its group).
         counters_at_s: when the counters were sampled; the observation's own time where None.
+        least_batch_size: the largest ``max_batch_size`` of the ensembles that the model is in; with
+            a smaller one of its own Triton would refuse them. 1 outside of ensembles.
     """
 
     at_s: float
@@ -94,6 +96,7 @@ class Observation:
     can_rebatch: bool = True
     granularity: int = 1
     counters_at_s: float | None = None
+    least_batch_size: int = 1
 
     @property
     def sampled_s(self) -> float:

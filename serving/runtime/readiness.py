@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from conch.errors import ConchError, TritonUnavailable
@@ -13,6 +13,7 @@ from serving.runtime.endpoint import Endpoint
 
 _POLL_S = 0.05
 _UNLOADED = "unloaded"
+_SILENT = "Triton did not load it and gives no reason; its log does"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +56,28 @@ def wait_live(endpoint: Endpoint, alive: Callable[[], bool], timeout_s: float) -
             time.sleep(_POLL_S)
 
 
-def check(endpoint: Endpoint, *, deadline_s: float = 60.0) -> tuple[ModelReadiness, ...]:
-    """Every model that was loaded, or failed to, with the time of its first inference."""
+def check(
+    endpoint: Endpoint, wanted: Collection[str] = (), *, deadline_s: float = 60.0
+) -> tuple[ModelReadiness, ...]:
+    """Every model that was loaded, or failed to, with the time of its first inference.
+
+    Args:
+        endpoint: the server.
+        wanted: models that it was to load. Triton gives no reason for an ensemble that does not
+            fit its members: in the index it is "unloaded", or has no state at all.
+        deadline_s: for each inference.
+    """
     with TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key) as client:
         states, reasons = client.index(), client.unavailable()
         found = []
-        for name, state in sorted(states.items()):
-            if state == "READY":
+        for name in sorted({*states, *wanted}):
+            reason = reasons.get(name, _UNLOADED)
+            if states.get(name) == "READY":
                 found.append(_probe(client, name, deadline_s))
-            elif reasons.get(name, _UNLOADED) != _UNLOADED:
-                found.append(ModelReadiness(name=name, probe_s=None, reason=reasons[name]))
+            elif reason != _UNLOADED:
+                found.append(ModelReadiness(name=name, probe_s=None, reason=reason))
+            elif name in wanted:
+                found.append(ModelReadiness(name=name, probe_s=None, reason=_SILENT))
     return tuple(found)
 
 

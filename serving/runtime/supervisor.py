@@ -219,7 +219,7 @@ class TritonServer:
         self._guard, self._pid = self._spawn(line)
         try:
             readiness.wait_live(self.endpoint, self._wanted_alive, self._start_timeout_s)
-            tried = readiness.check(self.endpoint)
+            tried = readiness.check(self.endpoint, self._to_load())
         except TritonUnavailable as error:
             raise TritonUnavailable(
                 f"{error.message} {_last_words(self.log_tail())}", hint=f"Its log: {self.log_path}"
@@ -246,6 +246,11 @@ class TritonServer:
             ModelReadiness(name=name, probe_s=None, reason=reasons[name], left_out=True)
             for name in gone
         ]
+
+    def _to_load(self) -> Sequence[str]:
+        """The models that Triton was started with."""
+        chosen = self._options.models
+        return Repository(self._options.repository).models() if chosen is None else chosen
 
     def _wanted_alive(self) -> bool:
         """Whether a start may go on: the process runs and nobody asked for its end."""

@@ -46,3 +46,16 @@ def publish(root: Path, name: str, *, max_batch_size: int = 8, **parameters: obj
         "instance_group { count: 1 kind: KIND_CPU }\n"
         "dynamic_batching { }\n" + lines
     )
+
+
+def publish_ensemble(root: Path, name: str, member: str, *, max_batch_size: int = 8) -> None:
+    """Write an ensemble of one step around such a model."""
+    (root / name / "1").mkdir(parents=True)
+    (root / name / "1" / "lineage.json").write_text("{}")
+    (root / name / "config.pbtxt").write_text(
+        f'name: "{name}"\nplatform: "ensemble"\nmax_batch_size: {max_batch_size}\n'
+        'input { name: "x" data_type: TYPE_FP32 dims: [4] }\n'
+        'output { name: "y" data_type: TYPE_FP32 dims: [4] }\n'
+        f'ensemble_scheduling {{ step {{ model_name: "{member}" model_version: -1\n'
+        '  input_map { key: "x" value: "x" } output_map { key: "y" value: "y" } } }\n'
+    )

@@ -37,6 +37,9 @@ def served(tmp_path_factory, start_server, connect):
     scripted.publish(root, "plain")
     scripted.publish(root, "picky", refuse_batch=16, broken_batch=4)
     scripted.publish(root, "mute", broken_batch=8)
+    scripted.publish(root, "member")
+    scripted.publish_ensemble(root, "pipeline", "member")
+    scripted.publish_ensemble(root, "outer", "pipeline", max_batch_size=4)
     server = start_server(root)
     repository, client = Repository(root), connect(server)
     for name in ("plain", "picky"):
@@ -191,6 +194,52 @@ def test_apply_rolls_back_what_does_not_hold(served, actuator: Actuator, batch: 
     assert repository.config_text("picky") == before
     assert settings_of(client.config("picky")) == now
     assert client.infer("picky", X)["y"].tolist() == [[2.0] * 4]
+
+
+def test_apply_rolls_back_what_takes_an_ensemble_out_of_service(served, actuator: Actuator) -> None:
+    """Triton says "ok" to the load of the member and drops the ensembles around it."""
+    repository, client, _ = served
+    before = repository.config_text("member")
+    now = settings_of(client.config("member"))
+    action = actuator.apply("member", replace(now, max_batch_size=4), reason="test")
+    assert action.outcome is Outcome.ROLLED_BACK
+    assert "no longer serves outer, pipeline" in action.error
+    assert repository.config_text("member") == before
+    for name in ("member", "pipeline", "outer"):
+        assert client.infer(name, X)["y"].tolist() == [[2.0] * 4]
+    larger = actuator.apply("member", replace(now, max_batch_size=16), reason="test")
+    assert larger.outcome is Outcome.APPLIED
+    assert client.infer("outer", X)["y"].tolist() == [[2.0] * 4]
+
+
+def test_triton_drops_an_ensemble_whose_member_takes_smaller_batches(served) -> None:
+    """What the check above is for: the load is "ok", and so is the member."""
+    repository, client, _ = served
+    before = repository.config_text("member")
+    config = repository.read_config("member")
+    config.max_batch_size = 4
+    repository.write_config("member", config, reason="test")
+    try:
+        client.load("member")
+        states = client.index()
+        assert states["member"] == "READY"
+        assert (states["pipeline"], states["outer"]) == ("UNAVAILABLE", "UNAVAILABLE")
+    finally:
+        repository.write_text("member", before, reason="test")
+        client.load("member")
+    assert client.index()["outer"] == "READY"
+
+
+def test_start_tells_of_an_ensemble_that_triton_drops_without_a_word(
+    tmp_path: Path, start_server
+) -> None:
+    """Larger batches than its member takes; it has no reason in the index, and is named."""
+    scripted.publish(tmp_path, "member", max_batch_size=4)
+    scripted.publish_ensemble(tmp_path, "pipeline", "member")
+    states = {model.name: model for model in start_server(tmp_path).models}
+    assert states["member"].ready
+    assert not states["pipeline"].ready
+    assert "gives no reason" in states["pipeline"].reason
 
 
 def test_apply_on_a_full_disk_changes_nothing(

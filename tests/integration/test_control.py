@@ -52,6 +52,7 @@ def served(tmp_path_factory, start_server, connect):
     root = folder / "repository"
     root.mkdir()
     scripted.publish(root, "sleepy", max_batch_size=4, batch_s=0.02)
+    scripted.publish_ensemble(root, "pipeline", "sleepy", max_batch_size=3)
     server = start_server(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONCH_CACHE", str(folder / "cache"))
@@ -266,10 +267,26 @@ def test_session_refuses_a_model_that_is_not_loaded(served, tmp_path: Path) -> N
     repository, _, endpoint = served
     policy = PolicyFile(models={"other": QUICK})
     with (
-        pytest.raises(ConfigError, match="it has: sleepy"),
+        pytest.raises(ConfigError, match="it has: pipeline, sleepy"),
         session.session(endpoint, repository, policy, mode=Mode.ADVISORY),
     ):
         pass
+
+
+def test_session_refuses_an_ensemble_and_names_its_members(served) -> None:
+    """It has no instances of its own; the look at a member knows its bound."""
+    repository, _, endpoint = served
+    policy = PolicyFile(models={"pipeline": QUICK})
+    with (
+        pytest.raises(ConfigError, match="pipeline: is an ensemble") as refused,
+        session.session(endpoint, repository, policy, mode=Mode.ADVISORY),
+    ):
+        pass
+    assert "sleepy" in str(refused.value.hint)
+    policy = PolicyFile(models={"sleepy": QUICK})
+    with session.session(endpoint, repository, policy, mode=Mode.ADVISORY) as loop:
+        (tick,) = loop.tick()
+    assert tick.observation.least_batch_size == 3
 
 
 def test_client_reports_a_server_that_is_gone() -> None:

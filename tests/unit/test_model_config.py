@@ -100,7 +100,7 @@ def test_with_batching_never_replaces_another_scheduler(scheduler: str) -> None:
         ("", "0 instance groups"),
         ("instance_group [{ kind: KIND_CPU }]", "leaves the count"),
         ("instance_group [{ kind: KIND_GPU count: 1 }]", "does not list the gpus"),
-        ("ensemble_scheduling { }", "is an ensemble"),
+        ("ensemble_scheduling { }", "is an ensemble, which has no instances"),
     ],
 )
 def test_require_explicit_instances_refuses_what_triton_fills_in(groups: str, message: str) -> None:

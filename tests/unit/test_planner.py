@@ -20,13 +20,20 @@ def _plan(
     policy: Policy,
     *,
     threads_ours: bool = False,
+    least_batch_size: int = 1,
 ) -> BatchingPlan:
     """A plan from evidence of this service time at the applied count, one thread."""
     stats = {b: BatchStat(count=500, busy_s=500 * service.of(b)) for b in (1, 2, 4, 8, 16, 32)}
     learnt = Learnt().absorb(
         ModelStatistics(batches=stats), instances=applied.instances, threads=1, span_s=1
     )
-    known = Knowledge(learnt=learnt, policy=policy, threads=1, threads_ours=threads_ours)
+    known = Knowledge(
+        learnt=learnt,
+        policy=policy,
+        threads=1,
+        threads_ours=threads_ours,
+        least_batch_size=least_batch_size,
+    )
     return plan_batching(applied, known, rate_rps=rate_rps, need_rps=rate_rps)
 
 
@@ -71,3 +78,14 @@ def test_plan_gives_every_allowed_instance_cores_of_its_own() -> None:
     assert _plan(DEFAULT, TRUE, 100.0, policy, threads_ours=True).settings.threads == 2
     kept = _plan(replace(DEFAULT, threads=7), TRUE, 100.0, policy)
     assert kept.settings.threads == 7
+
+
+def test_plan_keeps_the_batch_that_an_ensemble_needs() -> None:
+    """Without a gain from batching it would take 1; below 8 Triton refuses the ensemble."""
+    flat = ServiceTime(alpha_s=0.005, beta_s=0.0)
+    free = _plan(DEFAULT, flat, 100.0, a_policy())
+    assert free.settings.max_batch_size < 8
+    held = _plan(DEFAULT, flat, 100.0, a_policy(), least_batch_size=8)
+    assert held.settings.max_batch_size == 8
+    held = _plan(DEFAULT, flat, 100.0, a_policy(max_batch_size=4), least_batch_size=8)
+    assert held.settings.max_batch_size == 8
