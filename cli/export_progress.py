@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import Self
 
@@ -48,8 +49,9 @@ class StageLines:
 
     def advanced(self, index: int, done: int, total: int, note: str) -> None:
         """Move the stage's bar."""
-        if index in self._tasks:
-            self._bars.update(self._tasks[index], completed=done, total=total, note=note)
+        if (bar := self._tasks.get(index)) is not None:
+            with contextlib.suppress(KeyError):  # the stage ended between the two lines
+                self._bars.update(bar, completed=done, total=total, note=note)
 
     def finished(self, index: int, total: int, stage: str, seconds: float, note: str) -> None:
         """Say how long it took."""

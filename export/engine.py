@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from conch.errors import ConchError, ParityError
 from export.progress import Progress, Silent
 from export.store import Finished, Store
 from export.tasks import Task
-from export.worker import Pool
+from export.worker import Pool, StageFailed, summary
 
 log = structlog.get_logger()
 
@@ -89,14 +89,14 @@ class Engine:
                 elif len(running) < self._pool.jobs:
                     waiting.remove(stage)
                     self._started(stage)
-                    running[self._pool.submit(stage.task, stage.key)] = stage
+                    running[self._submitted(stage)] = stage
             if not running:
                 if not any(self._settled(stage) for stage in waiting) and waiting:
                     raise AssertionError("stages that wait for each other")
                 continue
             done, _ = wait(running, return_when=FIRST_COMPLETED)
-            if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
-                self._one_by_one(list(running.values()))
+            if any(_is_broken(future) for future in done):
+                self._one_by_one(running)
                 running.clear()
                 continue
             for future in done:
@@ -153,6 +153,8 @@ class Engine:
         error = future.exception()
         if isinstance(error, OSError):
             raise error
+        if error is not None:
+            log.debug("stage.failed", stage=stage.label, exc_info=error)
         if error is not None and not isinstance(error, ConchError):
             error = _unexpected(stage, error)
         finished = None if error is not None else future.result()
@@ -165,29 +167,55 @@ class Engine:
             "failed" if error else "",
         )
 
-    def _one_by_one(self, stages: Sequence[Stage]) -> None:
-        """A worker died: run what was in flight alone, to learn which stage it was."""
+    def _submitted(self, stage: Stage) -> Future[Finished]:
+        """The stage's future; a broken one when a worker is found dead only now."""
+        try:
+            return self._pool.submit(stage.task, stage.key)
+        except BrokenProcessPool as error:
+            broken: Future[Finished] = Future()
+            broken.set_exception(error)
+            return broken
+
+    def _one_by_one(self, running: Mapping[Future[Finished], Stage]) -> None:
+        """A worker died: run what was in flight alone, to learn which stage it was.
+
+        What had come to its end before is taken as it is.
+        """
         self._pool.discard()
-        for stage in stages:
-            future = self._pool.submit(stage.task, stage.key)
-            if isinstance(future.exception(), BrokenProcessPool):
-                self._pool.discard()
-                future = Future()
-                future.set_exception(
-                    ParityError(
-                        f"{stage.label}: the worker process died (crash or out of memory).",
-                        hint="Run it again with --jobs 1; leave the variant out if it dies again.",
-                    )
+        for future, stage in running.items():
+            if not future.done() or _is_broken(future):
+                self._finished(stage, self._alone(stage))
+            else:
+                self._finished(stage, future)
+
+    def _alone(self, stage: Stage) -> Future[Finished]:
+        """The stage, finished already or run with nothing beside it."""
+        if (finished := self._store.get(stage.key)) is not None:
+            found: Future[Finished] = Future()
+            found.set_result(finished)
+            return found
+        future = self._submitted(stage)
+        if _is_broken(future):
+            self._pool.discard()
+            future = Future()
+            future.set_exception(
+                ParityError(
+                    f"{stage.label}: the worker process died (crash or out of memory).",
+                    hint="Run it again with --jobs 1; leave the variant out if it dies again.",
                 )
-            self._finished(stage, future)
+            )
+        return future
+
+
+def _is_broken(future: Future[Finished]) -> bool:
+    """Whether the worker died of it, or beside it; waits for its end."""
+    return future.cancelled() or isinstance(future.exception(), BrokenProcessPool)
 
 
 def _unexpected(stage: Stage, error: BaseException) -> ConchError:
     """The failure of one stage from whatever its tools raised."""
-    line = next(iter(str(error).strip().splitlines()), "")
-    log.debug("stage failed", stage=stage.label, exc_info=error)
     told = ParityError(
-        f"{stage.label}: {type(error).__name__}: {line.rstrip('.')}.",
+        f"{stage.label}: {error if isinstance(error, StageFailed) else summary(error)}.",
         hint="Leave the variant out, or report it with the output of --debug.",
     )
     told.__cause__ = error

@@ -9,11 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
+from export import recipe as recipes
+from export.steps import Artifact
+from export.store import facts
+from export.tasks import Bench, Job
+from export.worker import Pool
 from tests.integration import toy_recipe
 
 CONCH = Path(sys.executable).with_name("conch")
@@ -23,6 +30,24 @@ VARIANTS = [
     {"name": "static", "steps": ["to_onnx", {"quantize": {"method": "static_qdq"}}],
      "gates": {"fidelity": {"min": 0.9}}},
 ]  # fmt: skip
+LOUD_DATA = (
+    toy_recipe.GOOD_DATA
+    + """
+import os
+
+class Broken(FileNotFoundError):
+    def __init__(self, what, where):
+        super().__init__(f"{what} at {where}")
+
+def training():
+    print("from Python")
+    os.write(1, b"from C\\n")
+    return [{**batch, "target": np.zeros(8, dtype=np.int64)} for batch in batches(3)]
+
+def augment(batch):
+    raise Broken("no picture", "row 3")
+"""
+)
 STAGES = ("load the original", "to_onnx", "quantize dynamic", "compare", "measure", "publish")
 
 
@@ -127,6 +152,75 @@ def test_worker_killed_alone_is_replaced_and_the_run_goes_on(tmp_path, undisturb
     assert process.returncode == 0, err
     manifest = json.loads((folder / "runs/export/toy/manifest.json").read_text())
     assert manifest == undisturbed
+
+
+def test_user_code_that_raises_or_prints_harms_nothing_else(tmp_path):
+    """Its own class of OSError is its variant's failure; its prints stay out of stdout."""
+    broken = {"finetune": {"augment": "data.py:augment", "steps": 2, "loss": "cross_entropy"}}
+    toy_recipe.write(
+        tmp_path,
+        data_code=LOUD_DATA,
+        data={"training": "data.py:training"},
+        variants=[*VARIANTS[:1], {"name": "broken", "steps": [broken, "to_onnx"]}],
+    )
+
+    def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """To its end."""
+        return subprocess.run(
+            [str(CONCH), *options, "export", "run", "recipe.yaml", "--json"],
+            cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    # A run that fails at its end leaves no semaphores of idle workers behind.
+    failed = run(CONCH_FAILPOINT="export.manifest.temp_written=enospc")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "No space left on device" in failed.stderr
+    assert "leaked" not in failed.stderr
+    done = run("--debug")
+    assert done.returncode == 0, done.stderr
+    variants = {entry["name"]: entry for entry in json.loads(done.stdout)["variants"]}
+    assert variants["broken"]["status"] == "failed"
+    assert "Broken: no picture at row 3." in variants["broken"]["reason"]
+    assert variants["fp32"]["status"] == "published"
+    assert {"from Python", "from C"} <= set(done.stderr.splitlines())
+    assert "raise Broken(" in done.stderr  # the traceback in the worker
+
+
+@dataclass(frozen=True)
+class Telling:
+    """A stage that tells, and dies in the middle of it when it is to."""
+
+    dies: bool
+
+    def run(self, bench: Bench) -> Artifact:
+        """Facts, or death."""
+        bench.tell(1, 2, "before")
+        if self.dies:
+            bench.tell._lock.acquire()
+            os.kill(os.getpid(), signal.SIGKILL)
+        bench.tell(2, 2, "after")
+        return facts(value=1)
+
+
+def test_worker_that_dies_while_it_tells_holds_up_no_other(tmp_path):
+    """It keeps the lock of the pipe; nor does a display that fails hold up anyone."""
+    path = toy_recipe.write(tmp_path)
+    job = Job(recipe_path=path, recipe=recipes.load(path), stages=tmp_path / "stages", load_key="x")
+    told = []
+
+    def advance(*progress: object) -> None:
+        """Show it, badly."""
+        told.append(progress)
+        raise KeyError("no such bar")
+
+    pool = Pool(job, jobs=1, advance=advance)
+    try:
+        assert isinstance(pool.submit(Telling(True), "a").exception(60), BrokenProcessPool)
+        pool.discard()
+        assert pool.submit(Telling(False), "b").result(60).artifact.facts == {"value": 1}
+    finally:
+        pool.close(at_once=True)
+    assert told == [("a", 1, 2, "before"), ("b", 1, 2, "before"), ("b", 2, 2, "after")]
 
 
 def test_full_disk_in_a_stage_publishes_nothing_and_the_next_run_goes_on(tmp_path, undisturbed):

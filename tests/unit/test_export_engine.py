@@ -5,15 +5,18 @@ Real worker processes: tests/integration/test_export_resume.py.
 
 from __future__ import annotations
 
+import errno
+import pickle
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
 import pytest
 
-from conch.errors import ConfigError, ParityError
+from conch.errors import ConchError, ConfigError, ParityError
 from export.engine import Engine, Stage
 from export.store import Finished, Store, facts
+from export.worker import StageFailed, portable
 
 
 @dataclass
@@ -130,3 +133,92 @@ def test_worker_that_dies_is_found_by_running_alone(pool):
     assert "the worker process died" in outcomes["killer"].error.message
     assert outcomes["innocent"].finished is not None
     assert dying.ran == ["killer", "innocent", "killer", "innocent"]
+
+
+def test_dead_pool_that_takes_no_work_is_one_that_broke(pool):
+    """A worker may die between two stages; then it is seen when the next is given to it."""
+    deaths = iter([BrokenProcessPool("x")])
+
+    class DeadPool(HerePool):
+        def submit(self, task: Work, key: str) -> Future[Finished]:
+            """Refuse once."""
+            if death := next(deaths, None):
+                raise death
+            return super().submit(task, key)
+
+    dead = DeadPool(pool.store)
+    outcomes = run(dead, stage("a"), stage("b", "a"))
+    assert outcomes["b"].finished is not None
+    assert (dead.ran, dead.discarded) == (["a", "b"], 1)
+
+
+def test_stage_that_ended_beside_a_dying_worker_is_not_run_again(pool):
+    """Its future may be done, or only its folder: both are results."""
+
+    class DyingPool(HerePool):
+        def submit(self, task: Work, key: str) -> Future[Finished]:
+            """Break after the work of ``kept`` is on disk."""
+            future = super().submit(task, key)
+            if key == "kept":
+                future = Future()
+                future.set_exception(BrokenProcessPool("x"))
+            return future
+
+    dying = DyingPool(pool.store, jobs=3)
+    wrong = stage("wrong", error=ConfigError("no such node."))
+    outcomes = run(dying, stage("done"), wrong, stage("kept"))
+    assert dying.ran == ["done", "wrong", "kept"]
+    assert outcomes["done"].finished is not None
+    assert outcomes["kept"].finished is not None
+    assert outcomes["wrong"].error.message == "no such node."
+
+
+class OwnError(Exception):
+    """As a class in the user's code: the parent cannot import it."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} in {where}")
+
+
+class OwnConchError(ConfigError):
+    """A class of the user's, too."""
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OwnError("fault", "row 3\nand more"), "OwnError: fault in row 3"),
+        (FileNotFoundError(2, "No such file", "a.png"), "FileNotFoundError: [Errno 2] No such"),
+        (TimeoutError(), "TimeoutError"),
+        (SystemExit(3), "SystemExit: 3"),
+    ],
+)
+def test_what_user_code_raises_is_told_as_text(error, says):
+    """It comes out of the worker, and is the failure of that stage alone."""
+    told = pickle.loads(pickle.dumps(portable(error)))  # noqa: S301
+    assert type(told) is StageFailed
+    assert str(told).startswith(says)
+    assert "\n" not in str(told)
+
+
+def test_failure_of_a_stage_names_it(pool):
+    """Not the class that carries the text."""
+    outcomes = run(pool, stage("a", error=portable(OwnError("fault", "row 3."))))
+    assert outcomes["a"].error.message == "make a: OwnError: fault in row 3."
+
+
+def test_errors_of_conch_keep_their_exit_code():
+    """Ours as they are; one derived from ours as the nearest of ours."""
+    error = ConfigError("bad.", hint="Mend it.")
+    assert portable(error) is error
+    told = portable(OwnConchError("bad.", hint="Mend it."))
+    assert (type(told), str(told)) == (ConfigError, "bad. Mend it.")
+    assert isinstance(told, ConchError)
+
+
+def test_full_disk_is_seen_behind_any_error():
+    """A user's function that met it, wrapped by the one who called it."""
+    error = ConfigError("data.training: raised OSError.")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device", "full/x")
+    told = pickle.loads(pickle.dumps(portable(error)))  # noqa: S301
+    assert (type(told), told.errno, told.filename) == (OSError, errno.ENOSPC, "full/x")
