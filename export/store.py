@@ -6,13 +6,18 @@ kill leaves behind is emptied when the stage is run again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
+
+from conch.errors import RepositoryError
 from conch.failpoint import failpoint
 from export.keys import file_sha256
 from export.steps import Artifact, Form
@@ -49,6 +54,34 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other runs out while stages are written, read or removed. May be nested.
+
+        Raises:
+            RepositoryError: when another run is at work, or the disk refuses.
+        """
+        # Beside the folder, which may be removed while it is held.
+        path = self.root.with_name(f"{self.root.name}.lock")
+        lock = filelock.FileLock(path, timeout=0, is_singleton=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except filelock.Timeout:
+            raise RepositoryError(
+                f"export: another run of this recipe is at work in {self.root.parent}.",
+                hint="Wait for it to end, or run it in another folder.",
+            ) from None
+        except OSError as error:
+            raise RepositoryError(
+                f"export: lock {path}: {error.strerror or error}.",
+                hint="Free some space or mend the permissions, then run it again.",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     def get(self, key: str) -> Finished | None:
         """The finished stage; None when it was never finished or its files are not whole."""
         folder = self._folder(key)
@@ -57,20 +90,22 @@ class Store:
             if record["schema"] != SCHEMA or record["key"] != key:
                 return None
             sizes = {name: (folder / name).stat().st_size for name in record["sizes"]}
-        except (OSError, ValueError, KeyError):
+            if sizes != record["sizes"]:
+                return None
+            artifact = Artifact(
+                form=Form(record["form"]),
+                path=folder / record["path"] if record["path"] else None,
+                extra=tuple(folder / name for name in record["extra"]),
+                facts=dict(record["facts"]),
+            )
+            return Finished(
+                key=key,
+                artifact=artifact,
+                seconds=float(record["seconds"]),
+                files=dict(record["files"]),
+            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
-        if sizes != record["sizes"]:
-            return None
-        path = folder / record["path"] if record["path"] else None
-        artifact = Artifact(
-            form=Form(record["form"]),
-            path=path,
-            extra=tuple(folder / name for name in record["extra"]),
-            facts=record["facts"],
-        )
-        return Finished(
-            key=key, artifact=artifact, seconds=record["seconds"], files=record["files"]
-        )
 
     def begin(self, key: str) -> tuple[Path, Path]:
         """An empty folder for the stage's files, and its scratch folder as a kill left it."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import filelock
 import pytest
 
+from conch.errors import RepositoryError
 from export.keys import digest
 from export.steps import Artifact, Form
 from export.store import STAGE_FILE, Store, facts
@@ -59,9 +61,9 @@ def test_checkpoints_go_when_the_stage_is_done(tmp_path):
     assert not scratch.exists()
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove", "garble"])
+@pytest.mark.parametrize("damage", ["truncate", "remove", "garble", "[]", "no_keys", "strange"])
 def test_damaged_stage_is_built_again(tmp_path, damage):
-    """A file of another size, a missing one, a record that is no JSON."""
+    """A file of another size, a missing one, a record that is no JSON or of another make."""
     store = Store(tmp_path)
     finish(store)
     folder = store.get(KEY).artifact.file.parent
@@ -69,8 +71,12 @@ def test_damaged_stage_is_built_again(tmp_path, damage):
         (folder / "model.onnx").write_text("gr")
     elif damage == "remove":
         (folder / "model.onnx").unlink()
+    elif damage == "strange":
+        record = json.loads((folder / STAGE_FILE).read_text())
+        (folder / STAGE_FILE).write_text(json.dumps(record | {"form": "tape"}))
     else:
-        (folder / STAGE_FILE).write_text("{")
+        text = {"garble": "{", "no_keys": "{}"}.get(damage, damage)
+        (folder / STAGE_FILE).write_text(text)
     assert store.get(KEY) is None
     finish(store)
     assert store.get(KEY).artifact.file.read_text() == "graph"
@@ -115,3 +121,20 @@ def test_stages_that_no_plan_names_can_be_removed(tmp_path):
     assert store.get(KEY) is not None
     assert store.remove_others(set()) > 0
     assert store.get(KEY) is None
+
+
+def test_second_run_in_one_folder_is_refused(tmp_path):
+    """It would empty the folders that the first is writing to."""
+    store = Store(tmp_path / "stages")
+    with store.lock(), Store(tmp_path / "stages").lock():  # nested in one run
+        other = filelock.FileLock(tmp_path / "stages.lock", timeout=0)
+        with pytest.raises(filelock.Timeout):
+            other.acquire()
+    with (
+        filelock.FileLock(tmp_path / "stages.lock"),
+        pytest.raises(RepositoryError, match="another run of this recipe is at work in"),
+        store.lock(),
+    ):
+        pytest.fail("two runs at once")
+    with store.lock():
+        assert not store.root.exists()
