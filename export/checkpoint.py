@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 
 from serving import atomic
+
+log = structlog.get_logger()
 
 FILE = "checkpoint.pt"
 
@@ -59,17 +62,24 @@ class Checkpoint:
         self._cost = self._last - start
 
     def read(self) -> dict[str, Any] | None:
-        """The state, with all random states set as they were; None when there is none."""
+        """The state, with all random states set as they were; None when there is none.
+
+        A file that is damaged counts as none: the training starts anew.
+        """
         import torch
 
         if not self._path.is_file():
             return None
-        saved = torch.load(self._path, weights_only=False)  # a file that this module wrote
-        if saved["identity"] != self._identity:
+        try:
+            saved = torch.load(self._path, weights_only=False)  # a file that this module wrote
+            if saved["identity"] != self._identity:
+                return None
+            own, numpys, torchs = saved["random"]
+            state: dict[str, Any] = dict(saved["state"])
+        except Exception as error:  # garbage may raise anything in pickle
+            log.debug("checkpoint.refused", path=str(self._path), exc_info=error)
             return None
-        own, numpys, torchs = saved["random"]
         random.setstate(own)
         np.random.set_state(numpys)
         torch.set_rng_state(torchs)
-        state: dict[str, Any] = saved["state"]
         return state

@@ -103,7 +103,7 @@ class Outcome:
             "rows": self.rows,
             "held_back_rows": self.held_back_rows,
             **{
-                key: None if math.isnan(value) else round(value, 6)
+                key: round(value, 6) if math.isfinite(value) else None
                 for key, value in (
                     ("held_back_loss_before", self.loss_before),
                     ("held_back_loss_after", self.loss_after),
@@ -224,6 +224,13 @@ class Training:
                 count = len(next(iter(batch.values())))
                 total += count * self.loss(self.forward(self.module, batch), batch).item()
         loss = total / len(held)
+        if not math.isfinite(loss):
+            raise ConfigError(
+                f"training: the loss of the rows held back is {loss} after {state.step} of "
+                f"{self.settings.steps} steps, it must stay finite.",
+                hint=f"Lower learning_rate (now {self.settings.learning_rate:g}), or look for NaN "
+                "in data.training and in what the model gives.",
+            )
         if math.isnan(state.first_loss):
             state.first_loss = loss
         if loss < state.best_loss:
@@ -278,9 +285,14 @@ class Training:
 
     @property
     def _identity(self) -> str:
-        """What a checkpoint must agree in to be resumed."""
+        """What a checkpoint must agree in to be resumed.
+
+        Other numbers of threads sum in another order.
+        """
+        import torch
+
         shapes = [(key, tuple(value.shape)) for key, value in self.module.state_dict().items()]
-        return repr((self.settings, len(self.rows), shapes))
+        return repr((self.settings, len(self.rows), shapes, torch.get_num_threads()))
 
     def _saved(
         self,

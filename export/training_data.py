@@ -68,11 +68,13 @@ class Rows:
         import torch
 
         wanted = min(fraction, MAX_HELD_BACK / max(1, len(self)))
-        kept, held = [], []
+        kept, held, owed = [], [], 0.0
         for index, group in enumerate(self._groups):
             random = torch.Generator().manual_seed(seed * _SEEDS_APART + index)
             order = torch.randperm(_count(group), generator=random)
-            cut = round(wanted * len(order))
+            owed += wanted * len(order)  # what small groups owe is taken from a later one
+            cut = min(len(order), round(owed))
+            owed -= cut
             kept.append({key: tensor[order[cut:]] for key, tensor in group.items()})
             held.append({key: tensor[order[:cut]] for key, tensor in group.items()})
         training, apart = Rows(_filled(kept)), Rows(_filled(held))

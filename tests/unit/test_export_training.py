@@ -109,6 +109,15 @@ def test_held_back_rows_are_never_trained_on():
     assert sorted(apart + kept) == list(range(50))
 
 
+@pytest.mark.parametrize(("groups", "rows"), [(100, 10), (100, 1), (7, 30)])
+def test_held_back_rows_are_the_wanted_share_however_small_the_groups(groups, rows):
+    """A twentieth of ten rows is none, of a hundred times ten rows it is fifty."""
+    batches = [rows_of(rows, length=3 + index, start=index * rows) for index in range(groups)]
+    training_rows, held = Rows.of(batches).split(0.05, seed=0)
+    assert len(held) == round(0.05 * groups * rows)
+    assert len(training_rows) + len(held) == groups * rows
+
+
 def test_split_refuses_too_few_rows():
     """Four rows have no twentieth."""
     with pytest.raises(ConfigError, match=r"4 rows, too few to hold back 5%"):
@@ -153,6 +162,67 @@ def test_cross_entropy_refuses_labels_that_do_not_fit(target, message):
     batch = {} if target is None else {"target": target}
     with pytest.raises(ConfigError, match=message):
         losses.cross_entropy("y")({"y": SCORES}, batch)
+
+
+def told_steps(scratch, *, loss=None, steps=6) -> tuple[list[int], training.Outcome]:
+    """A small training with a checkpoint after every step: the steps that it made now."""
+    torch.manual_seed(0)
+    told = []
+    outcome = training.Training(
+        module=nn.Linear(3, 2),
+        forward=lambda module, batch: {"y": module(batch["x"])},
+        loss=loss or (lambda outputs, batch: outputs["y"].square().mean()),
+        rows=Rows.of([rows_of(20)]),
+        settings=training.Settings(
+            steps=steps, batch_size=4, learning_rate=1e-3, held_back=0.2, checkpoint_s=0.0
+        ),
+        scratch=scratch,
+        tell=lambda done, total, note="": told.append(done),
+    ).run()
+    return told, outcome
+
+
+@pytest.fixture
+def cheap_checkpoints(monkeypatch):
+    """Written after every step, whatever they cost."""
+    monkeypatch.setattr("export.checkpoint._WRITING_SHARE", math.inf)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", None], ids=["empty", "garbage", "half"])
+def test_damaged_checkpoint_counts_as_none(cheap_checkpoints, tmp_path, damage):
+    """The training starts anew; a whole one is taken up."""
+    first, outcome = told_steps(tmp_path)
+    assert first == [1, 2, 3, 4, 5, 6]
+    assert told_steps(tmp_path) == ([], outcome)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    assert told_steps(tmp_path) == (first, outcome)
+
+
+def test_checkpoint_made_with_other_threads_counts_as_none(cheap_checkpoints, tmp_path):
+    """Sums in another order would give other weights than an undisturbed run."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        told_steps(tmp_path)
+        torch.set_num_threads(2)
+        assert len(told_steps(tmp_path)[0]) == 6
+        assert told_steps(tmp_path)[0] == []
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_held_back_loss_must_be_finite(tmp_path, value):
+    """Only in evaluation, so that every training step is fine."""
+
+    def loss(outputs, batch):
+        total = outputs["y"].square().mean()
+        return total if total.requires_grad else total * value
+
+    with pytest.raises(ConfigError, match=rf"rows held back is {value} after 0 of 6 steps"):
+        told_steps(tmp_path, loss=loss)
 
 
 def test_check_finite_names_the_weights_at_fault():
