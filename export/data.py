@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conch.errors import ConfigError
+from conch.errors import ConchError, ConfigError
 from export.recipe import Recipe, Tensor
 from export.samples import Leaks, leaks_between, row_count, sample_ids
 from export.source import Source
@@ -182,14 +182,22 @@ def equal_shapes(batches: Sequence[Batch], *, purpose: str) -> ConfigError | Non
     return None
 
 
-def _iterated(given: Any, where: str) -> Iterable[Batch]:
-    """What the function gave, if it can be looped over."""
+def _iterated(given: Any, where: str) -> Iterator[Any]:
+    """What the function gave, if it can be looped over; a generator's code runs only now."""
     if isinstance(given, Mapping) or not isinstance(given, Iterable):
         raise ConfigError(
             f"{where} gave a {type(given).__name__}, must give a list of batches.",
             hint="Wrap a single batch in a list.",
         )
-    return given
+    try:
+        yield from given
+    except ConchError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{where} raised {type(error).__name__}: {error}.",
+            hint="Mend the function; --debug shows its traceback.",
+        ) from error
 
 
 def _checked_array(array: NDArray[Any], tensor: Tensor, where: str) -> NDArray[Any]:
