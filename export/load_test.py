@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -173,11 +172,11 @@ def _ensemble(
     recipe: Recipe,
 ) -> str:
     """The whole against its parts: what the first part gives, through the file."""
-    middle = next(one for one in among if ensemble.model[0] in one.variants)
-    files = _served_file(middle)
+    model = middle(ensemble, among)
+    file = model.versions[version_of(ensemble, model) - 1].files[MODEL_FILE]
     first = ensemble.parts[0]
     raw = _raw(ensemble, recipe)
-    reference = Session(files, threads=recipe.serving.threads).run(served.infer(first, raw))
+    reference = Session(file, threads=recipe.serving.threads).run(served.infer(first, raw))
     got = served.infer(publication.name, raw)
     if ensemble.labels is None:
         return different(reference, got)
@@ -188,9 +187,14 @@ def _ensemble(
     return "" if wanted == answered else f"labels {answered}, must be {wanted}"
 
 
-def _served_file(publication: Publication) -> Path:
-    """The ONNX file of the version that requests without a version reach: on trial, the last."""
-    return publication.versions[-1].files[MODEL_FILE]
+def middle(ensemble: Ensemble, among: Sequence[Publication]) -> Publication:
+    """The model that the ensemble is built around."""
+    return next(one for one in among if ensemble.model[0] in one.variants)
+
+
+def version_of(ensemble: Ensemble, model: Publication) -> int:
+    """The version that the ensemble's variant has on trial, from 1."""
+    return model.variants.index(ensemble.model[0]) + 1
 
 
 def publication_labels(among: Sequence[Publication], ensemble: Ensemble) -> list[str]:

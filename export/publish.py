@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conch.errors import ConfigError
+from conch.errors import ConfigError, RepositoryError
 from export import keys
 from export.config_pbtxt import LABELS_FILE, triton_config
 from export.ensemble_spec import Ensemble
@@ -17,10 +17,20 @@ from export.report import VariantReport
 from export.source_files import located
 from export.steps import Artifact, Form
 from export.steps.to_onnx import MODEL_FILE
+from serving import engines, model_config
 from serving.model_config import ModelConfig
 from serving.repository import Repository, VersionFiles
 
-__all__ = ["Accepted", "Publication", "check_labels", "lineage", "put", "triton_config", "variants"]
+__all__ = [
+    "Accepted",
+    "Publication",
+    "check_labels",
+    "configs",
+    "lineage",
+    "put",
+    "triton_config",
+    "variants",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +57,8 @@ class Publication:
         config: complete; with several versions, ``version_policy`` is filled in by ``put``.
         versions: what each new version directory holds.
         variants: the recipe's variant of each version; empty for the parts of an ensemble.
-        served: indices of the versions that are served; empty for the newest alone.
+        together: whether its versions are variants of which one is served (``layout: versions``).
+        served: the variant that the recipe says is served; empty where it does not say.
         model_files: files beside the config.
         ensemble: what it is a pipeline of, when it is an ensemble itself; its parts have none.
         needs: models that must be loaded before it: for an ensemble its parts and its variant.
@@ -58,7 +69,8 @@ class Publication:
     config: ModelConfig
     versions: tuple[VersionFiles, ...]
     variants: tuple[str, ...] = ()
-    served: tuple[int, ...] = ()
+    together: bool = False
+    served: str = ""
     model_files: Mapping[str, Path] = field(default_factory=dict)
     ensemble: Ensemble | None = None
     needs: tuple[str, ...] = ()
@@ -85,7 +97,6 @@ def variants(recipe: Recipe, folder: Path, accepted: Sequence[Accepted]) -> list
         as_versions = name == recipe.model.name and recipe.serving.layout == "versions"
         form = members[0].artifact.form
         names = tuple(one.variant.name for one in members)
-        first = names.index(recipe.serving.served) if recipe.serving.served in names else 0
         found.append(
             Publication(
                 name=name,
@@ -95,7 +106,8 @@ def variants(recipe: Recipe, folder: Path, accepted: Sequence[Accepted]) -> list
                     for one in members
                 ),
                 variants=names,
-                served=(first,) if as_versions else (),
+                together=as_versions,
+                served=(recipe.serving.served or "") if as_versions else "",
                 model_files=labels,
                 loadable=form is Form.ONNX,
             )
@@ -106,32 +118,115 @@ def variants(recipe: Recipe, folder: Path, accepted: Sequence[Accepted]) -> list
 def put(repository: Repository, publication: Publication) -> list[int]:
     """Publish one model; gives the number of each of its versions. Ensembles come last.
 
+    Of variants that are versions of one model, the recipe's ``served`` is served; where it does not
+    say, the variant that is served now, and at first the first. When that one is not among these
+    versions, what is served stays as it is. A TensorRT version without its engine does not replace
+    one that has it: ``build-engines`` switches when the engine is there.
+
     Raises:
-        RepositoryError: when the disk refuses; what was served before still is.
+        RepositoryError: when the disk refuses, or an ensemble would ask another variant than it
+            names; what was served before still is.
     """
-    if publication.served:
-        return repository.publish_versions(
-            publication.name,
-            publication.config,
-            publication.versions,
-            served=publication.served,
-            model_files=publication.model_files,
+    name = publication.name
+    with repository.lock(name):
+        if publication.ensemble is not None:
+            _check_variant(repository, publication.ensemble, publication.needs[-1])
+        if publication.together:
+            config, served = _served(repository, publication)
+            return repository.publish_versions(
+                name,
+                config,
+                publication.versions,
+                served=served,
+                model_files=publication.model_files,
+            )
+        (only,) = publication.versions
+        return [
+            repository.publish(
+                name,
+                _with_engine(repository, publication.config, only.files),
+                only.files,
+                only.lineage,
+                model_files=publication.model_files,
+            )
+        ]
+
+
+def _served(repository: Repository, publication: Publication) -> tuple[ModelConfig, list[int]]:
+    """The config to publish, and the indices of the versions to serve; none to keep it as it is."""
+    name, names = publication.name, publication.variants
+    now = served_now(repository, name)
+    in_force = repository.lineage(name, now[-1]).get("variant") if now else None
+    wanted = publication.served or in_force
+    if wanted in names:
+        return publication.config, [names.index(wanted)]
+    if now:
+        return model_config.with_versions(publication.config, now), []
+    return publication.config, [0]
+
+
+def served_now(repository: Repository, name: str) -> list[int]:
+    """The versions of a model that its config in the repository serves; none when it is new."""
+    if name not in repository.models():
+        return []
+    return engines.served_versions(repository.read_config(name), repository.versions(name))
+
+
+def _check_variant(repository: Repository, ensemble: Ensemble, model: str) -> None:
+    """An ensemble asks the version that is served, which may be another variant.
+
+    Raises:
+        RepositoryError: when it is.
+    """
+    now = served_now(repository, model)
+    found = repository.lineage(model, now[-1]).get("variant") if now else None
+    if found is not None and found not in ensemble.model:
+        raise RepositoryError(
+            f"ensemble {ensemble.name}: is for the variant {ensemble.model[0]}, but {model} serves "
+            f"{found} (version {now[-1]}).",
+            hint=f"Set serving.served: {ensemble.model[0]}, or name {found} in the ensemble.",
         )
-    (only,) = publication.versions
-    return [
-        repository.publish(
-            publication.name,
-            publication.config,
-            only.files,
-            only.lineage,
-            model_files=publication.model_files,
-        )
-    ]
+
+
+def _with_engine(
+    repository: Repository, config: ModelConfig, files: Mapping[str, Path]
+) -> ModelConfig:
+    """The config; it stays with the newest version that has an engine when the next has none."""
+    if not engines.is_tensorrt(config):
+        return config
+    built = engines.built(repository, config.name)
+    if not built or repository.newest_with(config.name, files) in built:
+        return config
+    return model_config.with_versions(config, built[-1:])
 
 
 def version_files(artifact: Artifact) -> dict[str, Path]:
-    """File name in the version directory → file, with everything that belongs to the artifact."""
-    return {MODEL_FILE: artifact.file, **{path.name: path for path in artifact.extra}}
+    """File name in the version directory → file, with everything that belongs to the artifact.
+
+    A file below the model's folder keeps its place: external data is found by its relative path.
+
+    Raises:
+        ConfigError: when two files would have the same name.
+    """
+    root = artifact.file.parent
+    found = {MODEL_FILE: artifact.file}
+    for path in artifact.extra:
+        inside = path.is_relative_to(root)
+        name = path.relative_to(root).as_posix() if inside else path.name
+        if found.setdefault(name, path) != path:
+            raise ConfigError(
+                f"{path}: would be published as {name}, which {found[name]} is already.",
+                hint="Give the files different names, below the model's folder.",
+            )
+    return found
+
+
+def configs(publications: Sequence[Publication]) -> dict[str, str]:
+    """Name → the ``config.pbtxt`` that publishing writes, also of ensembles and their parts.
+
+    In ``layout: versions`` the ``version_policy`` gets its number when it is published.
+    """
+    return {one.name: model_config.to_text(one.config) for one in publications}
 
 
 def lineage(

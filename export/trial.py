@@ -185,13 +185,26 @@ def of(publications: Sequence[Publication]) -> dict[str, Model]:
     """The models of a trial, of what is to be published; those that cannot load here left out."""
     return {
         one.name: Model(
-            config=one.config,
+            config=_pinned(one, publications),
             versions=[version.files for version in one.versions],
             model_files=one.model_files,
         )
         for one in publications
         if one.loadable
     }
+
+
+def _pinned(one: Publication, among: Sequence[Publication]) -> ModelConfig:
+    """An ensemble with the very version of its variant: here all versions are served."""
+    if one.ensemble is None:
+        return one.config
+    config = ModelConfig()
+    config.CopyFrom(one.config)
+    middle = load_test.middle(one.ensemble, among)
+    for step in config.ensemble_scheduling.step:
+        if step.model_name == middle.name:
+            step.model_version = load_test.version_of(one.ensemble, middle)
+    return config
 
 
 def gpu_at_hand(binary: TritonBinary) -> bool:
@@ -204,7 +217,9 @@ def _write(folder: Path, model: Model, *, on_cpu: bool) -> None:
     for number, files in enumerate(model.layout, 1):
         (folder / str(number)).mkdir(parents=True)
         for name, source in files.items():
-            _link_or_copy(source, folder / str(number) / name)
+            target = folder / str(number) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(source, target)
     for name, source in model.model_files.items():
         _link_or_copy(source, folder / name)
     config = ModelConfig()

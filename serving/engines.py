@@ -38,6 +38,12 @@ def served_versions(config: ModelConfig, there: Iterable[int]) -> list[int]:
     return found[-latest:]
 
 
+def built(repository: Repository, name: str) -> list[int]:
+    """Versions of the model that have an engine; ascending."""
+    folder = repository.root / name
+    return [n for n in repository.versions(name) if (folder / str(n) / PLAN_FILE).is_file()]
+
+
 def unbuilt(repository: Repository, config: ModelConfig) -> list[int]:
     """Served versions of a TensorRT model whose engine is not there yet; none for other models."""
     if not is_tensorrt(config):

@@ -40,7 +40,7 @@ class VersionFiles:
     """One version to publish.
 
     Attributes:
-        files: file name in the version directory → file to copy.
+        files: file name in the version directory, which may lie in a subfolder → file to copy.
         lineage: where the files come from; must be JSON.
     """
 
@@ -237,7 +237,7 @@ class Repository:
         config: ModelConfig,
         versions: Sequence[VersionFiles],
         *,
-        served: Sequence[int],
+        served: Sequence[int] = (),
         model_files: Mapping[str, Path] | None = None,
     ) -> list[int]:
         """Add several versions of one model at once; gives their numbers in the order given.
@@ -247,9 +247,10 @@ class Repository:
 
         Args:
             name: the model.
-            config: the complete config; its ``version_policy`` is filled in here.
+            config: the complete config; with ``served``, its ``version_policy`` is filled in here.
             versions: the versions, all for the same config.
-            served: indices into ``versions``: those that Triton is to serve.
+            served: indices into ``versions``: those that Triton is to serve; none for what
+                ``config`` says already.
             model_files: files beside ``config.pbtxt``, e.g. labels.
 
         Raises:
@@ -322,6 +323,20 @@ class Repository:
             if not target.is_file() or target.read_bytes() != data:
                 atomic.write(target, data, aside=self._aside, point="repository.model_file")
 
+    def newest_with(self, name: str, files: Mapping[str, Path]) -> int | None:
+        """The newest version, when it has exactly these files; else publishing adds one."""
+        newest = self.versions(name)[-1:]
+        return self._find(name, [VersionFiles(files=files, lineage={})], newest)[0]
+
+    def lineage(self, name: str, version: int) -> dict[str, Any]:
+        """What is known of where the version comes from; empty when it cannot be read."""
+        path = self.root / model_name(name) / str(version) / LINEAGE
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def _find(
         self, name: str, versions: Sequence[VersionFiles], numbers: Sequence[int]
     ) -> list[int | None]:
@@ -354,6 +369,7 @@ class Repository:
                 folder.mkdir()
                 for file_name, source in version.files.items():
                     failpoint("repository.publish.copy")
+                    (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source, folder / file_name)
                 text = json.dumps(version.lineage, indent=2, sort_keys=True) + "\n"
                 (folder / LINEAGE).write_text(text, encoding="utf-8")
@@ -370,7 +386,9 @@ class Repository:
 
 def _holds(folder: Path, files: Mapping[str, Path]) -> bool:
     """Whether the version directory has exactly these files, byte for byte."""
-    there = {path.name for path in folder.iterdir()} - {LINEAGE, PLAN_FILE, PLAN_FACTS}
+    there = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
+    } - {LINEAGE, PLAN_FILE, PLAN_FACTS}
     return there == set(files) and all(
         sha256((folder / file_name).read_bytes()) == sha256(source.read_bytes())
         for file_name, source in files.items()

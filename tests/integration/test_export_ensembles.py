@@ -376,9 +376,13 @@ def test_quality_is_switched_in_place_between_versions(
     weights = onnx.numpy_helper.to_array(content.graph.initializer[0])
     content.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(2 * weights, "weights"))
     onnx.save(content, str(folder / "doubled.onnx"))
+    # The last version is not the one that the ensemble names: each is tried against its own.
     given, recipe = publications(written, folder, "where.onnx", "doubled.onnx")
     assert [one.name for one in given] == ["where", "look_pixels", "look"]
     assert trial.verify(given, recipe) == {}
+    with trial.serving(given) as tried:
+        score = tried.infer("look", {"image": strings(a_picture(8, bright=0))})["scores"][0, 0]
+    assert score == 1.0
     (tmp_path / "repository").mkdir()
     repository = Repository(tmp_path / "repository")
     assert [publish.put(repository, one) for one in given] == [[1, 2], [1], [1]]
