@@ -142,6 +142,19 @@ class Ensemble(FileModel):
             raise ValueError("must have exactly one of text and image")
         return self
 
+    def check_served(self, served: str) -> None:
+        """Refuse a variant that does not answer: one version of the model is served.
+
+        Raises:
+            ValueError: when the served variant is not among those that are named.
+        """
+        if served not in self.model:
+            raise ValueError(
+                f"ensembles: {self.name}.model is {', '.join(self.model)}, but with `layout: "
+                f"versions` the served variant answers, which is {served}; name it, or set "
+                f"serving.served: {self.model[0]}"
+            )
+
     def check_against(
         self,
         inputs: Mapping[str, tuple[str, Dims]],

@@ -278,6 +278,8 @@ class Recipe(FileModel):
             names += [ensemble.name, *ensemble.parts]
             if self.serving.sequence is not None:
                 raise ValueError(f"ensembles: {ensemble.name}: a model with state cannot be in one")
+            if self.serving.layout == "versions":
+                ensemble.check_served(self.serving.served or known[0])
 
     def _check_steps(self, variant: Variant) -> None:
         try:
