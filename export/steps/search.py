@@ -6,7 +6,8 @@ the finished ones is taken; the search itself never runs as a step.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+import difflib
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -49,6 +50,20 @@ class Search(Step):
         description="Of the candidates that pass all gates take the fastest on this machine's CPU, "
         "the smallest, or the truest. Latency is unknown for `tensorrt`: there the smallest.",
     )
+
+    @field_validator("candidates", mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        names = get_args(CandidateName)
+        for one in given if isinstance(given, list | tuple) else ():
+            if isinstance(one, str) and one not in names:
+                close = difflib.get_close_matches(one, names, n=1)
+                raise ValueError(
+                    f"{one!r} is no candidate"
+                    + (f"; did you mean {close[0]!r}?" if close else "")
+                    + f" Known are {', '.join(names)}, and the options of a quantize step"
+                )
+        return given
 
     @property
     def gives(self) -> Form:  # type: ignore[override]

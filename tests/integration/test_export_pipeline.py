@@ -138,6 +138,18 @@ def test_static_quantization_keeps_a_good_model_good(tmp_path):
     assert report.variants[0].fidelity > 0.99
 
 
+def test_static_quantization_takes_a_bias_of_two_dimensions(tmp_path):
+    """ONNX Runtime's preparation makes a Gemm of it that its own quantizer cannot handle."""
+    code = a_model(
+        "return torch.relu(x @ self.weight + self.bias)",
+        init="self.weight = nn.Parameter(torch.randn(16, 4))\n"
+        "        self.bias = nn.Parameter(torch.randn(1, 4))",
+    )
+    variant = {"name": "q", "steps": ["to_onnx", {"quantize": {"method": "static_qdq"}}]}
+    report = run(toy_recipe.write(tmp_path, model_code=code, variants=[variant]), dry_run=True)
+    assert report.variants[0].accepted, report.variants[0].reason
+
+
 EXACTNESS = """
 def exactness(outputs):
     import torch

@@ -205,3 +205,11 @@ def test_the_reason_tells_the_figures():
 def test_gain_within_the_noise_is_no_gain():
     """The same file must not be taken in one run and left in the next."""
     assert chosen(Outcome(name="even", size_ratio=0.9, latency_ratio={1: 0.97, 8: 0.96})) is None
+
+
+def test_unknown_candidate_is_told_with_what_was_meant():
+    """Not with the innards of the schema."""
+    with pytest.raises(
+        ValueError, match="'static_uint8' is no candidate; did you mean 'static_u8'"
+    ):
+        Search.model_validate({"candidates": ["dynamic", "static_uint8"]})

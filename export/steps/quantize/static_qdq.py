@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ from export.steps.base import Artifact, Context, Part
 from export.steps.quantize import calibration
 from export.steps.quantize.method import QuantizeMethod, running
 from export.steps.to_onnx import MODEL_FILE
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class StaticQdq(QuantizeMethod):
@@ -81,11 +84,14 @@ class StaticQdq(QuantizeMethod):
         with running(
             self.label,
             "ONNX Runtime's quantizer",
-            hint="Check that calibration batches have the model's input names and one shape.",
+            hint="Try another method, or name fewer operators in op_types.",
         ):
             # Symbolic shape inference fails on graphs of the dynamo exporter, which carry shapes.
             quant_pre_process(artifact.file, prepared, skip_symbolic_shape=True)
-            excluded = self.excluded(onnx.load(prepared), artifact.facts)
+            proto = onnx.load(prepared)
+            flatten_biases(proto)
+            onnx.save(proto, prepared)
+            excluded = self.excluded(proto, artifact.facts)
             quantize_static(
                 prepared,
                 path,
@@ -115,3 +121,23 @@ class StaticQdq(QuantizeMethod):
             calibration=self.calibration,
             calibration_samples=calibration.sample_count(batches),
         )
+
+
+def flatten_biases(proto: onnx.ModelProto) -> None:
+    """Make biases of Gemm nodes vectors, as the per-channel quantizer takes them for granted.
+
+    Its preparation fuses MatMul and Add with a bias ``[1, n]`` into such a Gemm (onnxruntime 1.31:
+    "The truth value of an array with more than one element is ambiguous"). Broadcasting makes the
+    two shapes equal.
+    """
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type != "Gemm" or len(node.input) < 3 or node.input[2] not in weights:
+            continue
+        bias = weights[node.input[2]]
+        readers = [one for one in proto.graph.node if bias.name in one.input]
+        if len(bias.dims) == 2 and bias.dims[0] == 1 and readers == [node]:
+            del bias.dims[0]
+            stale = [value for value in proto.graph.value_info if value.name == bias.name]
+            for value in stale:
+                proto.graph.value_info.remove(value)
