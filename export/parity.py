@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
 Scores = NDArray[np.float64]
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,8 @@ def at_most(gate: str, value: float, limit: float, *, unit: str = "") -> Verdict
 def cosine(reference: Array, candidate: Array) -> Scores:
     """Cosine similarity of each row; float64 ``[batch]``.
 
-    Two zero rows agree (1.0); a zero row and another do not (0.0); NaN stays NaN.
+    Two zero rows agree (1.0); a zero row and another do not (0.0); NaN stays NaN. What differs from
+    1 by rounding alone is 1, so that equal outputs pass a bound of 1.0.
 
     Example:
         >>> cosine(np.array([[1.0, 0.0]]), np.array([[1.0, 1.0]])).round(3)
@@ -104,7 +106,7 @@ def cosine(reference: Array, candidate: Array) -> Scores:
     dots = (a * b).sum(axis=1)
     scores = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths != 0)
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
-    return np.where(both_zero, 1.0, scores)
+    return np.where(both_zero | (np.abs(scores - 1) <= _ROUNDING), 1.0, scores)
 
 
 def top1_agreement(reference: Array, candidate: Array) -> float:

@@ -19,6 +19,14 @@ def test_cosine_is_one_for_equal_directions_and_zero_for_orthogonal_ones():
     np.testing.assert_allclose(found, [1.0, 0.0], atol=1e-12)
 
 
+def test_cosine_of_equal_rows_is_exactly_one():
+    """Rounding must not fail a bound of 1.0."""
+    rows = np.random.default_rng(0).standard_normal((500, 7))
+    assert (parity.cosine(rows, rows) == 1.0).all()
+    assert parity.compare([{"a": rows}], [{"a": rows}]).cosine == 1.0
+    assert parity.cosine(rows, rows + 1e-4 * np.eye(500, 7)).min() < 1.0
+
+
 def test_cosine_of_zero_rows_agrees_only_with_zero_rows():
     """A row of zeros has no direction, but two of them are equal."""
     found = parity.cosine(np.zeros((2, 3)), np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
