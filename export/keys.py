@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from export.recipe import Recipe
+from export.source_files import distributions, file_labels
 from export.steps import StepSpec
 
 BASE_PACKAGES = (
@@ -51,8 +52,8 @@ def file_sha256(path: Path) -> str:
 
 
 def files_sha256(paths: Iterable[Path]) -> str:
-    """One hash of several files' names and contents; a missing file counts as absent."""
-    return digest(*((p.name, file_sha256(p) if p.is_file() else None) for p in paths))
+    """One hash of several files' names and contents, in any order; a missing one is absent."""
+    return digest(*sorted((p.name, file_sha256(p) if p.is_file() else "") for p in paths))
 
 
 def versions(packages: Sequence[str] = BASE_PACKAGES) -> dict[str, str]:
@@ -64,13 +65,16 @@ def versions(packages: Sequence[str] = BASE_PACKAGES) -> dict[str, str]:
     return found
 
 
-def root(recipe: Recipe, files: Sequence[Path]) -> str:
-    """The key of the original and its data.
+def root(recipe: Recipe, files: Sequence[Path], folder: Path) -> str:
+    """The key of the original and its data; a recipe that moves with its files keeps it.
 
     Args:
         recipe: of it, what decides the original, its data and its largest batch.
-        files: all files whose content decides them, sorted.
+        files: all files whose content decides them, see ``source_files``.
+        folder: the recipe's.
     """
+    labels = file_labels(files, folder)
+    contents = sorted((labels[path], file_sha256(path)) for path in files)
     return digest(
         "root",
         recipe.model.model_dump(mode="json"),
@@ -78,15 +82,15 @@ def root(recipe: Recipe, files: Sequence[Path]) -> str:
         recipe.seed,
         recipe.serving.max_batch_size,
         {name: os.environ.get(name) for name in recipe.data.environment},
-        files_sha256(files),
-        versions(),
+        contents,
+        versions((*BASE_PACKAGES, *distributions(recipe.references))),
     )
 
 
-def step(parent: str, spec: StepSpec) -> str:
+def step(parent: str, spec: StepSpec, recipe: Recipe) -> str:
     """The key of what the step makes of ``parent``."""
     one = spec.step
-    options = one.model_dump(mode="json")
+    options = [one.model_dump(mode="json"), dict(one.recipe_inputs(recipe))]
     return digest("step", parent, one.name, options, versions(one.packages), code())
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from conch.errors import ConfigError, ParityError
+from export.external_data import external_files, external_locations
 from export.session import Session
 from export.source import Source, call, load_module
-from export.source_files import external_files, located
+from export.source_files import located
 from export.source_spec import initial_form
 from export.steps.base import Artifact, Batch, Form, Original
 
@@ -114,14 +115,8 @@ def keep(original: Original, folder: Path, facts: Mapping[str, Any]) -> Artifact
         OSError: when the disk refuses.
     """
     if isinstance(original, OnnxOriginal):
-        path = folder / MODEL_FILE
-        shutil.copyfile(original.path, path)
-        extra = []
-        for data in external_files(original.path):
-            copy = folder / data.relative_to(original.path.parent.resolve())
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            extra.append(Path(shutil.copyfile(data, copy)))
-        return Artifact(form=Form.ONNX, path=path, extra=tuple(extra), facts=facts)
+        path, extra = _copied(original.path, folder)
+        return Artifact(form=Form.ONNX, path=path, extra=extra, facts=facts)
     path = folder / MODULE_FILE
     _save(original.module, path)
     return Artifact(form=Form.TORCH, module=original.module, path=path, facts=facts)
@@ -153,6 +148,28 @@ def _module(recipe: Recipe, source: Source) -> torch.nn.Module:
         folder = located(options.folder, source.folder, key="model.huggingface.folder")
         return huggingface.load(folder, model, options)
     return load_module(source, model, seed=recipe.seed)
+
+
+def _copied(source: Path, folder: Path) -> tuple[Path, tuple[Path, ...]]:
+    """Copies of an ONNX file and of its data files, all in one folder.
+
+    A data file of a folder below is renamed, for what is published has no folders below.
+    """
+    path = folder / MODEL_FILE
+    names = {
+        data: "_".join(data.relative_to(source.parent.resolve()).parts)
+        for data in external_files(source)
+    }
+    if any(data.parent != source.parent.resolve() for data in names):
+        import onnx
+
+        proto = onnx.load(source, load_external_data=False)
+        for entry in external_locations(proto):
+            entry.value = names[(source.parent / entry.value).resolve()]
+        onnx.save(proto, path)
+    else:
+        shutil.copyfile(source, path)
+    return path, tuple(Path(shutil.copyfile(data, folder / names[data])) for data in names)
 
 
 def _check_weights(module: torch.nn.Module, model: Model) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from conch.errors import ConfigError, ParityError
 from export import targets
-from export.source_files import external_files
+from export.external_data import external_files
 
 if TYPE_CHECKING:
     import onnx

@@ -2,6 +2,8 @@
 
 A folder with a recipe acts as a package of its own (under a made-up name), so two recipes may both
 have a ``model.py``, and files beside the recipe import each other with ``from .data import x``.
+The name is made from the content of its Python files, not from its path: stored modules name their
+classes by it, and a recipe that is moved or copied with its ``runs`` must find them again.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conch.errors import ConchError, ConfigError
+from export.source_files import file_digest, python_files
 
 if TYPE_CHECKING:
     import torch
@@ -27,14 +30,19 @@ if TYPE_CHECKING:
     from export.recipe import Model
 
 
+PACKAGE_PREFIX = "conch_recipe_"
+
+
 class Source:
     """Functions that a recipe names, looked up beside it or in installed packages."""
 
     def __init__(self, folder: Path) -> None:
-        """Take ``folder`` as the recipe's; modules of an earlier run on it are forgotten."""
+        """Take ``folder`` as the recipe's; modules of an earlier run on it are forgotten.
+
+        So are those of another folder with equal code: one of the two is at work at a time.
+        """
         self.folder = folder.resolve()
-        digest = hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]
-        self._package = f"conch_recipe_{digest}"
+        self._package = f"{PACKAGE_PREFIX}{_code_digest(self.folder)}"
         for name in [name for name in sys.modules if name.split(".")[0] == self._package]:
             del sys.modules[name]
         package = types.ModuleType(self._package)
@@ -127,6 +135,14 @@ class Source:
                 f"{key}: import of {where} raised {type(error).__name__}: {error}.",
                 hint="Mend the file; --debug shows its traceback.",
             ) from error
+
+
+def _code_digest(folder: Path) -> str:
+    """Hash of the Python files in the folder and below it, and of their places in it."""
+    found = hashlib.sha256()
+    for path in python_files(folder):
+        found.update(f"{path.relative_to(folder)}\0{file_digest(path)}\n".encode())
+    return found.hexdigest()[:12]
 
 
 def seed_everything(seed: int) -> None:

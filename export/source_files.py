@@ -1,21 +1,31 @@
 """The files that decide what the original is: where they are, and their hashes. Imports no torch.
 
-``onnx`` is imported only for an ONNX source, to find its external data files.
+``onnx`` is imported only for an ONNX source, to find its data files.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.metadata
 import importlib.util
+import os
+import site
+import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conch.errors import ConfigError
+from export.external_data import external_files
 from export.source_spec import PACKAGE
 
 if TYPE_CHECKING:
     from export.recipe import Recipe
+
+_NO_CODE = {"__pycache__", "node_modules", "runs", "model_repository"}
+"""Folders beside a recipe that hold what Conch and other tools write, besides hidden ones."""
 
 
 def located(reference: str, folder: Path, *, key: str) -> Path:
@@ -47,18 +57,27 @@ def located(reference: str, folder: Path, *, key: str) -> Path:
 def source_files(recipe_path: Path, recipe: Recipe) -> list[Path]:
     """Every file whose content decides what the original is, sorted.
 
-    These are the Python files beside the recipe and in packages there, the installed modules that
-    it names, the program, ONNX file (with its external data) or Hugging Face folder, and
-    ``model.files``.
+    Of code these are:
+
+    - all Python files in the recipe's folder and below it, but for hidden folders, ``runs``,
+      ``model_repository`` and virtual environments;
+    - of a ``PACKAGE.MODULE`` that the recipe names: all Python files of PACKAGE when it lies
+      elsewhere than among installed packages (an editable install, a folder on PYTHONPATH), else
+      the module's own file; ``distributions`` tells the versions to go with it.
+
+    Further the program, ONNX file (with its external data) or Hugging Face folder, ``model.files``
+    and ``data.files``. Any other file that the recipe's code reads is not among them, nor is code
+    that PACKAGE imports from other packages.
 
     Raises:
         ConfigError: when one that the recipe names is missing.
     """
     model, folder = recipe.model, recipe_path.parent.resolve()
-    found = set(_python_files(folder))
-    found.update(_installed_modules(recipe.references))
-    for index, reference in enumerate(model.files):
-        found.update(_files_in(located(reference, folder, key=f"model.files[{index}]")))
+    found = set(python_files(folder))
+    found.update(_code_of_packages(recipe.references))
+    for key, references in (("model.files", model.files), ("data.files", recipe.data.files)):
+        for index, reference in enumerate(references):
+            found.update(_files_in(located(reference, folder, key=f"{key}[{index}]")))
     if model.program is not None:
         found.add(located(model.program, folder, key="model.program"))
     if model.onnx is not None:
@@ -68,42 +87,6 @@ def source_files(recipe_path: Path, recipe: Recipe) -> list[Path]:
         inside = located(model.huggingface.folder, folder, key="model.huggingface.folder")
         found.update(path for path in inside.iterdir() if _is_part_of_model(path))
     return sorted(found)
-
-
-def external_files(path: Path) -> list[Path]:
-    """The files beside an ONNX file that hold its weights, sorted.
-
-    Raises:
-        ConfigError: when the file cannot be read, or one of its data files is missing or outside
-            its folder.
-    """
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError) as error:
-        raise ConfigError(
-            f"model.onnx: {path} cannot be read as ONNX ({str(error).splitlines()[0]}).",
-            hint="Check the file; a download may be cut short, or be a Git LFS pointer.",
-        ) from error
-    names = {
-        entry.value
-        for tensor in proto.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    files = []
-    for name in sorted(names):
-        data = (path.parent / name).resolve()
-        if not data.is_relative_to(path.parent.resolve()) or not data.is_file():
-            raise ConfigError(
-                f"model.onnx: {path.name} keeps weights in {name}, which is not beside it.",
-                hint=f"Put {name} into {path.parent}, or save the model as one file.",
-            )
-        files.append(data)
-    return files
 
 
 def file_digest(path: Path) -> str:
@@ -116,29 +99,97 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _python_files(folder: Path) -> Iterator[Path]:
-    """Python files in the folder, and in the packages below it."""
-    yield from folder.glob("*.py")
-    for package in folder.glob("*/__init__.py"):
-        yield from _python_files(package.parent)
+def python_files(folder: Path) -> list[Path]:
+    """The Python files in the folder and below it, sorted; see ``source_files``."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        here = Path(root)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and name not in _NO_CODE
+            and not (here / name / "pyvenv.cfg").exists()
+        ]
+        found += [here / name for name in files if name.endswith(".py")]
+    return sorted(found)
 
 
-def _installed_modules(references: Iterable[str]) -> Iterator[Path]:
+def distributions(references: Iterable[str]) -> tuple[str, ...]:
+    """The distributions of the installed packages that references name, sorted.
+
+    Their versions stand for the rest of their code.
+    """
+    tops = {top for top in map(_top, references) if top and _is_installed(top)}
+    known = importlib.metadata.packages_distributions() if tops else {}
+    return tuple(sorted({one for top in tops for one in known.get(top, ())}))
+
+
+def file_labels(paths: Iterable[Path], folder: Path) -> dict[Path, str]:
+    """Names that tell files apart and stay the same when the recipe's folder moves.
+
+    Args:
+        paths: as ``source_files`` gives them.
+        folder: the recipe's.
+    """
+    return {path: str(path.relative_to(_base(path, folder.resolve()))) for path in paths}
+
+
+def _base(path: Path, folder: Path) -> Path:
+    """What a file's name is relative to: the recipe's folder, or that of its outermost package."""
+    if path.is_relative_to(folder):
+        return folder
+    base = path.parent
+    while (base / "__init__.py").is_file() and base != base.parent:
+        base = base.parent
+    return base
+
+
+def _top(reference: str) -> str:
+    """The outermost package that a reference names; empty for a file beside the recipe."""
+    where = reference.rpartition(":")[0]
+    return "" if where.endswith(".py") else where.partition(".")[0]
+
+
+def _code_of_packages(references: Iterable[str]) -> Iterator[Path]:
     """The files of the ``PACKAGE.MODULE`` that references name, found without an import."""
     for reference in references:
-        where = reference.rpartition(":")[0]
-        if where.endswith(".py"):
-            continue
-        top, *rest = where.split(".")
-        spec = importlib.util.find_spec(top)
+        top = _top(reference)
+        spec = importlib.util.find_spec(top) if top else None
         if spec is None:
             continue  # told by whoever calls the function
-        roots = [Path(root) for root in spec.submodule_search_locations or ()]
+        roots = [Path(root).resolve() for root in spec.submodule_search_locations or ()]
+        if roots and not _is_installed(top):
+            for root in roots:
+                yield from python_files(root)
+            continue
+        rest = reference.rpartition(":")[0].split(".")[1:]
         candidates = [Path(spec.origin)] if spec.origin and not rest else []
         for root in roots:
             stem = root.joinpath(*rest)
             candidates += [stem.with_suffix(".py"), stem / "__init__.py"]
         yield from (path.resolve() for path in candidates if path.is_file())
+
+
+def _is_installed(top: str) -> bool:
+    """Whether the package lies among installed ones, or is Python's own."""
+    spec = importlib.util.find_spec(top)
+    if spec is None or top in sys.stdlib_module_names:
+        return spec is not None
+    places = list(spec.submodule_search_locations or filter(None, [spec.origin]))
+    return bool(places) and all(
+        any(Path(one).resolve().is_relative_to(root) for root in _installed()) for one in places
+    )
+
+
+@functools.cache
+def _installed() -> tuple[Path, ...]:
+    """The folders that hold installed packages."""
+    paths = sysconfig.get_paths()
+    known = [paths["purelib"], paths["platlib"], *site.getsitepackages()]
+    if site.ENABLE_USER_SITE:
+        known.append(site.getusersitepackages())
+    return tuple(dict.fromkeys(Path(one).resolve() for one in known))
 
 
 def _is_part_of_model(path: Path) -> bool:

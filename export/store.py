@@ -122,7 +122,8 @@ class Store:
             OSError: when the disk refuses; the stage is not finished then.
         """
         path = _saved(artifact, folder)
-        extra = [_placed(one, folder) for one in artifact.extra]
+        # Copied: onnx refuses to read weights from a file that has several hard links.
+        extra = [_placed(one, folder, link=False) for one in artifact.extra]
         kept = [path, *extra] if path else extra
         for stray in folder.rglob("*"):
             if stray.is_file() and stray not in kept:
@@ -189,15 +190,16 @@ def _saved(artifact: Artifact, folder: Path) -> Path | None:
     return artifact.path if artifact.path is None else _placed(artifact.path, folder)
 
 
-def _placed(path: Path, folder: Path) -> Path:
-    """The file in the folder; one that a step passed on unchanged is linked there."""
+def _placed(path: Path, folder: Path, *, link: bool = True) -> Path:
+    """The file in the folder; one that a step passed on unchanged is linked or copied there."""
     if path.is_relative_to(folder):
         return path
     own = folder / path.name
-    try:
-        own.hardlink_to(path)
-    except OSError:
-        shutil.copyfile(path, own)
+    if link:
+        with contextlib.suppress(OSError):  # another file system, or one without links
+            own.hardlink_to(path)
+            return own
+    shutil.copyfile(path, own)
     return own
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from conch.config_file import FileModel
+from conch.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -84,8 +85,15 @@ class Artifact:
             raise AssertionError(f"an artifact in {self.form} form has no module")
         import torch
 
-        # A file that Conch itself wrote into its work folder, with classes of the recipe.
-        module: torch.nn.Module = torch.load(self.file, weights_only=False)
+        try:
+            # A file that Conch itself wrote into its work folder, with classes of the recipe.
+            module: torch.nn.Module = torch.load(self.file, weights_only=False)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"{self.file}: was stored by other code than is beside the recipe now "
+                f"({error.name} is not found).",
+                hint="Do not change the code during a run; run it again.",
+            ) from error
         return module
 
     @property
@@ -172,6 +180,12 @@ class Step(FileModel, abc.ABC):
     def references(self) -> tuple[str, ...]:
         """Functions of the recipe's code that its options name."""
         return ()
+
+    def recipe_inputs(self, recipe: Recipe) -> Mapping[str, Any]:  # noqa: ARG002
+        """What ``run`` reads of the recipe besides its ``model``, ``data``, ``seed`` and
+        ``serving.max_batch_size``, as JSON values; they key the cache.
+        """
+        return {}
 
     @property
     def label(self) -> str:

@@ -8,6 +8,7 @@ so that one table serves TensorRT and the CPU; ranges come from the same few sam
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -81,9 +82,7 @@ class RankLayers(Step):
                 hint="Leave rank_layers and quantize out.",
             )
         rows.sort(key=lambda row: (row["sqnr_db"], row["node"]))
-        return Artifact(
-            form=Form.ONNX, path=artifact.path, facts={**artifact.facts, SENSITIVITY: rows}
-        )
+        return dataclasses.replace(artifact, facts={**artifact.facts, SENSITIVITY: rows})
 
     def _ranked(
         self, proto: onnx.ModelProto, batch: Batch, context: Context

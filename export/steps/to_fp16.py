@@ -11,6 +11,7 @@ from pydantic import Field
 
 from export.optional import require
 from export.steps.base import Artifact, Context, Form, Step
+from export.steps.onnx_file import as_one_file
 from export.steps.quantize.method import running
 from export.steps.to_onnx import MODEL_FILE
 
@@ -51,7 +52,7 @@ class ToFp16(Step):
         with running(self.name, "ModelOpt's AutoCast", hint="Exclude the nodes at fault."):
             logging.getLogger("modelopt").setLevel(logging.ERROR)
             proto = tool.convert_to_mixed_precision(
-                str(artifact.file),
+                str(as_one_file(artifact.file, context.scratch, step=self.name)),
                 low_precision_type="fp16",
                 nodes_to_exclude=[f"^{re.escape(name)}$" for name in self.exclude],
                 data_max=self.data_max,

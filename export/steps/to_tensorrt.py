@@ -6,21 +6,22 @@ served, by ``conch export build-engines``. What is published is the graph and ho
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from conch.errors import ConfigError
 from conch.units import Duration, Size
 from export.steps.base import Artifact, Context, Form, Step
+from export.steps.onnx_file import save_whole
 from export.steps.to_onnx import MODEL_FILE
 from export.tensorrt import build_recipe, gate
 from export.tensorrt.build_recipe import BuildRecipe, HardwareCompatibility
 from serving.engines import BUILD_FILE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from export.recipe import Recipe
 
 
@@ -65,17 +66,20 @@ class ToTensorrt(Step):
         description="A trial build that takes longer counts as refused.",
     )
 
+    def recipe_inputs(self, recipe: Recipe) -> Mapping[str, Any]:
+        """The batch sizes that the profile is tuned for."""
+        return {"preferred_batch_sizes": list(recipe.serving.preferred_batch_sizes)}
+
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """The ONNX file with its build recipe; what TensorRT said of it is in the facts.
 
         Raises:
             ToolMissing: when no TensorRT of any kind is here to ask.
-            ConfigError: when the file keeps its weights elsewhere.
+            ConfigError: when the file with all its weights would be 2 GB or larger.
         """
         tool = gate.tool()
         path = context.folder / MODEL_FILE
-        _check_whole(artifact.file)
-        shutil.copyfile(artifact.file, path)
+        save_whole(artifact.file, path, step=self.name)
         build = self._recipe(path, context.recipe)
         build_file = context.folder / BUILD_FILE
         build_file.write_text(build.to_json(), encoding="utf-8")
@@ -86,7 +90,7 @@ class ToTensorrt(Step):
         return Artifact(
             form=Form.TENSORRT,
             path=path,
-            extra=(*artifact.extra, build_file),
+            extra=(build_file,),
             facts={**artifact.facts, "tensorrt": told},
         )
 
@@ -102,21 +106,3 @@ class ToTensorrt(Step):
             workspace_bytes=self.workspace,
             timing_cache=self.timing_cache,
         )
-
-
-def _check_whole(path: Path) -> None:
-    """Refuse a file whose weights lie in another one: only this one is published.
-
-    Raises:
-        ConfigError: with the first weight that is elsewhere.
-    """
-    import onnx
-
-    proto = onnx.load(path, load_external_data=False)
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ConfigError(
-                f"to_tensorrt: the weight {tensor.name} lies outside of {path.name}, all must be "
-                "in one file.",
-                hint="Save it with external_data=False; a file may be 2 GB.",
-            )

@@ -16,12 +16,15 @@ from torch.export import Dim
 
 from conch.errors import ConfigError, ParityError
 from export import original as originals
-from export import preflight
+from export import parity, pipeline, planning, preflight
 from export import recipe as recipes
 from export.data import RecipeData
+from export.external_data import external_files
+from export.session import Session
 from export.source import Source
 from export.source_files import file_digest, source_files
-from export.steps import Artifact, Form
+from export.steps import Artifact, Form, onnx_file
+from export.store import Store
 from tests.integration import toy_recipe
 
 MAGIKA = importlib.util.find_spec("magika")
@@ -196,6 +199,95 @@ def test_onnx_file_is_run_as_it_is_and_kept_whole(tmp_path, external):
     np.testing.assert_array_equal(again.run(rows())["scores"], original.run(rows())["scores"])
     names = {file.name for file in source_files(path, recipe)}
     assert names == {"model.py", "data.py", "net.onnx"} | ({"net.data"} if external else set())
+
+
+def test_data_files_of_subgraphs_and_constants_are_found(tmp_path):
+    """A weight may lie in a branch of If, or in the attribute of a node."""
+
+    def tensor(name):
+        found = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1])
+        found.data_location = TensorProto.EXTERNAL
+        found.external_data.add(key="location", value=f"{name}.data")
+        (tmp_path / f"{name}.data").write_bytes(b"\0" * 4)
+        return found
+
+    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    same = helper.make_node("Identity", ["inner"], ["y"])
+    inner = helper.make_graph([same], "then", [], [value], [tensor("inner")])
+    constant = helper.make_node("Constant", [], ["y"], value=tensor("constant"))
+    other = helper.make_graph([constant], "else", [], [value])
+    branch = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=other)
+    condition = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    graph = helper.make_graph([branch], "net", [condition], [value])
+    (tmp_path / "net.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    names = [path.name for path in external_files(tmp_path / "net.onnx")]
+    assert names == ["constant.data", "inner.data"]
+
+
+@pytest.mark.parametrize("place", ["net.data", "weights/net.data"])
+def test_weights_in_a_file_beside_pass_through_every_kind_of_step(tmp_path, place):
+    """Steps that pass the model on keep the file, the others write one file."""
+    proto = onnx.load(an_onnx(tmp_path / "net.onnx"))
+    for node in proto.graph.node:
+        node.name = node.op_type
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    onnx.save(
+        proto, tmp_path / "net.onnx", save_as_external_data=True, location=place, size_threshold=0
+    )
+    static = {"quantize": {"method": "static_qdq"}}
+    chains = {
+        "plain": [],
+        "ranked": ["rank_layers"],
+        "static": ["rank_layers", static],
+        "dynamic": ["slim", {"quantize": {"method": "dynamic"}}],
+    }
+    if importlib.util.find_spec("tensorrt_rtx"):
+        chains["trt"] = ["rank_layers", "to_tensorrt"]
+    path = toy_recipe.write(
+        tmp_path,
+        model={"factory": None, "onnx": "net.onnx"},
+        variants=[{"name": name, "steps": steps} for name, steps in chains.items()],
+    )
+    pipeline.run(path, repository=None, work_dir=tmp_path / "runs", until="build", jobs=1)
+    store = Store(tmp_path / "runs" / "toy" / "stages")
+    whole = Session(tmp_path / "net.onnx").run(rows())["scores"]
+    for chain in planning.plan(path).chains:
+        made = store.get(chain.end)
+        assert made is not None, chain.name
+        kept = [extra.name for extra in made.artifact.extra]
+        scores = Session(made.artifact.file).run(rows())["scores"]
+        if chain.name in ("plain", "ranked"):
+            assert kept == [place.replace("/", "_")]
+        else:
+            assert kept == (["build.json"] if chain.name == "trt" else [])
+        assert parity.cosine(whole, scores).min() > 0.99, chain.name
+
+
+def test_model_too_large_for_one_file_is_refused(tmp_path, monkeypatch):
+    """Instead of protobuf's own words in the middle of a step."""
+    an_onnx(tmp_path / "net.onnx", external=True)
+    monkeypatch.setattr(onnx_file, "LARGEST_BYTES", 300)
+    with pytest.raises(ConfigError, match="to_tensorrt: the model with its weights takes"):
+        onnx_file.save_whole(tmp_path / "net.onnx", tmp_path / "out.onnx", step="to_tensorrt")
+
+
+def test_recipe_that_moves_with_its_runs_keeps_its_stages(tmp_path):
+    """Stored modules name their classes; the names must not hold the path."""
+    variants = [{"name": "fp32", "steps": ["to_onnx"]}]
+    old, new = tmp_path / "old", tmp_path / "new"
+    path = toy_recipe.write(old, variants=variants)
+    pipeline.run(path, repository=None, work_dir=old / "runs", until="build", jobs=1)
+    before = {one.name for one in (old / "runs" / "toy" / "stages").iterdir()}
+    old.rename(new)
+    variants.append({"name": "again", "steps": [{"to_onnx": {"opset": 19}}]})
+    path = toy_recipe.write(new, variants=variants)
+    stages = new / "runs" / "toy" / "stages"
+    times = {one: one.stat().st_mtime_ns for one in stages.iterdir()}
+    pipeline.run(path, repository=None, work_dir=new / "runs", until="build", jobs=1)
+    after = {one.name for one in stages.iterdir()}
+    assert before < after
+    assert len(after) == len(before) + 1
+    assert all(one.stat().st_mtime_ns == time for one, time in times.items())
 
 
 def test_onnx_source_has_no_module(tmp_path):
@@ -494,7 +586,7 @@ class _Evil:
 
 
 def test_files_that_decide_the_original_are_found(tmp_path):
-    """Code beside the recipe and in packages there, and what ``model.files`` names."""
+    """Code beside the recipe and below it, and what ``model.files`` names."""
     path = toy_recipe.write(tmp_path, model={"files": ["weights"]})
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "a.bin").write_bytes(b"1")
@@ -502,8 +594,8 @@ def test_files_that_decide_the_original_are_found(tmp_path):
     (tmp_path / "layers").mkdir()
     (tmp_path / "layers" / "__init__.py").touch()
     (tmp_path / "layers" / "conv.py").touch()
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "notes.py").touch()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "notes.py").touch()
     found = source_files(path, recipes.load(path))
     assert [str(file.relative_to(tmp_path)) for file in found] == [
         "data.py", "layers/__init__.py", "layers/conv.py", "model.py", "weights/a.bin",

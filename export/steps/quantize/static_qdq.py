@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from export.steps.base import Artifact, Context, Part
+from export.steps.onnx_file import as_one_file
 from export.steps.quantize import calibration
 from export.steps.quantize.method import QuantizeMethod, running
 from export.steps.to_onnx import MODEL_FILE
@@ -77,6 +78,7 @@ class StaticQdq(QuantizeMethod):
         if self.calibration != "minmax":
             batches = calibration.of_one_shape(batches, purpose=self.label)
         context.scratch.mkdir(parents=True, exist_ok=True)
+        given = as_one_file(artifact.file, context.scratch, step=self.label)
         prepared = context.scratch / "prepared.onnx"
         path = context.folder / MODEL_FILE
         symmetric = self.activations == "s8"
@@ -87,7 +89,7 @@ class StaticQdq(QuantizeMethod):
             hint="Try another method, or name fewer operators in op_types.",
         ):
             # Symbolic shape inference fails on graphs of the dynamo exporter, which carry shapes.
-            quant_pre_process(artifact.file, prepared, skip_symbolic_shape=True)
+            quant_pre_process(given, prepared, skip_symbolic_shape=True)
             proto = onnx.load(prepared)
             flatten_biases(proto)
             onnx.save(proto, prepared)
