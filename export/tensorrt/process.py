@@ -1,4 +1,4 @@
-"""Starts ``runner.py`` and gives what it found: a crash or a hang is an answer, not our end."""
+"""Starts a runner and gives what it found: a crash or a hang is an answer, not our end."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ class Outcome:
     ended: str = ""
 
 
-def run(request: Mapping[str, Any], *, timeout_s: float) -> Outcome:
+def run(request: Mapping[str, Any], *, timeout_s: float, runner: Path = RUNNER) -> Outcome:
     """Have the runner do what the request asks, in a process of its own.
 
     Args:
-        request: see ``runner.main``.
+        request: see ``runner.main``; it is given this process's id as ``parent`` besides.
         timeout_s: after so many seconds the process is ended.
+        runner: the file to run, with the request's file and the result's as arguments.
     """
-    with tempfile.TemporaryDirectory(prefix="conch-tensorrt-") as name:
+    with tempfile.TemporaryDirectory(prefix="conch-runner-") as name:
         folder = Path(name)
         asked, found = folder / "request.json", folder / "result.json"
-        asked.write_text(json.dumps(dict(request)), encoding="utf-8")
+        asked.write_text(json.dumps({**request, "parent": os.getpid()}), encoding="utf-8")
         # -P: the runner's folder holds modules of ours, which must not hide others.
-        command = [sys.executable, "-P", str(RUNNER), str(asked), str(found)]
+        command = [sys.executable, "-P", str(runner), str(asked), str(found)]
         with (folder / "output").open("wb+") as output:
             process = subprocess.Popen(
                 command,

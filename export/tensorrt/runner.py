@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import os
 import resource
 import signal
 import sys
@@ -37,8 +38,8 @@ class _Result:
 
 def main(request_path: str, result_path: str) -> None:
     """Do what the request asks: ``probe``, ``version``, ``gate`` or ``build``."""
-    _end_with_parent()
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
+    _end_with(request["parent"])
     result = _Result(Path(result_path))
     if request.get("memory_bytes"):
         limit = int(request["memory_bytes"])
@@ -211,9 +212,12 @@ def _tensors(network: Any) -> dict[str, str]:
     return {tensor.name: tensor.dtype.name for tensor in (*inputs, *outputs)}
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     """Have the kernel end this process when its parent ends, however that comes."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a worker ignores it, and we inherit that
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before this was said
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,11 +13,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from conch.errors import ParityError
+from conch.units import Duration
 from export.optional import require
 from export.steps.base import Artifact, Context, Part
-from export.steps.quantize import calibration, modelopt_runner
+from export.steps.onnx_file import save_whole
+from export.steps.quantize import calibration
 from export.steps.quantize.method import QuantizeMethod
 from export.steps.to_onnx import MODEL_FILE
+from export.tensorrt import process
+
+RUNNER = Path(__file__).with_name("modelopt_runner.py")
 
 
 class ModelOptQdq(QuantizeMethod):
@@ -42,6 +45,13 @@ class ModelOptQdq(QuantizeMethod):
     )
     float_type: Literal["fp32", "fp16"] = Field(
         default="fp32", description="Type of what is not quantized; `fp16` is for the GPU only."
+    )
+
+    timeout: Duration = Field(
+        default=3600.0,
+        gt=0,
+        le=86_400,
+        description="An attempt that takes longer counts as failed.",
     )
 
     @property
@@ -93,15 +103,13 @@ class ModelOptQdq(QuantizeMethod):
         joined = calibration.joined(calibration.of_one_shape(batches, purpose=self.label))
         for used in dict.fromkeys((self.calibration, "max")):
             # It writes intermediate files beside its input and its output.
-            folder = scratch / used
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            folder = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{used}-"))
             given, result = folder / MODEL_FILE, folder / "quantized.onnx"
-            shutil.copyfile(source, given)
+            save_whole(source, given, step=self.label)
             data = folder / "calibration.npz"
             np.savez(data, allow_pickle=False, **joined)
             failed = _quantize(
-                folder,
+                timeout_s=self.timeout,
                 onnx_path=str(given),
                 output_path=str(result),
                 quantize_mode="int8",
@@ -116,23 +124,14 @@ class ModelOptQdq(QuantizeMethod):
             if not failed and result.is_file():
                 shutil.move(result, target)
                 return used
+            shutil.rmtree(folder)
         raise ParityError(
             f"{self.label}: ModelOpt failed ({failed or 'it wrote no file'}).",
             hint="Leave this candidate out.",
         )
 
 
-def _quantize(folder: Path, **request: Any) -> str:
+def _quantize(*, timeout_s: float, **request: Any) -> str:
     """Have ModelOpt do it, in a process of its own; why it failed, or nothing."""
-    asked = folder / "request.json"
-    asked.write_text(json.dumps(request), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", modelopt_runner.__name__, str(asked)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=False,
-    )
-    last = done.stdout.strip().splitlines()[-1:]
-    return "" if done.returncode == 0 else (last or [f"exit code {done.returncode}"])[0]
+    outcome = process.run(request, timeout_s=timeout_s, runner=RUNNER)
+    return str(outcome.values.get("error", outcome.ended))

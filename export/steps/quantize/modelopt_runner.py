@@ -1,29 +1,35 @@
 """Runs ModelOpt's quantizer in a process of its own: it replaces functions of ONNX Runtime's
 quantizer, which other steps of the same process would then run into.
 
-``python -m export.steps.quantize.modelopt_runner REQUEST.json`` with the arguments of
-``modelopt.onnx.quantization.quantize``; ``calibration_data`` names an ``.npz`` file. An error
-becomes one line on stdout and exit code 1.
+``python -P modelopt_runner.py REQUEST.json RESULT.json`` with the arguments of
+``modelopt.onnx.quantization.quantize``; ``calibration_data`` names an ``.npz`` file and ``parent``
+the process to end with. An error becomes one line under ``error``. Imports nothing of Conch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 
+_PR_SET_PDEATHSIG = 1
 
-def main(request: Path) -> int:
-    """Quantize as the request says; the exit code."""
+
+def main(request: Path, result: Path) -> None:
+    """Quantize as the request says."""
     arguments = json.loads(request.read_text(encoding="utf-8"))
+    _end_with(arguments.pop("parent"))
     with np.load(arguments.pop("calibration_data")) as arrays:
         data = {name: arrays[name] for name in arrays.files}
     tool = importlib.import_module("modelopt.onnx.quantization")
+    found = {}
     try:
         with (
             Path(os.devnull).open("w", encoding="utf-8") as nowhere,
@@ -33,10 +39,17 @@ def main(request: Path) -> int:
             tool.quantize(**arguments, calibration_data=data)
     except Exception as error:  # it raises whatever it meets
         text = str(error).strip().splitlines()
-        print(f"{type(error).__name__}: {text[0] if text else 'no message'}")
-        return 1
-    return 0
+        found["error"] = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+    result.write_text(json.dumps(found), encoding="utf-8")
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when its parent ends, however that comes."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a worker ignores it, and we inherit that
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before this was said
+        os._exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
