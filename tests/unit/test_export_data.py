@@ -80,7 +80,6 @@ def test_labels_in_evaluation_data_are_refused(data):
         ("batch(3)", "gave a dict, must give a list"),
         ("[[1, 2]]", "is a list, must be a mapping"),
         ("1 / 0", "raised ZeroDivisionError"),
-        ("(batch(rows) for rows in [3, 1 / 0])", "raised ZeroDivisionError"),
         ("(open('/none') for _ in range(2))", "raised FileNotFoundError"),
     ],
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from cli.export_progress import StageLines
 from conch.errors import ConchError, ConfigError, ParityError
 from export.engine import Engine, Stage
 from export.store import Finished, Store, facts
@@ -222,3 +223,11 @@ def test_full_disk_is_seen_behind_any_error():
     error.__cause__ = OSError(errno.ENOSPC, "No space left on device", "full/x")
     told = pickle.loads(pickle.dumps(portable(error)))  # noqa: S301
     assert (type(told), told.errno, told.filename) == (OSError, errno.ENOSPC, "full/x")
+
+
+def test_bar_of_a_stage_that_has_just_ended_is_let_go():
+    """Workers tell from another thread, which must not end with a KeyError."""
+    lines = StageLines()
+    lines._tasks[1] = lines._bars.add_task("a stage", note="")
+    lines._bars.remove_task(lines._tasks[1])
+    lines.advanced(1, 1, 2, "late")
