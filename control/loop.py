@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import filelock
 import structlog
 
 from conch.errors import ApplyRejected, ConchError, RepositoryError
@@ -23,6 +22,7 @@ from control.core.state import Applied, ControlState
 from control.core.types import Decision, Observation, Policy
 from control.journal import Journal
 from control.observe import Observer
+from serving import locks
 from serving.model_config import ReloadKind
 from serving.repository import Repository
 
@@ -209,22 +209,9 @@ def sole_writer(repository: Repository) -> Iterator[None]:
     Raises:
         RepositoryError: when another loop holds it.
     """
-    folder = repository.state / "locks"
-    lock = filelock.FileLock(folder / "control.lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout:
-        raise RepositoryError(
-            f"control of {repository.root}: another control loop is running, only one may write.",
-            hint="Stop it first, or use --advisory or --dry-run.",
-        ) from None
-    except OSError as error:
-        raise RepositoryError(
-            f"lock in {folder}: {error.strerror or error}.",
-            hint="Free some space or mend the permissions, then run it again.",
-        ) from error
-    try:
+    busy = RepositoryError(
+        f"control of {repository.root}: another control loop is running, only one may write.",
+        hint="Stop it first, or use --advisory or --dry-run.",
+    )
+    with locks.held(repository.state / "control.lock", wait_s=0, busy=busy):
         yield
-    finally:
-        lock.release()

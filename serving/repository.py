@@ -18,12 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from conch.errors import ConfigError, RepositoryError
 from conch.failpoint import failpoint
 from conch.names import ModelName, model_name
-from serving import atomic, model_config
+from serving import atomic, locks, model_config
 from serving.model_config import ModelConfig
 from serving.revisions import Revision, RevisionLog, sha256
 
@@ -169,28 +167,14 @@ class Repository:
         Raises:
             RepositoryError: when another process keeps it.
         """
-        folder = self.state / "locks"
-        # One lock object a path: publish holds it while write_config takes it again.
-        lock = filelock.FileLock(
-            folder / f"{model_name(name)}.lock", timeout=LOCK_WAIT_S, is_singleton=True
+        busy = RepositoryError(
+            f"{name}: another process has been changing it for {LOCK_WAIT_S:g} s.",
+            hint="Wait for it to end, then run it again.",
         )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except filelock.Timeout:
-            raise RepositoryError(
-                f"{name}: another process has been changing it for {LOCK_WAIT_S:g} s.",
-                hint="Wait for it to end, then run it again.",
-            ) from None
-        except OSError as error:
-            raise RepositoryError(
-                f"lock of {name} in {folder}: {error.strerror or error}.",
-                hint="Free some space or mend the permissions, then run it again.",
-            ) from error
-        try:
+        path = self.state / "locks" / f"{model_name(name)}.lock"
+        # Nested: publish holds it while write_config takes it again.
+        with locks.held(path, wait_s=LOCK_WAIT_S, busy=busy, nested=True):
             yield
-        finally:
-            lock.release()
 
     def versions(self, name: str) -> list[int]:
         """Version directories that hold something, ascending."""

@@ -6,9 +6,11 @@ model's config and its other files stay as they were published.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +20,7 @@ from typing import Any
 from conch.errors import ConchError, ConfigError, RepositoryError
 from export.tensorrt import build_recipe, gate, process
 from export.tensorrt.build_recipe import BuildRecipe
-from serving import atomic
+from serving import atomic, locks
 from serving.engines import (
     BUILD_FILE,
     PLAN_FACTS,
@@ -27,10 +29,12 @@ from serving.engines import (
     is_tensorrt,
     served_versions,
 )
+from serving.model_config import ModelConfig
 from serving.repository import Repository
 
 TIMING_CACHE = "timing.cache"
 TIMEOUT_S = 3600.0
+_STAGED = re.compile(r".+\.\d+\.[0-9a-f]{32}\.(plan|cache)")
 
 
 class EngineError(ConchError):
@@ -83,7 +87,9 @@ class Built:
 
 
 def candidates(repository: Repository, models: Sequence[str] = ()) -> list[Candidate]:
-    """Served versions with a build recipe, of these models or of all.
+    """Served versions with a build recipe, of these models or of all; and newest ones not built.
+
+    A version that was published without its engine waits unserved while an older one has its own.
 
     Raises:
         ConfigError: for a model that is not there or has no build recipe, or a broken recipe.
@@ -97,7 +103,7 @@ def candidates(repository: Repository, models: Sequence[str] = ()) -> list[Candi
                 raise
             continue  # `conch repo check` tells of it; the other models still get their engines
         own = []
-        for version in served_versions(config, repository.versions(name)):
+        for version in _wanted(repository, config):
             folder = repository.root / name / str(version)
             if (folder / BUILD_FILE).is_file():
                 build = build_recipe.load(folder / BUILD_FILE)
@@ -117,6 +123,18 @@ def candidates(repository: Repository, models: Sequence[str] = ()) -> list[Candi
             )
         found += own
     return found
+
+
+def _wanted(repository: Repository, config: ModelConfig) -> list[int]:
+    """The versions of a model that are served, or will be once they have an engine."""
+    there = repository.versions(config.name)
+    served = served_versions(config, there)
+    newest = there[-1:]
+    # Without its facts an engine was not put in place to the end.
+    waits = is_tensorrt(config) and any(
+        not (repository.root / config.name / str(n) / PLAN_FACTS).is_file() for n in newest
+    )
+    return sorted({*served, *newest}) if waits else served
 
 
 def reason_to_build(candidate: Candidate, host: Host | None) -> str:
@@ -176,6 +194,8 @@ def run(
 ) -> list[Built]:
     """Build what is missing or out of date; a failure of one does not stop the others.
 
+    A newest version that waited for its engine is served from then on.
+
     Args:
         repository: the model repository.
         models: only these; all by default.
@@ -186,26 +206,64 @@ def run(
     Raises:
         EngineError: when there is something to look after, and no GPU or no TensorRT.
         ConfigError: see ``candidates``.
+        RepositoryError: when another process builds engines of this repository.
     """
     todo = candidates(repository, models)
     if not todo:
         return []
-    host = None if dry_run else find_host()
+    if dry_run:
+        return [_look(candidate, None) for candidate in todo]
+    host = find_host()
+    busy = RepositoryError(
+        f"build-engines: another process builds engines of {repository.root}.",
+        hint="Wait for it to end, then run it again.",
+    )
     found = []
-    for candidate in todo:
-        reason = reason_to_build(candidate, host)
-        if not reason:
-            size = (candidate.folder / PLAN_FILE).stat().st_size
-            found.append(_built(candidate, "current", engine_bytes=size))
-        elif host is None:
-            found.append(_built(candidate, "to build", reason))
-        else:
-            started(candidate, reason)
-            found.append(_build(repository, candidate, host, reason, timeout_s))
+    with locks.held(repository.state / "build-engines.lock", wait_s=0, busy=busy):
+        _remove_leftovers(repository)
+        for candidate in todo:
+            seen = _look(candidate, host)
+            if seen.state == "to build":
+                started(candidate, seen.reason)
+                seen = _build(repository, candidate, host, seen.reason, timeout_s)
+            found.append(seen)
     return found
 
 
+def _look(candidate: Candidate, host: Host | None) -> Built:
+    """Whether the version needs an engine: ``current``, ``to build``, or ``failed`` to be read."""
+    try:
+        reason = reason_to_build(candidate, host)
+        if reason:
+            return _built(candidate, "to build", reason)
+        size = (candidate.folder / PLAN_FILE).stat().st_size
+    except OSError as error:
+        return _built(candidate, "failed", f"{error.filename}: {error.strerror or error}")
+    return _built(candidate, "current", engine_bytes=size)
+
+
+def _remove_leftovers(repository: Repository) -> None:
+    """Remove what a killed build left aside: engines are large. The lock of builds is held."""
+    aside = repository.state / "tmp"
+    for path in aside.iterdir() if aside.is_dir() else ():
+        if _STAGED.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def _build(
+    repository: Repository, candidate: Candidate, host: Host, reason: str, timeout_s: float
+) -> Built:
+    """One engine; what the disk or a lock refuses is its own failure, and no other's."""
+    try:
+        return _build_aside(repository, candidate, host, reason, timeout_s)
+    except RepositoryError as error:
+        return _built(candidate, "failed", error.message)
+    except OSError as error:
+        return _built(candidate, "failed", f"{error.filename}: {error.strerror or error}")
+
+
+def _build_aside(
     repository: Repository, candidate: Candidate, host: Host, reason: str, timeout_s: float
 ) -> Built:
     """One engine: built aside, then put in place."""
@@ -270,7 +328,8 @@ def place(
 ) -> None:
     """Put a finished engine into its version directory, and see that the config loads it.
 
-    A kill between the two renames leaves an engine whose facts do not fit: it is built again.
+    The newest version is served from then on, if it waited for its engine. The facts come last: a
+    kill before them leaves an engine without facts that fit, which is built again.
 
     Raises:
         RepositoryError: when the disk refuses, or another process keeps the model.
@@ -287,6 +346,7 @@ def place(
                 f"write of {target}: {error.strerror or error}.",
                 hint="Free some space or mend the permissions, then run it again.",
             ) from error
+        _serve(repository, candidate)
         text = json.dumps(dict(facts), indent=2, sort_keys=True) + "\n"
         atomic.write(
             candidate.folder / PLAN_FACTS,
@@ -294,11 +354,20 @@ def place(
             aside=repository.state / "tmp",
             point="engines.facts",
         )
-        config = repository.read_config(candidate.model)
-        if not is_tensorrt(config) or config.default_model_filename != PLAN_FILE:
-            config.backend, config.platform = TENSORRT, ""
-            config.default_model_filename = PLAN_FILE
-            repository.write_config(candidate.model, config, reason="its engine was built")
+
+
+def _serve(repository: Repository, candidate: Candidate) -> None:
+    """See that the model's config loads the engine; the model's lock is held."""
+    config = repository.read_config(candidate.model)
+    if not is_tensorrt(config) or config.default_model_filename != PLAN_FILE:
+        config.backend, config.platform = TENSORRT, ""
+        config.default_model_filename = PLAN_FILE
+    there = repository.versions(candidate.model)
+    waited = candidate.version not in served_versions(config, there)
+    if waited and candidate.version == there[-1]:
+        config.version_policy.latest.num_versions = 1
+    if config != repository.read_config(candidate.model):
+        repository.write_config(candidate.model, config, reason="its engine was built")
 
 
 def _other_host(facts: Mapping[str, Any], build: BuildRecipe, host: Host) -> str:

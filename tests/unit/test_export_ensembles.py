@@ -171,7 +171,7 @@ def test_an_ensemble_takes_the_first_of_its_variants_that_is_published(folder):
 def test_an_ensemble_around_versions_must_name_the_served_variant():
     """Another one would be asked than it says: the first, or the one in serving.served."""
     versions = {"max_batch_size": 16, "layout": "versions"}
-    with pytest.raises(ConfigError, match="model is int8, but with .* which is fp32"):
+    with pytest.raises(ConfigError, match=r"model is int8, but with .* which is fp32"):
         recipe.loads(changed(TEXT, "serving", to=versions))
     assert recipe.loads(changed(TEXT, "serving", to={**versions, "served": "int8"}))
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from conch.errors import ConfigError
+from export import publish
 from export import recipe as recipes
 from export.parity import Verdict
 from export.tensorrt import build_recipe, builder, gate, process
 from export.tensorrt.build_recipe import BuildRecipe, InputProfile
 from export.tensorrt.builder import Candidate, Host
 from export.tensorrt.process import Outcome
+from serving import model_config
+from serving.model_config import ModelConfig
+from serving.repository import Repository, VersionFiles
 from tests.integration import toy_recipe
 
 AMPERE = {"hardware_compatibility": "ampere_plus"}
@@ -218,3 +224,105 @@ def test_build_recipe_survives_its_file(candidate, tmp_path):
     path.write_text(json.dumps({"version": 1, "onnx": "model.onnx"}), encoding="utf-8")
     with pytest.raises(ConfigError, match="onnx_sha256: required"):
         build_recipe.load(path)
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A function that publishes a TensorRT version of a model, as export does."""
+    (tmp_path / "repository").mkdir()
+    repository = Repository(tmp_path / "repository")
+
+    def put(name, content):
+        onnx = tmp_path / "model.onnx"
+        onnx.write_bytes(content)
+        shape = InputProfile(min=(1, 4), opt=(2, 4), max=(4, 4))
+        sha256 = build_recipe.file_sha256(onnx)
+        build = BuildRecipe(onnx="model.onnx", onnx_sha256=sha256, profile={"x": shape})
+        (tmp_path / "build.json").write_text(build.to_json())
+        files = {file: tmp_path / file for file in ("model.onnx", "build.json")}
+        config = ModelConfig(name=name, backend="tensorrt", default_model_filename="model.plan")
+        config.version_policy.latest.num_versions = 1
+        version = VersionFiles(files=files, lineage={})
+        return publish.put(
+            repository, publish.Publication(name=name, config=config, versions=(version,))
+        )[0]
+
+    return repository, put
+
+
+@pytest.fixture
+def a_builder(monkeypatch):
+    """TensorRT replaced by one that writes an engine: what is done with it needs no GPU."""
+
+    def run(request, *, timeout_s):
+        Path(request["plan"]).write_bytes(b"engine of " + Path(request["onnx"]).read_bytes())
+        return Outcome(values={"parsed": True, "built": True, "engine_bytes": 9})
+
+    monkeypatch.setattr(builder, "find_host", lambda: HERE)
+    monkeypatch.setattr(builder.process, "run", run)
+
+
+def states(found):
+    """Model, version and state of each."""
+    return [(one.model, one.version, one.state) for one in found]
+
+
+@pytest.mark.usefixtures("a_builder")
+def test_a_new_version_is_served_when_its_engine_is_there(published):
+    """Until then the old one is, which has its engine; one chosen by hand stays chosen."""
+    repository, put = published
+    assert put("m", b"first") == 1
+    assert states(builder.run(repository)) == [("m", 1, "built")]
+    assert put("m", b"second") == 2
+    assert publish.served_now(repository, "m") == [1]
+    assert states(builder.run(repository, dry_run=True)) == [
+        ("m", 1, "current"),
+        ("m", 2, "to build"),
+    ]
+    assert states(builder.run(repository)) == [("m", 1, "current"), ("m", 2, "built")]
+    assert publish.served_now(repository, "m") == [2]
+    assert repository.read_config("m").version_policy.latest.num_versions == 1
+    chosen = model_config.with_versions(repository.read_config("m"), [1])
+    repository.write_config("m", chosen, reason="test")
+    assert states(builder.run(repository)) == [("m", 1, "current")]
+    assert publish.served_now(repository, "m") == [1]
+
+
+@pytest.mark.usefixtures("a_builder")
+def test_a_kill_before_the_switch_is_made_good_by_the_next_run(published):
+    """The engine is in its place, its facts are not yet, the old version is served."""
+    repository, put = published
+    put("m", b"first")
+    builder.run(repository)
+    put("m", b"second")
+    (repository.root / "m" / "2" / "model.plan").write_bytes(b"engine")
+    assert states(builder.run(repository))[1] == ("m", 2, "built")
+    assert publish.served_now(repository, "m") == [2]
+
+
+@pytest.mark.usefixtures("a_builder")
+def test_an_engine_that_cannot_be_placed_does_not_stop_the_others(published):
+    """It is told as failed, and what a killed build left is removed."""
+    repository, put = published
+    for name in ("a", "b"):
+        put(name, b"weights")
+    (repository.root / "a" / "1" / "model.plan").mkdir()
+    aside = repository.state / "tmp"
+    left = [aside / f"a.1.{'0' * 32}.{end}" for end in ("plan", "cache")]
+    kept = aside / "config.pbtxt.0"
+    for path in (*left, kept):
+        path.write_bytes(b"left")
+    found = builder.run(repository)
+    assert states(found) == [("a", 1, "failed"), ("b", 1, "built")]
+    assert "model.plan" in found[0].reason
+    assert [path.name for path in aside.iterdir()] == [kept.name]
+
+
+@pytest.mark.usefixtures("a_builder")
+def test_no_room_aside_fails_one_by_one(published):
+    """Not even the folder can be made."""
+    repository, put = published
+    put("a", b"weights")
+    shutil.rmtree(repository.state / "tmp")
+    (repository.state / "tmp").write_text("a file")
+    assert states(builder.run(repository)) == [("a", 1, "failed")]

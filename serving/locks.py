@@ -1,0 +1,43 @@
+"""Lock files: one process at a time, with an error that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from conch.errors import RepositoryError
+
+
+@contextmanager
+def held(
+    path: Path, *, wait_s: float, busy: RepositoryError, nested: bool = False
+) -> Iterator[None]:
+    """Hold the lock file.
+
+    Args:
+        path: the file; its folder is made.
+        wait_s: how long to wait for another process; 0 fails at once.
+        busy: raised when another keeps it.
+        nested: whether who holds it in this process may take it again.
+
+    Raises:
+        RepositoryError: ``busy``, or that the disk refuses.
+    """
+    lock = filelock.FileLock(path, timeout=wait_s, is_singleton=nested)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise busy from None
+    except OSError as error:
+        raise RepositoryError(
+            f"lock {path}: {error.strerror or error}.",
+            hint="Free some space or mend the permissions, then run it again.",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
