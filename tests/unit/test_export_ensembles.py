@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from conch.errors import ConfigError
-from export import ensembles, load_test, recipe
+from export import ensembles, load_test, publish, recipe
 from serving import model_config, probe
 
 TEXT = """
@@ -181,6 +181,15 @@ def test_configs_are_equal_when_printed_and_parsed(folder):
     for text, names in ((TEXT, {"int8": "m_int8"}), (IMAGE, {"fp32": "m_fp32"})):
         for one in ensembles.publications(recipe.loads(text), folder, names):
             assert model_config.parse(model_config.to_text(one.config)) == one.config
+
+
+def test_a_dry_run_can_show_every_config(folder):
+    """Of the pipeline and its parts, too, under the names that they are published by."""
+    found = ensembles.publications(recipe.loads(TEXT), folder, {"int8": "m_int8"})
+    shown = publish.configs(found)
+    assert list(shown) == ["sentences_tokens", "sentences"]
+    for one in found:
+        assert model_config.parse(shown[one.name]) == one.config
 
 
 @pytest.mark.parametrize(
