@@ -319,7 +319,6 @@ def test_equal_inputs_give_equal_bytes(bench, steps):
         ("nncf", SMOOTH),
         ("modelopt.onnx.quantization", {"quantize": {"method": "modelopt"}}),
         ("modelopt.onnx.autocast", "to_fp16"),
-        ("onnxslim", "slim"),
     ],
 )
 def test_missing_tool_is_told_with_how_to_install_it(bench, monkeypatch, package, spec):
