@@ -187,12 +187,16 @@ def clean(recipe: Path, unused: bool) -> None:
     folder = WORK_DIR / todo.recipe.model.name
     store = Store(folder / planning.STAGES_FOLDER)
     try:
-        if unused:
-            freed = store.remove_others({stage.key for stage in graph.stages(todo)})
-        else:
-            freed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            if folder.is_dir():
-                shutil.rmtree(folder)
+        with store.lock():
+            if unused:
+                freed = store.remove_others({stage.key for stage in graph.stages(todo)})
+            else:
+                freed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+                for path in folder.iterdir():
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    elif path != store.lock_path:
+                        path.unlink()
     except OSError as error:
         raise RepositoryError(
             f"clean of {folder}: {error.strerror or error} ({error.filename}).",

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 
@@ -57,5 +58,10 @@ class StageLines:
         """Say how long it took."""
         if index in self._tasks:
             self._bars.remove_task(self._tasks.pop(index))
-        tail = f" ({note})" if note else ""
-        self._console.print(f"\\[{index}/{total}] {stage}: {seconds:.1f} s{tail}", soft_wrap=True)
+        if note == "cached":
+            told = note
+        elif note.startswith("failed"):
+            told = f"[red]{escape(note)}[/]"
+        else:
+            told = f"{seconds:.1f} s" + (f" ({escape(note)})" if note else "")
+        self._console.print(f"\\[{index}/{total}] {escape(stage)}: {told}", soft_wrap=True)

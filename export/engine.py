@@ -164,7 +164,7 @@ class Engine:
             self._total,
             stage.label,
             finished.seconds if finished else 0.0,
-            "failed" if error else "",
+            f"failed: {error}" if error else "",
         )
 
     def _submitted(self, stage: Stage) -> Future[Finished]:

@@ -74,10 +74,11 @@ def run(
     publishing = publisher.Publisher(todo, target, store, dry_run=dry_run)
     publishing.check()
     try:
-        if fresh and store.root.is_dir():
-            shutil.rmtree(store.root)
-        with _Run(todo, folder, jobs=jobs, progress=progress, until=until) as running:
-            return running.finish(publishing)
+        with store.lock():
+            if fresh and store.root.is_dir():
+                shutil.rmtree(store.root)
+            with _Run(todo, folder, jobs=jobs, progress=progress, until=until) as running:
+                return running.finish(publishing)
     except OSError as error:
         raise RepositoryError(
             f"export of {todo.recipe.model.name}: {error.strerror or error} "

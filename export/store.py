@@ -54,6 +54,11 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def lock_path(self) -> Path:
+        """The lock's file, beside the folder, which may be removed while it is held."""
+        return self.root.with_name(f"{self.root.name}.lock")
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other runs out while stages are written, read or removed. May be nested.
@@ -61,8 +66,7 @@ class Store:
         Raises:
             RepositoryError: when another run is at work, or the disk refuses.
         """
-        # Beside the folder, which may be removed while it is held.
-        path = self.root.with_name(f"{self.root.name}.lock")
+        path = self.lock_path
         lock = filelock.FileLock(path, timeout=0, is_singleton=True)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
