@@ -80,8 +80,7 @@ class Publisher:
     ) -> dict[str, str]:
         """Published name → ``config.pbtxt``, of all that was or would be published."""
         passed = [r for r in reports if r.status in (Status.PUBLISHED, Status.ACCEPTED)]
-        models = self._publications(passed, chosen)
-        return {model.name: model_config.to_text(model.config) for model in models}
+        return publish.configs(self._publications(passed, chosen))
 
     def publish(self, reports: Sequence[VariantReport], chosen: Mapping[str, Judged]) -> Published:
         """Publish the accepted variants, then the ensembles around them.
@@ -141,6 +140,7 @@ class Publisher:
             "load test", binary.version, str(binary.path), versions(),
             [
                 (model.name, model_config.to_text(model.config),
+                 model.ensemble.model_dump(mode="json") if model.ensemble else None,
                  [files_sha256(sorted(one.files.values())) for one in model.versions],
                  files_sha256(sorted(model.model_files.values())))
                 for model in models

@@ -129,8 +129,8 @@ class Serving(FileModel):
     )
     served: str | None = Field(
         default=None,
-        description="With `layout: versions`, the variant that answers first; by default the "
-        "first one that is accepted.",
+        description="With `layout: versions`, the variant that answers; by default the one that "
+        "answers now, at first the first one that is accepted.",
     )
 
     @property
