@@ -32,12 +32,11 @@ import numpy as np
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 PROGRESS_PERIOD_S = 0.5
 PRIORITY = -10  # nice value that we ask for; the client stands for machines outside the server's
-OK, FAILED, LATE, UNSENT = (
-    0,
-    1,
-    2,
-    3,
-)  # perf.replay_result.Outcome, not imported: see above
+GRACE_S = 3.0
+"""How long a stopped run waits for the answers to what it sent."""
+
+# perf.replay_result.Outcome, not imported: see above
+OK, FAILED, LATE, UNSENT = 0, 1, 2, 3
 
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -96,7 +95,11 @@ class Sender:
         self.finished: list[tuple[int, Any]] = []
 
     async def send_all(self) -> None:
-        """Send everything, then wait for the answers; the deadlines bound the wait."""
+        """Send everything, then wait for the answers; the deadlines bound the wait.
+
+        A run that is stopped sends no more, and gives what is under way a moment to be answered: a
+        request that its sender gave up is no failure of the server.
+        """
         for number, arrival_s in enumerate(self.rows.arrival_s.tolist()):
             due_s = self.epoch_s + arrival_s
             now_s = time.monotonic()
@@ -107,7 +110,12 @@ class Sender:
             if self.stopped.is_set():
                 break
             self._send(number, arrival_s)
-        while self.open and not self.stopped.is_set():
+        stopped_s: float | None = None
+        while self.open:
+            if self.stopped.is_set():
+                stopped_s = stopped_s or time.monotonic()
+                if time.monotonic() - stopped_s >= GRACE_S:
+                    break
             await asyncio.sleep(0.02)
         for call in list(self.open):
             call.cancel()
