@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conch.errors import ConfigError
-from export import keys
+from export import hashing
 from export.config_pbtxt import dims_of, dtype_of
 from export.ensemble_spec import (
     LABELS_SUFFIX,
@@ -255,5 +255,5 @@ def _lineage(ensemble: Ensemble, files: Mapping[str, Path]) -> dict[str, Any]:
     """Where a part comes from."""
     return {
         "ensemble": ensemble.model_dump(mode="json", exclude_none=True),
-        "files": {name: keys.file_sha256(path) for name, path in files.items()},
+        "files": {name: hashing.file_sha256(path) for name, path in files.items()},
     }

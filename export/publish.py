@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conch.errors import ConfigError, RepositoryError
-from export import keys
+from export import hashing, keys
 from export.config_pbtxt import LABELS_FILE, triton_config
 from export.ensemble_spec import Ensemble
 from export.recipe import Recipe, Tensor, Variant
@@ -253,7 +253,9 @@ def lineage(
         "seed": recipe.seed,
         "variant": report.name,
         "steps": list(report.steps),
-        "files": {name: keys.file_sha256(path) for name, path in version_files(artifact).items()},
+        "files": {
+            name: hashing.file_sha256(path) for name, path in version_files(artifact).items()
+        },
         "facts": dict(artifact.facts),
         "gates": [
             {"gate": g.gate, "value": g.value, "sense": g.sense, "limit": g.limit, "unit": g.unit}

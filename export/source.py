@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conch.errors import ConchError, ConfigError
-from export.source_files import file_digest, python_files
+from export.hashing import file_sha256
+from export.source_files import python_files
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +142,7 @@ def _code_digest(folder: Path) -> str:
     """Hash of the Python files in the folder and below it, and of their places in it."""
     found = hashlib.sha256()
     for path in python_files(folder):
-        found.update(f"{path.relative_to(folder)}\0{file_digest(path)}\n".encode())
+        found.update(f"{path.relative_to(folder)}\0{file_sha256(path)}\n".encode())
     return found.hexdigest()[:12]
 
 

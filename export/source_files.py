@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -87,16 +86,6 @@ def source_files(recipe_path: Path, recipe: Recipe) -> list[Path]:
         inside = located(model.huggingface.folder, folder, key="model.huggingface.folder")
         found.update(path for path in inside.iterdir() if _is_part_of_model(path))
     return sorted(found)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of the file's content, in hex; about 0.3 s for 90 MB.
-
-    Raises:
-        OSError: when it cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def python_files(folder: Path) -> list[Path]:

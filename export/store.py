@@ -19,7 +19,7 @@ import filelock
 
 from conch.errors import RepositoryError
 from conch.failpoint import failpoint
-from export.keys import file_sha256
+from export.hashing import file_sha256
 from export.steps import Artifact, Form
 
 STAGE_FILE = "stage.json"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from conch.units import Duration, Size
+from export.hashing import file_sha256
 from export.steps.base import Artifact, Context, Form, Step
 from export.steps.onnx_file import save_whole
 from export.steps.to_onnx import MODEL_FILE
@@ -98,7 +99,7 @@ class ToTensorrt(Step):
         """How to build the engine."""
         return BuildRecipe(
             onnx=onnx.name,
-            onnx_sha256=build_recipe.file_sha256(onnx),
+            onnx_sha256=file_sha256(onnx),
             profile=build_recipe.profile(recipe),
             version_compatible=self.version_compatible,
             hardware_compatibility=self.hardware_compatibility,

@@ -87,12 +87,6 @@ def profile(recipe: Recipe) -> dict[str, InputProfile]:
     }
 
 
-def file_sha256(path: Path) -> str:
-    """Hash of the file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def as_request(build: BuildRecipe) -> dict[str, Any]:
     """The recipe as JSON values for the runner."""
     return build.model_dump(mode="json")

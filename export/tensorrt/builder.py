@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conch.errors import ConchError, ConfigError, RepositoryError
+from export.hashing import file_sha256
 from export.tensorrt import build_recipe, gate, process
 from export.tensorrt.build_recipe import BuildRecipe
 from serving import atomic, locks
@@ -152,7 +153,7 @@ def reason_to_build(candidate: Candidate, host: Host | None) -> str:
         return f"its engine has no {PLAN_FACTS}"
     if facts.get("build_sha256") != build.sha256:
         return f"{BUILD_FILE} is another than the engine was built by"
-    if facts.get("plan_sha256") != build_recipe.file_sha256(plan):
+    if facts.get("plan_sha256") != file_sha256(plan):
         return f"{PLAN_FILE} is not the engine that {PLAN_FACTS} tells of"
     return _other_host(facts, build, host) if host is not None else ""
 
@@ -268,7 +269,7 @@ def _build_aside(
 ) -> Built:
     """One engine: built aside, then put in place."""
     onnx = candidate.folder / candidate.build.onnx
-    if not onnx.is_file() or build_recipe.file_sha256(onnx) != candidate.build.onnx_sha256:
+    if not onnx.is_file() or file_sha256(onnx) != candidate.build.onnx_sha256:
         return _built(
             candidate, "failed", f"{onnx.name} is not the file that {BUILD_FILE} was made for"
         )
@@ -311,7 +312,7 @@ def plan_facts(
         **asdict(host),
         "onnx_sha256": build.onnx_sha256,
         "build_sha256": build.sha256,
-        "plan_sha256": build_recipe.file_sha256(plan),
+        "plan_sha256": file_sha256(plan),
         "engine_bytes": plan.stat().st_size,
         "flags": {
             "version_compatible": build.version_compatible,

@@ -20,9 +20,10 @@ from export import parity, pipeline, planning, preflight
 from export import recipe as recipes
 from export.data import RecipeData
 from export.external_data import external_files
+from export.hashing import file_sha256
 from export.session import Session
 from export.source import Source
-from export.source_files import file_digest, source_files
+from export.source_files import source_files
 from export.steps import Artifact, Form, onnx_file
 from export.store import Store
 from tests.integration import toy_recipe
@@ -600,6 +601,6 @@ def test_files_that_decide_the_original_are_found(tmp_path):
     assert [str(file.relative_to(tmp_path)) for file in found] == [
         "data.py", "layers/__init__.py", "layers/conv.py", "model.py", "weights/a.bin",
     ]  # fmt: skip
-    before = file_digest(tmp_path / "weights" / "a.bin")
+    before = file_sha256(tmp_path / "weights" / "a.bin")
     (tmp_path / "weights" / "a.bin").write_bytes(b"2")
-    assert file_digest(tmp_path / "weights" / "a.bin") != before
+    assert file_sha256(tmp_path / "weights" / "a.bin") != before

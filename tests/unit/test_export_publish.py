@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from conch.errors import ConfigError, RepositoryError
-from export import keys, publish, recipe
+from export import hashing, publish, recipe
 from export.ensemble_spec import Ensemble, ImageInput
 from export.parity import at_least
 from export.report import VariantReport
@@ -465,7 +465,7 @@ def test_lineage_tells_where_the_file_comes_from_and_why_it_was_let_in(artifact)
         now=datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC),
     )
     assert found["published_at"] == "2026-11-21T00:00:00+00:00"
-    assert found["files"] == {"model.onnx": keys.file_sha256(artifact.file)}
+    assert found["files"] == {"model.onnx": hashing.file_sha256(artifact.file)}
     assert found["variant"] == "int8"
     assert found["steps"] == ["to_onnx", "quantize dynamic"]
     assert found["gates"][0] == {

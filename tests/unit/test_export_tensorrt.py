@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conch.errors import ConfigError
-from export import publish
+from export import hashing, publish
 from export import recipe as recipes
 from export.parity import Verdict
 from export.tensorrt import build_recipe, builder, gate, process
@@ -236,7 +236,7 @@ def published(tmp_path):
         onnx = tmp_path / "model.onnx"
         onnx.write_bytes(content)
         shape = InputProfile(min=(1, 4), opt=(2, 4), max=(4, 4))
-        sha256 = build_recipe.file_sha256(onnx)
+        sha256 = hashing.file_sha256(onnx)
         build = BuildRecipe(onnx="model.onnx", onnx_sha256=sha256, profile={"x": shape})
         (tmp_path / "build.json").write_text(build.to_json())
         files = {file: tmp_path / file for file in ("model.onnx", "build.json")}
