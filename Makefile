@@ -32,7 +32,8 @@ demo: $(STAMP) ## The main job, end to end: export, serve, load, control, report
 
 test: $(STAMP) prometheus ## Every test: unit, docs, and integration on a real Triton
 	$(BIN)/conch doctor --fix
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 test-unit: $(STAMP) ## Pure logic only, seconds
 	$(BIN)/python -m pytest tests/unit

@@ -32,6 +32,8 @@ from serving.runtime import endpoint as endpoints
 from serving.runtime import prometheus
 from tests.integration import scripted
 
+pytestmark = pytest.mark.alone
+
 X = {"x": np.ones((1, 4), np.float32)}
 QUICK = ModelPolicy(
     slo=0.2,

@@ -12,6 +12,8 @@ import yaml
 from export import pipeline
 from serving.repository import Repository
 
+pytestmark = pytest.mark.alone
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -17,6 +17,8 @@ from export.data import RecipeData
 from export.source import Source, call, load_module
 from tests.integration import toy_recipe
 
+pytestmark = pytest.mark.alone  # it finds what test_export_examples built
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SEQUENCE_MODEL = """
@@ -137,13 +139,16 @@ def test_served_variant_answers_as_the_original(server, expected, name, protocol
 
 
 def test_text_in_vector_out_equals_the_pytorch_pipeline(server, connect):
-    """100 sentences through the ensemble, alone and in batches, against tokenizer and torch."""
+    """100 sentences through the ensemble, alone and in batches, against tokenizer and torch.
+
+    They are of documents that calibration does not see; each one has to be right, not the mean.
+    """
     import torch
 
     source = Source(EXAMPLES / "minilm")
     original = source.call("model.py:load", key="model.factory", seed=0)
     folder = source.call("model.py:model_folder", key="weights", seed=0)
-    lines = source.call("data.py:_lines", "lee_background.cor", key="data", seed=0)
+    lines = source.call("data.py:_lines", "lee_background.cor", key="data", seed=0)[100:]
     sentences = [s for line in lines for s in line.split(". ") if 20 < len(s) < 200][:100]
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
@@ -165,8 +170,7 @@ def test_text_in_vector_out_equals_the_pytorch_pipeline(server, connect):
             got.append(answer["sentence_embedding"])
         cosine = parity.cosine(np.stack(reference), np.concatenate(got))
         assert len(cosine) == 100
-        assert cosine.mean() >= 0.99
-        assert cosine.min() >= 0.98
+        assert cosine.min() >= 0.99
 
 
 def tensor(protocol, name, array):

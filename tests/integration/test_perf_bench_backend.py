@@ -15,6 +15,8 @@ from conch.errors import ConfigError, ThresholdMissed
 from perf.bench.backend import bench_backend
 from tests.integration.onnx_models import Port, publish
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
