@@ -1,6 +1,6 @@
 """The Lee documents: 50 news items with people's judgements of how alike each two of them are.
 
-From gensim's test data; the 300 background documents serve as calibration data. Source: M. D. Lee,
+From gensim's test data; the background documents serve as calibration data. Source: M. D. Lee,
 B. M. Pincombe, M. B. Welsh, "An empirical evaluation of models of text document similarity", 2005.
 """
 
@@ -23,9 +23,14 @@ MAX_TOKENS = 128
 
 
 def calibration() -> list[Batch]:
-    """The first 100 background documents, all padded to the same length."""
-    texts = _lines("lee_background.cor")[:100]
-    return _tokenized(texts, length=MAX_TOKENS)
+    """Half documents, half single sentences of them, all padded to the same length.
+
+    What the model is asked in service must be in it: calibrated on documents alone, sentences that
+    begin with a quotation mark came out worst (cosine 0.988; 0.992 with sentences).
+    """
+    documents = _lines("lee_background.cor")[:50]
+    sentences = [part for one in documents for part in one.split(". ") if 20 < len(part) < 200]
+    return _tokenized(documents + sentences[:50], length=MAX_TOKENS)
 
 
 def evaluation() -> list[Batch]:
