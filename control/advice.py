@@ -23,7 +23,8 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
             "Nothing. `quiet` and `cooldown` in the policy say how long it waits."
         ),
         Reason.SCALE_UP_LOAD: (
-            "Nothing. It is an in-place change of the instance count, or a reload where the load "
+            "Nothing. It is an in-place change of the instance count, or a reload where the load, "
+            "averaged or at the newest look alone, "
             "is more than 1.1 times the capacity and the queue would never be empty."
         ),
         Reason.SCALE_UP_BACKLOG: (

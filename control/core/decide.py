@@ -82,9 +82,10 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     reason, proposal, plan = _propose(
         state, applied, demand, capacities, needed, known, panic=panic, warm=warm, at_s=seen.at_s
     )
+    # A load that has just jumped is still averaged away in both windows.
+    at_once_rps = max(demand.need_rps, windows.newest_rps(state.intervals))
     fresh = reason is Reason.SCALE_UP_BACKLOG or (
-        reason is Reason.SCALE_UP_LOAD
-        and demand.need_rps > SATURATED * capacities[applied.instances]
+        reason is Reason.SCALE_UP_LOAD and at_once_rps > SATURATED * capacities[applied.instances]
     )
     if plan is not None:
         state = replace(state, planned_s=seen.at_s)
@@ -98,6 +99,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         granularity=seen.granularity,
     )
     terms = _terms(demand, service, capacities, needed, applied, plan, policy)
+    terms["at_once_rps"] = at_once_rps
     decision = Decision(
         tick_id=seen.tick_id,
         at_s=seen.at_s,

@@ -5,6 +5,7 @@ All functions are of values; the newest interval is last.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from control.core.types import Observation
@@ -79,6 +80,20 @@ def rate_rps(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -
     inside = [i for i in intervals if i.end_s > at_s - window_s]
     seconds = sum(i.end_s - i.start_s for i in inside)
     return sum(i.arrivals for i in inside) / seconds if seconds else None
+
+
+def newest_rps(intervals: tuple[Interval, ...]) -> float:
+    """What the arrival rate of the newest interval is at least; 0 when there is none.
+
+    One standard deviation of a Poisson count is taken off, as the interval may be short.
+
+    Example:
+        100 arrivals in the newest interval of 0.5 s give (100 - 10) / 0.5 = 180.0.
+    """
+    if not intervals:
+        return 0.0
+    newest = intervals[-1]
+    return (newest.arrivals - math.sqrt(newest.arrivals)) / (newest.end_s - newest.start_s)
 
 
 def covered_s(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -> float:

@@ -62,6 +62,18 @@ def test_decide_takes_a_second_copy_where_the_load_saturates_the_first() -> None
     assert story.last.fresh
 
 
+def test_decide_takes_a_second_copy_for_a_jump_that_the_windows_average_away() -> None:
+    """The window is just above the capacity of one, and the newest second far above it."""
+    policy = a_policy(fast_window_s=8, stable_window_s=16)
+    story = Story(policy=policy, obeys=False).passes(20, load_rps=300)
+    capacity = story.last.terms["capacity_1_rps"]
+    story.passes(20, load_rps=0.97 * capacity).tick(1.24 * capacity)
+    assert story.pending == 0
+    assert story.last.reason is Reason.SCALE_UP_LOAD
+    assert story.last.terms["need_rps"] < 1.1 * story.last.terms["capacity_1_rps"]
+    assert story.last.fresh
+
+
 def test_decide_reacts_to_a_step_within_two_ticks() -> None:
     """The fast window sees a fourfold step at once."""
     story = Story().passes(20, load_rps=300).passes(2, load_rps=1200)
