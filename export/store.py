@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from conch.errors import RepositoryError
 from conch.failpoint import failpoint
 from export.hashing import file_sha256
 from export.steps import Artifact, Form
+from serving import locks
 
 STAGE_FILE = "stage.json"
 MODULE_FILE = "module.pt"
@@ -66,25 +65,12 @@ class Store:
         Raises:
             RepositoryError: when another run is at work, or the disk refuses.
         """
-        path = self.lock_path
-        lock = filelock.FileLock(path, timeout=0, is_singleton=True)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except filelock.Timeout:
-            raise RepositoryError(
-                f"export: another run of this recipe is at work in {self.root.parent}.",
-                hint="Wait for it to end, or run it in another folder.",
-            ) from None
-        except OSError as error:
-            raise RepositoryError(
-                f"export: lock {path}: {error.strerror or error}.",
-                hint="Free some space or mend the permissions, then run it again.",
-            ) from error
-        try:
+        busy = RepositoryError(
+            f"export: another run of this recipe is at work in {self.root.parent}.",
+            hint="Wait for it to end, or run it in another folder.",
+        )
+        with locks.held(self.lock_path, wait_s=0, busy=busy, nested=True):
             yield
-        finally:
-            lock.release()
 
     def get(self, key: str) -> Finished | None:
         """The finished stage; None when it was never finished or its files are not whole."""

@@ -27,7 +27,7 @@ from export import recipe as recipes
 from export.config_pbtxt import triton_config
 from export.steps import Artifact, Context, Form
 from export.steps.to_tensorrt import ToTensorrt
-from export.tensorrt import builder, gate, process
+from export.tensorrt import builder, candidates, gate, process
 from serving import check
 from serving.check import Severity
 from serving.model_config import ModelConfig
@@ -258,7 +258,7 @@ def test_nothing_to_build_needs_no_gpu(tmp_path):
 
 def test_engine_takes_its_place_beside_the_published_files(repository, recipe, files, tmp_path):
     """It is whole or absent, the model can be published again, and no check complains."""
-    (candidate,) = builder.candidates(repository)
+    (candidate,) = candidates.find(repository)
     (finding,) = check.check(repository)
     assert finding.severity is Severity.WARNING
     assert "engine is not built" in finding.message

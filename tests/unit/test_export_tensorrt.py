@@ -14,9 +14,9 @@ from conch.errors import ConfigError
 from export import hashing, publish
 from export import recipe as recipes
 from export.parity import Verdict
-from export.tensorrt import build_recipe, builder, gate, process
+from export.tensorrt import build_recipe, builder, candidates, gate, process
 from export.tensorrt.build_recipe import BuildRecipe, InputProfile
-from export.tensorrt.builder import Candidate, Host
+from export.tensorrt.candidates import Candidate, Host
 from export.tensorrt.process import Outcome
 from serving import model_config
 from serving.model_config import ModelConfig
@@ -171,7 +171,7 @@ def candidate(tmp_path):
 
 def test_engine_that_fits_is_left_alone(candidate):
     """Nothing to do, on the host that it was built for."""
-    assert builder.reason_to_build(candidate, HERE) == ""
+    assert candidates.reason_to_build(candidate, HERE) == ""
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_engine_that_fits_is_left_alone(candidate):
 )
 def test_engine_of_another_host_is_built_again(candidate, host, reason):
     """TensorRT refuses such a plan, or it is slow."""
-    assert reason in builder.reason_to_build(candidate, host)
+    assert reason in candidates.reason_to_build(candidate, host)
 
 
 @pytest.mark.parametrize(
@@ -201,19 +201,19 @@ def test_compatible_engines_serve_other_hosts(candidate, options, host, again):
     """What the options promise is used: no needless build."""
     build = candidate.build.model_copy(update=options)
     facts = {**candidate.plan_facts, "build_sha256": build.sha256}
-    found = builder.reason_to_build(replace(candidate, build=build, plan_facts=facts), host)
+    found = candidates.reason_to_build(replace(candidate, build=build, plan_facts=facts), host)
     assert bool(found) is again
 
 
 def test_engine_of_another_recipe_or_content_is_built_again(candidate):
     """Changed build.json, a lost plan.json, a changed or a missing plan: each is noticed."""
     other = candidate.build.model_copy(update={"optimization_level": 5})
-    assert "build.json" in builder.reason_to_build(replace(candidate, build=other), None)
-    assert "no plan.json" in builder.reason_to_build(replace(candidate, plan_facts={}), None)
+    assert "build.json" in candidates.reason_to_build(replace(candidate, build=other), None)
+    assert "no plan.json" in candidates.reason_to_build(replace(candidate, plan_facts={}), None)
     (candidate.folder / "model.plan").write_bytes(b"changed")
-    assert "is not the engine" in builder.reason_to_build(candidate, None)
+    assert "is not the engine" in candidates.reason_to_build(candidate, None)
     (candidate.folder / "model.plan").unlink()
-    assert builder.reason_to_build(candidate, None) == "it has no engine"
+    assert candidates.reason_to_build(candidate, None) == "it has no engine"
 
 
 def test_build_recipe_survives_its_file(candidate, tmp_path):
