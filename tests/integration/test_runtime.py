@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from serving.runtime import prometheus, wheel
 from serving.runtime.guard import SHARED_MEMORY
 from serving.runtime.supervisor import TritonServer
 from serving.runtime.wheel import PinnedWheel
-from tests.integration.conftest import StartServer
+from tests.integration.conftest import StartServer, wait_until
 from tests.integration.onnx_models import publish_double
 
 NAME = "conch-test"
@@ -60,16 +59,6 @@ def post(url: str, key: str | None = None) -> int:
     """The status of an empty POST."""
     headers = {ADMIN_HEADER: key} if key else {}
     return requests.post(url, headers=headers, timeout=20).status_code
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
-    """Whether the condition came true in time."""
-    until_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > until_s:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def descendants(pid: int) -> list[psutil.Process]:
