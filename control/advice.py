@@ -24,8 +24,8 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
         ),
         Reason.SCALE_UP_LOAD: (
             "Nothing. It is an in-place change of the instance count, or a reload where the load, "
-            "averaged or at the newest look alone, "
-            "is more than 1.1 times the capacity and the queue would never be empty."
+            "averaged or at the newest look alone, is more than 1.1 times the capacity and the "
+            "queue would never be empty."
         ),
         Reason.SCALE_UP_BACKLOG: (
             "Nothing. It is a reload, because an in-place change can starve behind a full queue: "

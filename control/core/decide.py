@@ -35,6 +35,7 @@ class Demand:
         pending: requests that wait.
         drain_s: how long they would take at full batches.
         need_rps: what the capacity must be.
+        at_once_rps: the load while a change is made: a jump is still averaged away in the windows.
     """
 
     fast_rps: float
@@ -42,6 +43,7 @@ class Demand:
     pending: float
     drain_s: float
     need_rps: float
+    at_once_rps: float
 
 
 def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Decision, ControlState]:
@@ -82,10 +84,9 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     reason, proposal, plan = _propose(
         state, applied, demand, capacities, needed, known, panic=panic, warm=warm, at_s=seen.at_s
     )
-    # A load that has just jumped is still averaged away in both windows.
-    at_once_rps = max(demand.need_rps, windows.newest_rps(state.intervals))
     fresh = reason is Reason.SCALE_UP_BACKLOG or (
-        reason is Reason.SCALE_UP_LOAD and at_once_rps > SATURATED * capacities[applied.instances]
+        reason is Reason.SCALE_UP_LOAD
+        and demand.at_once_rps > SATURATED * capacities[applied.instances]
     )
     if plan is not None:
         state = replace(state, planned_s=seen.at_s)
@@ -99,7 +100,6 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         granularity=seen.granularity,
     )
     terms = _terms(demand, service, capacities, needed, applied, plan, policy)
-    terms["at_once_rps"] = at_once_rps
     decision = Decision(
         tick_id=seen.tick_id,
         at_s=seen.at_s,
@@ -234,12 +234,14 @@ def _demand(
     excess = max(0.0, waiting - full * applied.instances)
     drain_s = excess * service.of(full) / (full * applied.instances)
     drain_within_s = max(policy.slo_s, DRAIN_AT_LEAST_S)
+    need_rps = max(fast_rps, stable_rps) + excess / drain_within_s
     return Demand(
         fast_rps=fast_rps,
         stable_rps=stable_rps,
         pending=waiting,
         drain_s=drain_s,
-        need_rps=max(fast_rps, stable_rps) + excess / drain_within_s,
+        need_rps=need_rps,
+        at_once_rps=max(need_rps, windows.newest_rps(state.intervals)),
     )
 
 
@@ -271,6 +273,7 @@ def _terms(
         "pending_count": demand.pending,
         "drain_s": demand.drain_s,
         "need_rps": demand.need_rps,
+        "at_once_rps": demand.at_once_rps,
         "slo_s": policy.slo_s,
         "service_alpha_s": service.alpha_s,
         "service_beta_s": service.beta_s,

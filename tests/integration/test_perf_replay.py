@@ -19,6 +19,7 @@ from perf import perf_analyzer, traces
 from perf.capacity import find_capacity
 from perf.replay import Progress, ReplayTarget, replay
 from perf.replay_result import Outcome, ReplayResult
+from serving.client import TritonClient
 from serving.runtime.endpoint import Endpoint
 from serving.runtime.supervisor import TritonServer
 from tests.integration.conftest import StartServer
@@ -112,8 +113,8 @@ def test_replay_sees_the_whole_of_a_stall(endpoint: Endpoint) -> None:
     result = replay(trace, target(endpoint, "stall"), slo_s=0.05, processes=1)
     assert result.valid, result.invalid_reason
     slow = result.latency_s[result.latency_s > 0.05]
-    assert 40 <= slow.size <= 100
-    assert 0.4 <= slow.max() < 1
+    assert 40 <= slow.size <= 60
+    assert slow.max() == pytest.approx(0.5, abs=0.1)
     ordered = result.latency_s[100:140]  # each one waits 10 ms less than the one before
     assert np.mean(np.diff(ordered) < 0) > 0.9
 
@@ -197,27 +198,31 @@ def test_capacity_finds_what_a_known_model_carries(endpoint: Endpoint) -> None:
 def test_perf_analyzer_measures_the_model(endpoint: Endpoint) -> None:
     """NVIDIA's tool runs against the restricted server, and its report becomes typed values.
 
-    What it reaches of a rate is the machine's affair (it falls behind on a busy one: 30 of 40 were
-    seen), so only what the report says of itself is asked for.
+    The rate in its report is the count over the windows' wall time: a pause of one second at the
+    end of three makes 30 of 40. The server counts what was sent, which no pause changes.
     """
     result = perf_analyzer.run(
         "slow", endpoint, concurrencies=(1, 2), shapes={"sequence": (2,)}, duration_s=1.5
     )
     one, two = result.levels
     assert one.load == 1
-    assert 0 < one.throughput_rps < 200
-    assert 5 <= one.infer_ms <= one.avg_ms
+    assert 60 < one.throughput_rps < 200
+    assert 5 <= one.infer_ms < 8
     assert one.p50_ms <= one.p99_ms
-    assert two.queue_ms > one.queue_ms
-    rate = perf_analyzer.run(
-        "echo",
-        endpoint,
-        rates=(40.0,),
-        batch=2,
-        shapes={"x": (2,)},
-        duration_s=3,
-        distribution="constant",
-    )
+    assert two.queue_ms > 3
+    with TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key) as client:
+        before = client.statistics("echo").inference_count
+        rate = perf_analyzer.run(
+            "echo",
+            endpoint,
+            rates=(40.0,),
+            batch=2,
+            shapes={"x": (2,)},
+            duration_s=3,
+            distribution="constant",
+        )
+        inferences = client.statistics("echo").inference_count - before
+    assert inferences >= 2 * 40 * 3
     (level,) = rate.levels
     assert level.load == 40
     assert 0 < level.throughput_rps < 44
