@@ -224,7 +224,9 @@ def test_triton_drops_an_ensemble_whose_member_takes_smaller_batches(served) -> 
         client.load("member")
         states = client.index()
         assert states["member"] == "READY"
-        assert (states["pipeline"], states["outer"]) == ("UNAVAILABLE", "UNAVAILABLE")
+        around = ("pipeline", "outer")
+        assert all(states[name] != "READY" for name in around)  # at once: the actuator relies on it
+        assert wait_until(lambda: {client.index()[name] for name in around} == {"UNAVAILABLE"})
     finally:
         repository.write_text("member", before, reason="test")
         client.load("member")
