@@ -20,7 +20,8 @@ from conch.units import DURATION
 from control import codec, explain, policy_file, session
 from control.actuator import Action, Outcome
 from control.journal import Journal
-from control.loop import ControlLoop, Mode, Tick
+from control.core.types import Decision
+from control.loop import ControlLoop, Ending, Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
 from serving.model_config import ReloadKind
 from serving.runtime.endpoint import Endpoint
@@ -306,20 +307,30 @@ def _tell(tick: Tick, *, jsonl: bool) -> None:
         data = {
             "model": tick.model,
             "decision": codec.plain(tick.decision),
-            "action": codec.action(tick.action) if tick.action else None,
+            "ended": _ended(tick.ended) if tick.ended else None,
         }
         click.echo(json.dumps(data))
         return
-    if tick.action is None or tick.action.outcome is Outcome.UNCHANGED:
+    action = tick.ended.action if tick.ended else None
+    if tick.ended is None or action is None or action.outcome is Outcome.UNCHANGED:
         return
-    click.echo(_action_line(tick, tick.action))
+    click.echo(_action_line(tick.model, tick.ended.decision, action))
 
 
-def _action_line(tick: Tick, action: Action) -> str:
+def _ended(ending: Ending) -> dict[str, object]:
+    """A change that ended, as JSON types."""
+    return {
+        "decision": codec.plain(ending.decision),
+        "action": codec.action(ending.action) if ending.action else None,
+        "error": ending.error,
+    }
+
+
+def _action_line(model: str, decision: Decision, action: Action) -> str:
     """One applied or refused change for people."""
-    now = time.strftime("%H:%M:%S", time.localtime(tick.decision.at_s))
+    now = time.strftime("%H:%M:%S", time.localtime(decision.at_s))
     return (
-        f"{now}  {tick.model}: {tick.decision.reason.name}: "
-        f"{explain.describe(tick.decision.applied)} → {explain.describe(tick.decision.desired)} "
+        f"{now}  {model}: {decision.reason.name}: "
+        f"{explain.describe(decision.applied)} → {explain.describe(decision.desired)} "
         f"({action.kind.value}, {action.outcome.value} in {action.seconds:.2f} s) {action.error}"
     ).rstrip()

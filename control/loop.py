@@ -10,16 +10,19 @@ import enum
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 
 from conch.errors import ApplyRejected, ConchError, RepositoryError
 from control.actuator import Action, Actuator, Outcome
-from control.core.decide import decide
-from control.core.state import Applied, ControlState
-from control.core.types import Decision, Observation, Policy
+from control.core.policies.conch import Conch
+from control.core.policies.rule import Rule
+from control.core.state import Applied, ControlState, InFlight
+from control.core.step import Begun, Ended, Event, Looked, Started, step
+from control.core.types import Decision, Observation, Policy, Settings
 from control.journal import Journal
 from control.observe import Observer
 from serving import locks
@@ -29,6 +32,7 @@ from serving.repository import Repository
 log = structlog.get_logger()
 
 PRUNE_EVERY_S = 3600.0
+_CONCH = Conch()
 
 
 class Mode(enum.Enum):
@@ -39,22 +43,60 @@ class Mode(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A change that has ended.
+
+    Attributes:
+        decision: that asked for it.
+        action: how it went; None when it failed and even the rollback did.
+        error: why it failed, or empty.
+    """
+
+    decision: Decision
+    action: Action | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """What one tick did for one model."""
+    """What one tick did for one model.
+
+    Attributes:
+        model: whose.
+        observation, decision: of this tick.
+        begun: whether a change was begun.
+        ended: the change that ended since the last tick, if one did.
+    """
 
     model: str
     observation: Observation
     decision: Decision
-    action: Action | None
+    begun: bool = False
+    ended: Ending | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Acting:
+    """A change in the hands of the actuator."""
+
+    action_id: int
+    decision: Decision
+    before: Settings
+    future: Future[Action]
 
 
 @dataclass(slots=True, kw_only=True)
 class ControlLoop:
     """Ticks over the models of one server.
 
+    A change is applied in a thread of its own while the ticks go on: an instance may take many
+    seconds to load, and whoever looks away that long sees the next jump too late. One change a
+    model is in flight at a time.
+
     Attributes:
         policies: by model.
         observer, actuator, journal: the shell's hands; see their modules.
+        rules: by model; Conch's own where a model has none.
         mode: active or advisory.
         keep_journal_s: ticks without an action are forgotten after this long.
         clock: wall clock, seconds since the epoch.
@@ -64,10 +106,13 @@ class ControlLoop:
     observer: Observer
     actuator: Actuator
     journal: Journal
+    rules: Mapping[str, Rule] = field(default_factory=dict)
     mode: Mode = Mode.ACTIVE
     keep_journal_s: float = 7 * 86400.0
     clock: Callable[[], float] = time.time
     _states: dict[str, ControlState] = field(default_factory=dict)
+    _acting: dict[str, _Acting] = field(default_factory=dict)
+    _pool: ThreadPoolExecutor | None = None
     _last_reason: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -79,18 +124,19 @@ class ControlLoop:
         if self.mode is not Mode.ACTIVE:
             return
         for model in self.policies:
-            tried = self.journal.tried(model, since_s=self.clock() - 3600.0)
-            self._states[model] = ControlState(changes=tried)
+            now_s = self.clock()
+            tried = self.journal.tried(model, since_s=now_s - 3600.0)
+            self._step(model, Started(at_s=now_s, changes=tried))
             try:
                 self.actuator.reconcile(model)
             except ConchError as error:
                 log.error("model.not_reconciled", model=model, error=error.message)
 
     def tick(self) -> Iterator[Tick]:
-        """One look, decision and action for each model; an error of one skips only that one."""
-        for model, policy in self.policies.items():
+        """One look and decision for each model; an error of one skips only that one."""
+        for model in self.policies:
             try:
-                yield self._tick(model, policy)
+                yield self._tick(model)
             except ConchError as error:
                 log.error("tick.failed", model=model, error=error.message)
 
@@ -102,22 +148,37 @@ class ControlLoop:
         duration_s: float | None = None,
         on_tick: Callable[[Tick], None] | None = None,
     ) -> None:
-        """Tick until ``stop`` is set or ``duration_s`` has passed; a tick that fails only holds."""
+        """Tick until ``stop`` is set or ``duration_s`` has passed; a tick that fails only holds.
+
+        A change that is in flight at the end is waited for.
+        """
         begun_s = time.monotonic()
         due_s = prune_s = begun_s
-        while not stop.is_set():
-            if time.monotonic() >= prune_s:
-                prune_s += PRUNE_EVERY_S
-                self._prune()
-            for done in self.tick():
-                if on_tick:
-                    on_tick(done)
-            now_s = time.monotonic()
-            if duration_s is not None and now_s - begun_s >= duration_s:
-                return
-            # Ticks that an action took are skipped, not stacked.
-            due_s = max(due_s + tick_s, now_s)
-            stop.wait(due_s - now_s)
+        try:
+            while not stop.is_set():
+                if time.monotonic() >= prune_s:
+                    prune_s += PRUNE_EVERY_S
+                    self._prune()
+                for done in self.tick():
+                    if on_tick:
+                        on_tick(done)
+                now_s = time.monotonic()
+                if duration_s is not None and now_s - begun_s >= duration_s:
+                    return
+                # Ticks that came too late are skipped, not stacked.
+                due_s = max(due_s + tick_s, now_s)
+                stop.wait(due_s - now_s)
+        finally:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait for the changes in flight, and remember how they went."""
+        for model, acting in list(self._acting.items()):
+            wait([acting.future])
+            self._ended(model)
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
 
     def _prune(self) -> None:
         """Forget old ticks; a full disk is said and is no reason to stop."""
@@ -126,58 +187,102 @@ class ControlLoop:
         except ConchError as error:
             log.error("journal.not_pruned", error=error.message)
 
-    def _tick(self, model: str, policy: Policy) -> Tick:
+    def _step(self, model: str, event: Event) -> Decision | None:
+        """Feed the core one event."""
+        rule = self.rules.get(model, _CONCH)
+        state = self._states.get(model, ControlState())
+        self._states[model], decision = step(rule, state, event, self.policies[model])
+        return decision
+
+    def _tick(self, model: str) -> Tick:
+        ended = self._ended(model)
         seen = self.observer.look(model, clock=self.clock)
-        decision, state = decide(self._states.get(model, ControlState()), seen, policy)
-        self._states[model] = state
+        decision = self._step(model, Looked(seen=seen))
+        assert decision is not None  # noqa: S101  # a look is always answered
         self.journal.record(model, seen, decision, mode=self.mode.value)
         self._tell(model, decision)
-        action = None
-        if decision.changes and self.mode is Mode.ACTIVE:
-            action = self.act(model, decision)
-        return Tick(model=model, observation=seen, decision=decision, action=action)
+        begin = decision.changes and self.mode is Mode.ACTIVE and model not in self._acting
+        if begin:
+            self._begin(model, decision)
+        return Tick(model=model, observation=seen, decision=decision, begun=begin, ended=ended)
 
     def act(self, model: str, decision: Decision) -> Action:
-        """Apply a decision, recorded before and after; the state learns how it went."""
-        assert decision.desired is not None  # noqa: S101  # `changes` says so
-        state = self._states.get(model, ControlState())
-        self._states[model] = replace(state, in_flight=True)
-        action_id = self.journal.begin(model, decision, at_s=self.clock())
-        try:
-            action = self.actuator.apply(
-                model,
-                decision.desired,
-                reason=decision.reason.name,
-                tick_id=decision.tick_id,
-                fresh=decision.fresh,
-            )
-        except ConchError as error:
-            self._learn(model, decision, reload=isinstance(error, ApplyRejected), ok=False)
-            self._end(action_id, error)
-            raise
-        if action.outcome is Outcome.UNCHANGED:
-            self._states[model] = state  # nothing was in flight after all
-        else:
-            reload = action.kind is ReloadKind.RELOAD
-            self._learn(model, decision, reload=reload, ok=action.outcome is Outcome.APPLIED)
-        self._end(action_id, action)
-        return action
+        """Apply a decision and wait for the end.
 
-    def _end(self, action_id: int, result: Action | ConchError) -> None:
+        Raises:
+            ConchError: when it failed and could not be undone.
+        """
+        self._begin(model, decision)
+        future = self._acting[model].future
+        try:
+            return future.result()
+        finally:
+            self._ended(model)
+
+    def _begin(self, model: str, decision: Decision) -> None:
+        """Record a change and hand it to the actuator."""
+        assert decision.desired is not None  # noqa: S101  # `changes` says so
+        assert decision.applied is not None  # noqa: S101
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(max(1, len(self.policies)), "conch-actuator")
+        now_s = self.clock()
+        action_id = self.journal.begin(model, decision, at_s=now_s)
+        change = InFlight(since_s=now_s, settings=decision.desired, before=decision.applied)
+        self._step(model, Begun(change=change))
+        future = self._pool.submit(
+            self.actuator.apply,
+            model,
+            decision.desired,
+            reason=decision.reason.name,
+            tick_id=decision.tick_id,
+            fresh=decision.fresh,
+        )
+        self._acting[model] = _Acting(
+            action_id=action_id, decision=decision, before=decision.applied, future=future
+        )
+
+    def _ended(self, model: str) -> Ending | None:
+        """Take in the change that has ended, if one has."""
+        acting = self._acting.get(model)
+        if acting is None or not acting.future.done():
+            return None
+        del self._acting[model]
+        decision = acting.decision
+        try:
+            action = acting.future.result()
+        except ConchError as error:
+            log.error("change.failed", model=model, error=error.message)
+            rejected = isinstance(error, ApplyRejected)
+            self._step(model, Ended(change=self._change(acting, rejected, ok=False)))
+            self._record_end(acting.action_id, error)
+            return Ending(decision=decision, action=None, error=error.message)
+        change = None
+        if action.outcome is not Outcome.UNCHANGED:
+            reload = action.kind is ReloadKind.RELOAD
+            ok = action.outcome is Outcome.APPLIED
+            change = self._change(acting, reload, ok=ok, seconds=action.seconds)
+        self._step(model, Ended(change=change))
+        self._record_end(acting.action_id, action)
+        return Ending(decision=decision, action=action, error=action.error)
+
+    def _change(self, acting: _Acting, reload: bool, *, ok: bool, seconds: float = 0.0) -> Applied:
+        """A change as the core remembers it."""
+        assert acting.decision.desired is not None  # noqa: S101
+        return Applied(
+            at_s=self.clock(),
+            settings=acting.decision.desired,
+            before=acting.before,
+            reload=reload,
+            ok=ok,
+            seconds=seconds,
+        )
+
+    def _record_end(self, action_id: int, result: Action | ConchError) -> None:
         """Record the end; a journal that cannot must not hide what happened."""
         try:
             self.journal.end(action_id, result, at_s=self.clock())
         except ConchError as error:
             log.error("journal.not_written", error=error.message)
-
-    def _learn(self, model: str, decision: Decision, *, reload: bool, ok: bool) -> None:
-        """Remember a change that was tried."""
-        assert decision.desired is not None  # noqa: S101
-        change = Applied(at_s=self.clock(), settings=decision.desired, reload=reload, ok=ok)
-        state = self._states.get(model, ControlState()).tried(change)
-        if reload:  # a new model object counts from zero: no difference across it is meant
-            state = replace(state, last=None if state.last is None else _without_counts(state.last))
-        self._states[model] = state
 
     def _tell(self, model: str, decision: Decision) -> None:
         """A log line when something changes, or the reason did."""
@@ -195,11 +300,6 @@ class ControlLoop:
             need_rps=round(decision.terms.get("need_rps", 0.0), 1),
             clamps=[clamp.name for clamp in decision.clamps],
         )
-
-
-def _without_counts(seen: Observation) -> Observation:
-    """The look without its statistics: the next interval then has none either."""
-    return replace(seen, statistics=None)
 
 
 @contextmanager

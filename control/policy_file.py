@@ -13,6 +13,8 @@ from conch import config_file
 from conch.config_file import FileModel
 from conch.names import model_name
 from conch.units import Duration
+from control.core.policies import rule_named
+from control.core.policies.rule import Rule
 from control.core.types import Policy
 
 
@@ -37,6 +39,30 @@ class ModelPolicy(FileModel):
     stable_window: Duration = Field(6.0, gt=0, description="Averaging window for the steady load.")
     margin: float = Field(0.2, ge=0, lt=1, description="Share of the SLO kept as a margin.")
     reloads_per_hour: int = Field(4, ge=0, description="At most this many full reloads an hour.")
+    target: float = Field(
+        0.99, gt=0, lt=1, description="Share of the requests that must meet the objective."
+    )
+    headroom: float = Field(
+        1.0,
+        ge=1,
+        le=10,
+        description="Hold instances for this many times the load: 2 meets a doubling at once.",
+    )
+    weight: float = Field(1.0, gt=0, description="Of this model where a budget is shared.")
+    versions: list[int] = Field(
+        default_factory=list,
+        description="Interchangeable versions, best first; a cheaper one serves in an overload.",
+    )
+    response_cache: bool = Field(
+        False, description="Whether Triton's response cache may be switched by what its hits save."
+    )
+    load_time: Duration = Field(
+        2.0, ge=0, description="How long an instance takes to load, until it was measured."
+    )
+    rule: str = Field("conch", description="Who decides: see `conch control rules`.")
+    rule_options: dict[str, float] = Field(
+        default_factory=dict, description="Options of the rule, by name."
+    )
 
     @model_validator(mode="after")
     def _bounds(self) -> ModelPolicy:
@@ -63,7 +89,23 @@ class ModelPolicy(FileModel):
             rebatch=self.rebatch,
             rebatch_after_s=self.rebatch_after,
             reloads_per_hour=self.reloads_per_hour,
+            slo_target_fraction=self.target,
+            headroom=self.headroom,
+            weight=self.weight,
+            versions=tuple(self.versions),
+            response_cache=self.response_cache,
+            load_s=self.load_time,
         )
+
+
+class Budget(FileModel):
+    """What all models under control may use together. Keys left out set no limit."""
+
+    instances: int | None = Field(None, ge=1, description="Instances of all models together.")
+    cores: float | None = Field(None, gt=0, description="Busy cores of all models together.")
+    memory_mib: int | None = Field(
+        None, ge=1, description="Memory of all instances together, in MiB."
+    )
 
 
 class PolicyFile(FileModel):
@@ -77,6 +119,12 @@ class PolicyFile(FileModel):
     keep_journal: Duration = Field(
         7 * 86400.0, ge=60, description="Ticks without an action are forgotten after this long."
     )
+    arrivals: str | None = Field(
+        None,
+        description="PromQL of a gateway's running total of requests, with MODEL in place of the "
+        "name; needs `prometheus`.",
+    )
+    budget: Budget = Field(default_factory=Budget, description="What all models together may use.")
     defaults: ModelPolicy = Field(default_factory=ModelPolicy, description="For every model.")
     models: dict[str, ModelPolicy] = Field(
         default_factory=dict,
@@ -109,6 +157,15 @@ class PolicyFile(FileModel):
         section = self.models.get(name, self.defaults)
         typed = section.typed(cores=cores or os.cpu_count() or 1)
         return replace(typed, stale_s=max(typed.stale_s, 3 * self.tick))
+
+    def rule_of(self, name: str) -> Rule:
+        """Who decides for a model.
+
+        Raises:
+            ConfigError: for a rule or an option that is not known.
+        """
+        section = self.models.get(name, self.defaults)
+        return rule_named(section.rule, section.rule_options)
 
 
 def load(path: Path) -> PolicyFile:

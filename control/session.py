@@ -57,6 +57,7 @@ def session(
             model_config.require_explicit_instances(repository.read_config(name))
         loop = ControlLoop(
             policies={name: policy.policy_of(name) for name in names},
+            rules={name: policy.rule_of(name) for name in names},
             observer=Observer(client, _source(endpoint, policy), repository),
             actuator=Actuator(repository, client),
             journal=journal,

@@ -116,7 +116,7 @@ def _result(
 ) -> dict[str, Any]:
     """The content of ``result.json``."""
     static, conch = contenders
-    actions = [tick for tick in measured.ticks if tick["action"]]
+    actions = [tick for tick in measured.ticks if tick["ended"] and tick["ended"]["action"]]
     return {
         "schema": 1,
         "slo_ms": measured.scenario.slo_s * 1e3,
@@ -176,10 +176,10 @@ def _markers(ticks: list[dict[str, Any]], replayed: ReplayResult) -> tuple[Marke
     """One marker for each action."""
     found = []
     for tick in ticks:
-        action = tick["action"]
-        if not action:
+        ended = tick["ended"]
+        if not ended or not ended["action"]:
             continue
-        decision = codec.decision(tick["decision"])
+        action, decision = ended["action"], codec.decision(ended["decision"])
         label = (
             f"{decision.reason.name}: {explain.describe(decision.desired)} "
             f"({action['kind']}, {action['outcome']} in {action['seconds']:.2f} s)"

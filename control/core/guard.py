@@ -116,7 +116,7 @@ def _held(
     """Why the change must not happen now, or None when it may."""
     if wanted == applied:
         return None
-    if state.in_flight:
+    if state.in_flight is not None:
         return Clamp.CHANGE_IN_FLIGHT
     failed = [c for c in state.changes if not c.ok and c.at_s > at_s - policy.blocked_s]
     if any(c.settings == wanted for c in failed):

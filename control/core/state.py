@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from control.core import windows
 from control.core.service_time import Learnt
@@ -19,12 +21,31 @@ class Applied:
         settings: what was wanted.
         reload: whether it cost a full reload.
         ok: whether it is in force; a failed one was rolled back.
+        seconds: how long it took.
+        before: what was in force when it began; None where it is not known.
     """
 
     at_s: float
     settings: Settings
     reload: bool
     ok: bool
+    seconds: float = 0.0
+    before: Settings | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InFlight:
+    """A change that is being applied.
+
+    Attributes:
+        since_s: when it began.
+        settings: what is wanted.
+        before: what was in force when it began.
+    """
+
+    since_s: float
+    settings: Settings
+    before: Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +61,8 @@ class ControlState:
         changes: what was tried in the last hour, newest last.
         settings_since_s: since when the batching settings in force are the same.
         planned_s: when the batching was planned last.
-        in_flight: a change is being applied.
+        in_flight: the change that is being applied, if any.
+        memory: what a rule other than Conch's own remembers; a frozen value of its own type.
     """
 
     started_s: float | None = None
@@ -51,7 +73,8 @@ class ControlState:
     changes: tuple[Applied, ...] = ()
     settings_since_s: float = 0.0
     planned_s: float = 0.0
-    in_flight: bool = False
+    in_flight: InFlight | None = None
+    memory: object | None = None
 
     def absorb(self, seen: Observation, policy: Policy) -> ControlState:
         """The memory after one more look.
@@ -93,9 +116,29 @@ class ControlState:
             and seen.counters is not None
         )
 
+    @classmethod
+    def restored(cls, *, changes: tuple[Applied, ...], learnt: Mapping[str, Any]) -> ControlState:
+        """The memory of a controller that has just started: what the journal kept."""
+        del learnt  # wired with control.core.saved
+        return cls(changes=changes)
+
+    def unchanged(self) -> ControlState:
+        """The memory after a change that turned out to change nothing."""
+        return replace(self, in_flight=None)
+
+    def begun(self, change: InFlight) -> ControlState:
+        """The memory while a change is applied."""
+        return replace(self, in_flight=change)
+
     def tried(self, change: Applied) -> ControlState:
-        """The memory after a change was applied, or was refused and rolled back."""
-        return replace(self, changes=(*self.changes, change), in_flight=False)
+        """The memory after a change was applied, or was refused and rolled back.
+
+        A reload makes a new model object that counts from zero: no difference across it is meant.
+        """
+        last = self.last
+        if change.reload and last is not None:
+            last = replace(last, statistics=None)
+        return replace(self, changes=(*self.changes, change), in_flight=None, last=last)
 
     def _learn(self, new: Interval | None, policy: Policy) -> Learnt:
         """Service times with the interval's batches, unless it is too close to a change."""

@@ -23,9 +23,16 @@ class Reason(enum.Enum):
     HOLD_WARMING_UP = "hold: the first stable window is not full"
     HOLD_STEADY = "hold: the capacity fits the load"
     HOLD_QUIET_TIME = "hold: smaller would do, but not for long enough yet"
+    HOLD_FROZEN = "hold: a person froze this model"
+    HOLD_RULE = "hold: the rule is content with what is applied"
     SCALE_UP_LOAD = "scale up: the load needs more capacity"
     SCALE_UP_BACKLOG = "scale up: the waiting requests endanger the SLO"
     SCALE_DOWN = "scale down: fewer instances carried the peak of the whole window"
+    SCALE_BY_RULE = "scale: the rule asks for another instance count"
+    ROLLBACK = "rollback: the last change made things worse"
+    QUALITY_DOWN = "quality down: a cheaper version, as no allowed count carries the load"
+    QUALITY_UP = "quality up: the better version carries the load again"
+    CACHE_SWITCH = "response cache: switched by what its hits save"
     REBATCH = "rebatch: another batch size, delay or thread count carries clearly more"
     OUT_OF_BOUNDS = "out of bounds: the applied count is not what the policy allows"
     AT_LIMIT = "at the limit: the load needs more than the policy allows"
@@ -40,6 +47,12 @@ class Clamp(enum.Enum):
     COOLDOWN = "held: too soon after the last change"
     RELOAD_BUDGET = "held: the hour's reloads are spent"
     BLOCKED = "held: this target failed a short while ago"
+    BUDGET = "lowered to this model's share of the budget"
+    PROBE = "lowered to one instance more than was ever seen"
+    MEMORY = "held: there is not enough free memory for another copy"
+    FROZEN = "held: a person froze this model"
+    BURN_RATE = "held: the error budget burns too fast for a change that could make it worse"
+    CHANGE_BUDGET = "held: the hour's changes are spent"
     CHANGE_IN_FLIGHT = "held: a change is in flight"
 
 
@@ -53,6 +66,8 @@ class Settings:
         dynamic_batching: whether Triton joins requests.
         max_queue_delay_s: how long the batcher may wait.
         threads: of one instance, where the config says so; None leaves it to the backend.
+        version: the one version that is served; None where the version policy serves several.
+        response_cache: whether Triton answers repeated requests from its cache.
     """
 
     instances: int
@@ -60,6 +75,8 @@ class Settings:
     dynamic_batching: bool
     max_queue_delay_s: float
     threads: int | None = None
+    version: int | None = None
+    response_cache: bool = False
 
     @property
     def largest_batch(self) -> int:
@@ -84,6 +101,16 @@ class Observation:
         counters_at_s: when the counters were sampled; the observation's own time where None.
         least_batch_size: the largest ``max_batch_size`` of the ensembles that the model is in; with
             a smaller one of its own Triton would refuse them. 1 outside of ensembles.
+        versions: on disk, ascending.
+        arrivals: running total of requests as a gateway in front of Triton counts them; None
+            without one.
+        request_p99_s: p99 of the request time by Triton's own summaries, where they are on.
+        cpu_fraction: of the whole machine, 0 to 1.
+        memory_free_bytes: of the machine (CPU) or the model's GPU.
+        memory_copy_bytes: what one more instance is expected to take.
+        gpu_fraction: use of the model's busiest GPU, 0 to 1.
+        cap: the model's share of the budget, in instances; None without a budget.
+        frozen: a person forbade changes.
     """
 
     at_s: float
@@ -97,6 +124,15 @@ class Observation:
     granularity: int = 1
     counters_at_s: float | None = None
     least_batch_size: int = 1
+    versions: tuple[int, ...] = ()
+    arrivals: float | None = None
+    request_p99_s: float | None = None
+    cpu_fraction: float | None = None
+    memory_free_bytes: int | None = None
+    memory_copy_bytes: int | None = None
+    gpu_fraction: float | None = None
+    cap: int | None = None
+    frozen: bool = False
 
     @property
     def sampled_s(self) -> float:
@@ -127,6 +163,13 @@ class Policy:
         rebatch_gain: least capacity ratio that pays for a reload.
         reloads_per_hour: at most.
         blocked_s: how long a target that failed is not tried again.
+        slo_target_fraction: share of the requests that must meet the SLO.
+        headroom: instances are held for this many times the load; 1 trusts the forecast.
+        weight: of this model where a budget is shared.
+        versions: interchangeable ones, best quality first; empty switches the quality knob off.
+        response_cache: whether the response cache may be switched on and off.
+        changes_per_hour: of any kind, at most.
+        load_s: how long an instance takes to load, until it was measured.
     """
 
     slo_s: float
@@ -149,6 +192,13 @@ class Policy:
     rebatch_gain: float = 1.2
     reloads_per_hour: int = 4
     blocked_s: float = 600.0
+    slo_target_fraction: float = 0.99
+    headroom: float = 1.0
+    weight: float = 1.0
+    versions: tuple[int, ...] = ()
+    response_cache: bool = False
+    changes_per_hour: int = 240
+    load_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

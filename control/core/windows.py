@@ -26,6 +26,8 @@ class Interval:
         pending: waiting at the end (a gauge).
         statistics: executions in the interval; None when the model was reloaded within it.
         instances, threads: applied at its end.
+        request_s, queue_s, compute_s: seconds of the requests that were answered, summed over them.
+        inferences, executions: items, and the batches that they made.
     """
 
     start_s: float
@@ -37,6 +39,23 @@ class Interval:
     statistics: ModelStatistics | None
     instances: int
     threads: int
+    request_s: float = 0.0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    inferences: float = 0.0
+    executions: float = 0.0
+
+    @property
+    def span_s(self) -> float:
+        """How long it is."""
+        return self.end_s - self.start_s
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that instances worked, summed over them; 0 when it is not known."""
+        if self.statistics is None:
+            return 0.0
+        return sum(stat.busy_s for stat in self.statistics.batches.values())
 
 
 def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval | None:
@@ -66,6 +85,11 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
         statistics=executed,
         instances=new.applied.instances,
         threads=new.threads,
+        request_s=change.request_s,
+        queue_s=change.queue_s,
+        compute_s=change.compute_input_s + change.compute_infer_s + change.compute_output_s,
+        inferences=change.inference_count,
+        executions=change.exec_count,
     )
 
 

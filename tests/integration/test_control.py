@@ -163,7 +163,7 @@ def test_advisory_mode_decides_and_does_nothing(served) -> None:
     ):
         loop.run(tick_s=0.25, stop=threading.Event(), duration_s=5.0, on_tick=ticks.append)
     assert any(tick.decision.changes for tick in ticks)
-    assert all(tick.action is None for tick in ticks)
+    assert all(not tick.begun for tick in ticks)
     assert repository.config_text("sleepy") == before
 
 

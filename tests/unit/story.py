@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from control.core.decide import decide
 from control.core.guard import is_reload
 from control.core.service_time import ServiceTime
-from control.core.state import Applied, ControlState
+from control.core.state import Applied, ControlState, InFlight
 from control.core.types import Decision, Observation, Policy, Reason, Settings
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
@@ -27,6 +27,11 @@ def settings(instances: int = 1, *, batch: int = 8, dynamic: bool = True, delay_
         dynamic_batching=dynamic,
         max_queue_delay_s=delay_s,
     )
+
+
+def in_flight(wanted: Settings) -> InFlight:
+    """A change to these settings that has begun."""
+    return InFlight(since_s=1000.0, settings=wanted, before=settings())
 
 
 def a_policy(**changes: object) -> Policy:

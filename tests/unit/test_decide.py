@@ -14,7 +14,7 @@ from control.core.decide import decide
 from control.core.types import Clamp, Reason
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
-from tests.unit.story import Story, a_policy, settings
+from tests.unit.story import Story, a_policy, in_flight, settings
 
 
 def test_decide_holds_when_the_capacity_fits_the_load() -> None:
@@ -243,7 +243,7 @@ def test_guard_clamps_show_in_the_decision() -> None:
     """What the guard changed is part of the decision."""
     story = Story(policy=a_policy(min_instances=2), applied=settings(4)).passes(130, load_rps=50)
     assert story.applied.instances == 2
-    story.state = replace(story.state, in_flight=True)
+    story.state = replace(story.state, in_flight=in_flight(settings(2)))
     story.pending = 0.0
     story.obeys = False
     story.passes(3, load_rps=3000)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from control.core.guard import guard
 from control.core.state import Applied, ControlState
 from control.core.types import Clamp, Settings
-from tests.unit.story import a_policy, settings
+from tests.unit.story import a_policy, in_flight, settings
 
 NOW_S = 5000.0
 
@@ -87,7 +87,13 @@ def test_guard_makes_a_fresh_scale_up_in_place_when_reloads_are_spent() -> None:
 
 def test_guard_allows_one_change_at_a_time() -> None:
     """While one is in flight everything holds, even a scale up."""
-    seen = guard(settings(3), settings(1), ControlState(in_flight=True), a_policy(), at_s=NOW_S)
+    seen = guard(
+        settings(3),
+        settings(1),
+        ControlState(in_flight=in_flight(settings(2))),
+        a_policy(),
+        at_s=NOW_S,
+    )
     assert seen.settings == settings(1)
     assert seen.clamps == (Clamp.CHANGE_IN_FLIGHT,)
 

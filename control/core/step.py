@@ -1,0 +1,71 @@
+"""The core as a state machine: events go in, a decision comes out of each look.
+
+Everything that may change the memory of a model is an event, so that a journal of them replays to
+the same decisions. The loop, the simulator and ``control replay`` all call ``step``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from control.core.policies.rule import Rule
+from control.core.state import Applied, ControlState, InFlight
+from control.core.types import Decision, Observation, Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A controller begins.
+
+    Attributes:
+        at_s: when.
+        changes: what was tried in the last hour, by the journal.
+        learnt: service times in their saved form; empty when there are none.
+    """
+
+    at_s: float
+    changes: tuple[Applied, ...] = ()
+    learnt: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """One look at the model; the only event that is answered by a decision."""
+
+    seen: Observation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A change is being applied."""
+
+    change: InFlight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A change was applied, or refused and rolled back; None when it changed nothing."""
+
+    change: Applied | None
+
+
+Event = Started | Looked | Begun | Ended
+
+
+def step(
+    rule: Rule, state: ControlState, event: Event, policy: Policy
+) -> tuple[ControlState, Decision | None]:
+    """The memory after the event, and the decision where it was a look. Pure."""
+    match event:
+        case Started():
+            return ControlState.restored(changes=event.changes, learnt=event.learnt), None
+        case Looked():
+            decision, state = rule.decide(state, event.seen, policy)
+            return state, decision
+        case Begun():
+            return state.begun(event.change), None
+        case Ended():
+            change = event.change
+            return (state.unchanged() if change is None else state.tried(change)), None
