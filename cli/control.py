@@ -19,8 +19,8 @@ from conch.errors import ConfigError
 from conch.units import DURATION
 from control import codec, explain, policy_file, session
 from control.actuator import Action, Outcome
-from control.journal import Journal
 from control.core.types import Decision
+from control.journal import Journal
 from control.loop import ControlLoop, Ending, Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
 from serving.model_config import ReloadKind

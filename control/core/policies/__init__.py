@@ -30,8 +30,9 @@ def rule_named(name: str, options: Mapping[str, Any] | None = None) -> Rule:
     known = {f.name for f in fields(kind)} - {"name"}
     for option in options or {}:
         if option not in known:
+            names = ", ".join(sorted(known)) or "none"
             raise ConfigError(
-                f"rule {name}: option {option}, must be one of {', '.join(sorted(known)) or 'none'}.",
+                f"rule {name}: option {option}, must be one of {names}.",
                 hint="Check the spelling.",
             )
     made: Rule = kind(**(options or {}))
