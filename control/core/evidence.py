@@ -1,0 +1,148 @@
+"""What was seen of one setting (instances and threads): times by batch size, and how busy it was.
+
+Theory of operation. Old evidence of a batch size is forgotten exponentially while new evidence
+comes, but its mean is kept: a night of single requests must not wipe out what the day has taught
+about large batches. Triton gives sums only, so the scatter of single batches is read from how the
+means of an interval differ from the one before: two means of n and m batches differ by a variance
+of σ²·(1/n + 1/m). Differences do not see a slow drift, which is not scatter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from control.core.curves import Point
+from serving.statistics import BatchStat
+
+HALF_LIFE_S = 30.0
+KEPT_BATCHES = 3.0
+"""The weight below which no evidence falls that once had it."""
+_LEAST = 1e-9
+
+
+class Tally(NamedTuple):
+    """Evidence of one batch size.
+
+    Attributes:
+        batches: seen, old ones decayed.
+        mean_s: of their times.
+        known: batches ever seen, at most KEPT_BATCHES.
+        last_s, last_batches: mean and number of the newest interval.
+        change2: decayed sum of squared relative changes of the mean between intervals.
+        inverse: decayed sum of 1/n + 1/m of the same pairs of intervals.
+        pairs: decayed number of these pairs.
+    """
+
+    batches: float
+    mean_s: float
+    known: float
+    last_s: float
+    last_batches: float
+    change2: float = 0.0
+    inverse: float = 0.0
+    pairs: float = 0.0
+
+
+class Summary(NamedTuple):
+    """All tallies of a setting.
+
+    Attributes:
+        points: what a curve is drawn through.
+        batches: the weight of all of it.
+        change2, inverse, pairs: sums over the tallies.
+    """
+
+    points: list[Point]
+    batches: float
+    change2: float
+    inverse: float
+    pairs: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Everything seen of one setting.
+
+    Attributes:
+        sizes: by batch size.
+        busy_s, span_s: decayed seconds of work, and of the time in which it was done.
+        seen_s: on the learner's own clock, when it was last added to.
+    """
+
+    sizes: Mapping[int, Tally] = field(default_factory=dict)
+    busy_s: float = 0.0
+    span_s: float = 0.0
+    seen_s: float = 0.0
+    _summary: list[Summary] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def absorb(self, batches: Mapping[int, BatchStat], *, span_s: float, seen_s: float) -> Evidence:
+        """The evidence after these batches, all of which must be ``usable``."""
+        keep = 0.5 ** (span_s / HALF_LIFE_S)
+        sizes = {
+            size: Tally(max(_LEAST, t[0] * keep), *t[1:5], t[5] * keep, t[6] * keep, t[7] * keep)
+            for size, t in self.sizes.items()
+        }
+        busy_s = 0.0
+        for size, stat in batches.items():
+            busy_s += stat.busy_s
+            sizes[size] = _added(sizes.get(size), stat.busy_s / stat.count, float(stat.count))
+        return Evidence(
+            sizes=sizes,
+            busy_s=self.busy_s * keep + busy_s,
+            span_s=self.span_s * keep + span_s,
+            seen_s=seen_s,
+        )
+
+    @property
+    def summary(self) -> Summary:
+        """What a fit needs; made when it is first asked for."""
+        if not self._summary:
+            self._summary.append(_summed_up(self.sizes))
+        return self._summary[0]
+
+    def active_beside(self, instances: int) -> float:
+        """How many other instances were busy while one was, of ``instances``; at most all."""
+        if self.span_s <= 0:
+            return float(instances - 1)
+        busy_fraction = min(1.0, self.busy_s / (instances * self.span_s))
+        return (instances - 1) * busy_fraction
+
+
+def usable(size: int, stat: BatchStat) -> bool:
+    """Whether this is evidence at all: finite, and above 0."""
+    return size >= 1 and 0 < stat.count < math.inf and 0 < stat.busy_s < math.inf
+
+
+def _added(old: Tally | None, mean_s: float, count: float) -> Tally:
+    """The tally with one more interval."""
+    if old is None:
+        return Tally(count, mean_s, min(KEPT_BATCHES, count), mean_s, count)
+    total = old.batches + count
+    merged_s = old.mean_s + (mean_s - old.mean_s) * count / total
+    return Tally(
+        total,
+        merged_s,
+        min(KEPT_BATCHES, old.known + count),
+        mean_s,
+        count,
+        old.change2 + ((mean_s - old.last_s) / merged_s) ** 2,
+        old.inverse + 1.0 / count + 1.0 / old.last_batches,
+        old.pairs + 1.0,
+    )
+
+
+def _summed_up(sizes: Mapping[int, Tally]) -> Summary:
+    """The sums over these tallies."""
+    points = []
+    total = change2 = inverse = pairs = 0.0
+    for size, tally in sizes.items():
+        batches = max(tally.batches, tally.known)
+        points.append(Point(size, tally.mean_s, batches))
+        total += batches
+        change2 += tally.change2
+        inverse += tally.inverse
+        pairs += tally.pairs
+    return Summary(points, total, change2, inverse, pairs)

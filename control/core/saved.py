@@ -1,0 +1,103 @@
+"""What was learnt, as plain JSON types and back: for the journal, and a controller that restarts.
+
+Whatever cannot be read, by age or by damage, is nothing learnt: a restart must never fail for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from control.core.curves import ServiceTime
+from control.core.evidence import Evidence, Tally
+from control.core.service_time import Learnt
+
+SCHEMA = 1
+
+
+def to_plain(learnt: Learnt) -> dict[str, Any]:
+    """The learnt value in types that JSON has; ``from_plain`` gives an equal one back."""
+    return {
+        "schema": SCHEMA,
+        "clock_s": learnt.clock_s,
+        "sibling": asdict(learnt.sibling) if learnt.sibling else None,
+        "seen": [
+            {
+                "instances": instances,
+                "threads": threads,
+                "busy_s": evidence.busy_s,
+                "span_s": evidence.span_s,
+                "seen_s": evidence.seen_s,
+                "sizes": {str(size): list(tally) for size, tally in evidence.sizes.items()},
+            }
+            for (instances, threads), evidence in learnt.seen.items()
+        ],
+    }
+
+
+def from_plain(data: Any, *, away_s: float = 0.0) -> Learnt:
+    """The learnt value again; an empty one when the data is damaged or of another schema.
+
+    Args:
+        data: what ``to_plain`` gave.
+        away_s: seconds since it was saved; by so much its evidence is older.
+    """
+    try:
+        if data["schema"] != SCHEMA:
+            return Learnt()
+        sibling = data["sibling"]
+        return Learnt(
+            seen={
+                (_whole(item["instances"]), _whole(item["threads"])): _evidence(item)
+                for item in data["seen"]
+            },
+            clock_s=_number(data["clock_s"]) + _number(away_s),
+            sibling=None if sibling is None else _curve(sibling),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return Learnt()
+
+
+def _evidence(item: Mapping[str, Any]) -> Evidence:
+    """One setting's evidence."""
+    return Evidence(
+        sizes={_whole(int(size)): _tally(numbers) for size, numbers in item["sizes"].items()},
+        busy_s=_number(item["busy_s"]),
+        span_s=_number(item["span_s"]),
+        seen_s=_number(item["seen_s"]),
+    )
+
+
+def _tally(numbers: Any) -> Tally:
+    """One batch size's tally; its counts and times are above 0."""
+    tally = Tally(*(_number(number) for number in numbers))
+    if min(tally.batches, tally.mean_s, tally.last_s, tally.last_batches) <= 0:
+        raise ValueError("a tally without a batch")
+    return tally
+
+
+def _curve(item: Mapping[str, Any]) -> ServiceTime:
+    """A curve."""
+    return ServiceTime(
+        alpha_s=_number(item["alpha_s"]),
+        beta_s=_number(item["beta_s"]),
+        cv_fraction=_number(item["cv_fraction"]),
+        table=tuple((_whole(size), _number(seconds)) for size, seconds in item["table"]),
+    )
+
+
+def _number(value: Any) -> float:
+    """A finite number of 0 or more."""
+    number = float(value)
+    if isinstance(value, str | bool) or not 0 <= number < math.inf:
+        raise ValueError("not a finite number of 0 or more")
+    return number
+
+
+def _whole(value: Any) -> int:
+    """A whole number of 1 or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError("not a whole number of 1 or more")
+    return value
