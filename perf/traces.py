@@ -30,6 +30,8 @@ class Trace:
         duration_s: Seconds that the trace lasts; the last arrival may be earlier.
         description: How it was made or where it comes from, with units, for figures.
         seed: The random seed, or None when nothing was drawn.
+        rate: The true rate behind the arrivals, times in s → req/s, in [0, duration_s]: what a
+            clairvoyant would know. None where only the arrivals are known, as for a recording.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Trace:
     duration_s: float
     description: str
     seed: int | None = None
+    rate: RateFunction | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Reject what no replay could follow."""
@@ -87,7 +90,7 @@ def constant(rate_rps: float, duration_s: float) -> Trace:
         >>> constant(2, 2).arrival_s.tolist()
         [0.5, 1.0, 1.5, 2.0]
     """
-    _positive(rate_rps=rate_rps, duration_s=duration_s)
+    positive(rate_rps=rate_rps, duration_s=duration_s)
     count = int(np.floor(rate_rps * duration_s + 1e-9))
     times = np.arange(1, count + 1, dtype=np.float64) / rate_rps
     return Trace(
@@ -95,18 +98,20 @@ def constant(rate_rps: float, duration_s: float) -> Trace:
         arrival_s=np.minimum(times, duration_s),
         duration_s=duration_s,
         description=f"constant {rate_rps:g} req/s",
+        rate=steady(rate_rps),
     )
 
 
 def poisson(rate_rps: float, duration_s: float, *, seed: int) -> Trace:
     """Independent arrivals at a constant mean rate (squared coefficient of variation 1)."""
-    _positive(rate_rps=rate_rps, duration_s=duration_s)
+    positive(rate_rps=rate_rps, duration_s=duration_s)
     return Trace(
         name=f"poisson-{rate_rps:g}",
-        arrival_s=_thinned(lambda t: np.full_like(t, rate_rps), rate_rps, duration_s, seed),
+        arrival_s=thinned(steady(rate_rps), rate_rps, duration_s, seed),
         duration_s=duration_s,
         description=f"Poisson arrivals, {rate_rps:g} req/s",
         seed=seed,
+        rate=steady(rate_rps),
     )
 
 
@@ -122,40 +127,40 @@ def steps(levels: tuple[tuple[float, float], ...], *, seed: int) -> Trace:
             "step trace: no levels, must have at least one.", hint="Add RATE:SECONDS."
         )
     for rate_rps, length_s in levels:
-        _not_negative(rate_rps=rate_rps)
-        _positive(length_s=length_s)
+        not_negative(rate_rps=rate_rps)
+        positive(length_s=length_s)
     rates = np.array([rate for rate, _ in levels], dtype=np.float64)
     ends = np.cumsum([length for _, length in levels])
     highest = float(rates.max())
-    _positive(highest_rate_rps=highest)
-
-    def rate(times: Times) -> Times:
-        index = np.searchsorted(ends, times, side="right").clip(max=len(rates) - 1)
-        return np.asarray(rates[index], dtype=np.float64)
-
+    positive(highest_rate_rps=highest)
+    rate = piecewise(ends, rates)
     shape = " → ".join(f"{rate_:g} req/s for {length:g} s" for rate_, length in levels)
     return Trace(
         name="step-" + "-".join(f"{rate_:g}" for rate_, _ in levels),
-        arrival_s=_thinned(rate, highest, float(ends[-1]), seed),
+        arrival_s=thinned(rate, highest, float(ends[-1]), seed),
         duration_s=float(ends[-1]),
         description=f"Poisson arrivals in steps: {shape}",
         seed=seed,
+        rate=rate,
     )
 
 
 def ramp(start_rps: float, end_rps: float, duration_s: float, *, seed: int) -> Trace:
     """Poisson arrivals whose rate changes linearly from ``start_rps`` to ``end_rps``."""
-    _not_negative(start_rps=start_rps, end_rps=end_rps)
-    _positive(duration_s=duration_s, highest_rate_rps=max(start_rps, end_rps))
+    not_negative(start_rps=start_rps, end_rps=end_rps)
+    positive(duration_s=duration_s, highest_rate_rps=max(start_rps, end_rps))
     slope = (end_rps - start_rps) / duration_s
+
+    def rate(times: Times) -> Times:
+        return start_rps + slope * times
+
     return Trace(
         name=f"ramp-{start_rps:g}-{end_rps:g}",
-        arrival_s=_thinned(
-            lambda t: start_rps + slope * t, max(start_rps, end_rps), duration_s, seed
-        ),
+        arrival_s=thinned(rate, max(start_rps, end_rps), duration_s, seed),
         duration_s=duration_s,
         description=f"Poisson arrivals, ramp {start_rps:g} → {end_rps:g} req/s",
         seed=seed,
+        rate=rate,
     )
 
 
@@ -163,27 +168,17 @@ def diurnal(
     low_rps: float, high_rps: float, duration_s: float, *, period_s: float, seed: int
 ) -> Trace:
     """Poisson arrivals along a raised cosine: ``low_rps`` at 0, ``high_rps`` at half a period."""
-    _not_negative(low_rps=low_rps)
-    _positive(high_rps=high_rps, duration_s=duration_s, period_s=period_s)
-    if low_rps > high_rps:
-        raise ConfigError(
-            f"diurnal trace: low {low_rps:g} req/s, must be at most high ({high_rps:g}).",
-            hint="Swap the two rates.",
-        )
-    half = (high_rps - low_rps) / 2
+    positive(duration_s=duration_s)
+    rate = cosine(low_rps, high_rps, period_s)
     return Trace(
         name=f"diurnal-{low_rps:g}-{high_rps:g}",
-        arrival_s=_thinned(
-            lambda t: low_rps + half * (1 - np.cos(2 * np.pi * t / period_s)),
-            high_rps,
-            duration_s,
-            seed,
-        ),
+        arrival_s=thinned(rate, high_rps, duration_s, seed),
         duration_s=duration_s,
         description=(
             f"Poisson arrivals, cosine {low_rps:g} to {high_rps:g} req/s, period {period_s:g} s"
         ),
         seed=seed,
+        rate=rate,
     )
 
 
@@ -200,7 +195,7 @@ def burst(rate_rps: float, duration_s: float, *, cv2: float, seed: int) -> Trace
     Example:
         cv2 = 4 gives p = 0.887: 89 % of the gaps are 1.8 times denser than the mean.
     """
-    _positive(rate_rps=rate_rps, duration_s=duration_s)
+    positive(rate_rps=rate_rps, duration_s=duration_s)
     if not 1 <= cv2 < float("inf"):
         raise ConfigError(
             f"burst trace: cv2 = {cv2:g}, must be at least 1.",
@@ -223,6 +218,7 @@ def burst(rate_rps: float, duration_s: float, *, cv2: float, seed: int) -> Trace
         duration_s=duration_s,
         description=f"hyperexponential gaps, mean {rate_rps:g} req/s, cv² {cv2:g}",
         seed=seed,
+        rate=steady(rate_rps),
     )
 
 
@@ -232,16 +228,17 @@ def scaled_to(trace: Trace, mean_rps: float) -> Trace:
     Squeezing time by k keeps every burst's relative size; a 58-minute trace at 5.5 req/s scaled to
     200 req/s lasts 96 s.
     """
-    _positive(mean_rps=mean_rps)
+    positive(mean_rps=mean_rps)
     if not trace.count:
         raise ConfigError(f"trace {trace.name}: no arrivals, cannot be scaled.", hint="Widen it.")
-    factor = trace.mean_rps / mean_rps
+    factor, rate = trace.mean_rps / mean_rps, trace.rate
     return Trace(
         name=trace.name,
         arrival_s=np.minimum(trace.arrival_s * factor, trace.duration_s * factor),
         duration_s=trace.duration_s * factor,
         description=f"{trace.description}, time scaled by {factor:.4g} to {mean_rps:g} req/s",
         seed=trace.seed,
+        rate=None if rate is None else lambda t: rate(t / factor) / factor,
     )
 
 
@@ -251,14 +248,15 @@ def window(trace: Trace, start_s: float, length_s: float) -> Trace:
     Raises:
         ConfigError: when the window lies outside the trace.
     """
-    _not_negative(start_s=start_s)
-    _positive(length_s=length_s)
+    not_negative(start_s=start_s)
+    positive(length_s=length_s)
     if start_s + length_s > trace.duration_s + 1e-9:
         raise ConfigError(
             f"trace {trace.name}: window {start_s:g} to {start_s + length_s:g} s, "
             f"must lie within 0 to {trace.duration_s:g} s.",
             hint="Shorten the window.",
         )
+    rate = trace.rate
     inside = (trace.arrival_s >= start_s) & (trace.arrival_s < start_s + length_s)
     return Trace(
         name=trace.name,
@@ -266,10 +264,52 @@ def window(trace: Trace, start_s: float, length_s: float) -> Trace:
         duration_s=length_s,
         description=f"{trace.description}, window {start_s:g} to {start_s + length_s:g} s",
         seed=trace.seed,
+        rate=None if rate is None else lambda t: rate(t + start_s),
     )
 
 
-def _thinned(rate: RateFunction, highest_rps: float, duration_s: float, seed: int) -> Times:
+def steady(rate_rps: float) -> RateFunction:
+    """The rate function that is ``rate_rps`` at any time."""
+    return lambda times: np.full_like(times, rate_rps, dtype=np.float64)
+
+
+def piecewise(ends_s: Times, rates_rps: Times) -> RateFunction:
+    """The rate function that is ``rates_rps[i]`` up to ``ends_s[i]``; the last one goes on.
+
+    Example:
+        >>> piecewise(np.array([5.0, 9.0]), np.array([10.0, 40.0]))(np.array([4.9, 5.0])).tolist()
+        [10.0, 40.0]
+    """
+
+    def rate(times: Times) -> Times:
+        index = np.searchsorted(ends_s, times, side="right").clip(max=len(rates_rps) - 1)
+        return np.asarray(rates_rps[index], dtype=np.float64)
+
+    return rate
+
+
+def cosine(low_rps: float, high_rps: float, period_s: float) -> RateFunction:
+    """The raised cosine: ``low_rps`` at 0, ``high_rps`` at half a period.
+
+    Raises:
+        ConfigError: when low is above high, or a rate or the period is none.
+    """
+    not_negative(low_rps=low_rps)
+    positive(high_rps=high_rps, period_s=period_s)
+    if low_rps > high_rps:
+        raise ConfigError(
+            f"diurnal trace: low {low_rps:g} req/s, must be at most high ({high_rps:g}).",
+            hint="Swap the two rates.",
+        )
+    half = (high_rps - low_rps) / 2
+
+    def rate(times: Times) -> Times:
+        return np.asarray(low_rps + half * (1 - np.cos(2 * np.pi * times / period_s)))
+
+    return rate
+
+
+def thinned(rate: RateFunction, highest_rps: float, duration_s: float, seed: int) -> Times:
     """Arrivals of a Poisson process with the given rate function, by thinning."""
     rng = np.random.default_rng(seed)
     count = int(rng.poisson(highest_rps * duration_s))
@@ -278,7 +318,7 @@ def _thinned(rate: RateFunction, highest_rps: float, duration_s: float, seed: in
     return np.asarray(times[keep], dtype=np.float64)
 
 
-def _positive(**values: float) -> None:
+def positive(**values: float) -> None:
     """Raise ConfigError unless every named value is finite and above 0."""
     for name, value in values.items():
         if not 0 < value < float("inf"):
@@ -288,7 +328,7 @@ def _positive(**values: float) -> None:
             )
 
 
-def _not_negative(**values: float) -> None:
+def not_negative(**values: float) -> None:
     """Raise ConfigError unless every named value is finite and at least 0."""
     for name, value in values.items():
         if not 0 <= value < float("inf"):

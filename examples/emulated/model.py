@@ -8,11 +8,11 @@ own. ``config.pbtxt`` has the parameters, each of which may have a value of its 
 from __future__ import annotations
 
 import json
-import random
 import time
 import zlib
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 LIMIT = 3.0
@@ -34,7 +34,7 @@ class TritonPythonModel:
         self.alpha_s = value("alpha_ms") / 1e3
         self.beta_s = value("beta_ms") / 1e3
         self.jitter = value("jitter")
-        self.random = random.Random(zlib.crc32(args["model_instance_name"].encode()))
+        self.random = np.random.default_rng(zlib.crc32(args["model_instance_name"].encode()))
         _sleep_until(time.monotonic() + value("load_s"))
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -49,7 +49,7 @@ class TritonPythonModel:
     def _factor(self) -> float:
         """1, give or take the jitter: normal, cut off at ``LIMIT`` standard deviations."""
         while True:
-            deviation = self.random.gauss(0.0, 1.0)
+            deviation = float(self.random.standard_normal())
             if abs(deviation) <= LIMIT:
                 return 1.0 + self.jitter * deviation
 
