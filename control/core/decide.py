@@ -1,49 +1,66 @@
 """One tick: what was seen and what is remembered become a decision.
 
-Theory of operation. The load that must be carried is the faster of a fast and a stable window,
-plus what it takes to drain the waiting requests in time. Capacity per instance count comes from the
-learnt service time through the queue model. Up at once, and by a second copy where the load
-saturates what is applied; down only when fewer instances were enough
-for the whole quiet time, and with hysteresis. The batching is planned when the settings have been
-watched for a while. Missing data, and a controller that has just started, can only hold; only a
-backlog may act before the first stable window is full.
+Theory of operation. The load that must be carried is a lower confidence bound over several windows
+(``demand``), times the headroom that the owner asks for; while the error budget is spent, at least
+the level times the largest burst on record (``headroom``). Capacity per instance count comes from
+the learnt service time through the queue model. Up at once: in place, or by a second copy where
+what waits at the end of the loading would miss the SLO. Down when fewer instances were enough for
+the whole patience. The batching is planned when the settings have been watched for a while. Missing
+data, and a controller that has just started, can only hold; only a backlog may act before the first
+stable window is full.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from control.core import demand as demands
 from control.core import windows
+from control.core.demand import Demand
 from control.core.guard import guard, is_reload, may_act_at_s
 from control.core.planner import BatchingPlan, Knowledge, fewest, plan_batching
 from control.core.service_time import ServiceTime
 from control.core.state import ControlState
 from control.core.types import Decision, Observation, Policy, Reason, Settings
 
-DRAIN_AT_LEAST_S = 2.0
-SATURATED = 1.1
-"""A load this many times the capacity leaves the queue never empty while a change is made: Triton
-then lets an in-place update wait for many seconds, and a second copy is the faster way."""
+LOADS_KEPT = 10.0
+"""Patience is at least this many load times: instances that load slowly are let go late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """The load to carry.
+class Wanted:
+    """What the load calls for, before reason and guard.
 
     Attributes:
-        fast_rps, stable_rps: arrival rates over the two windows.
-        pending: requests that wait.
-        drain_s: how long they would take at full batches.
+        demand: the load.
         need_rps: what the capacity must be.
-        at_once_rps: the load while a change is made: a jump is still averaged away in the windows.
+        held_rps: of that, for bursts that came before; 0 while the error budget is met.
+        spent: requests that missed the SLO lately, as a multiple of what the objective allows.
+        capacities: Λ by instance count.
+        needed: the fewest instances that carry the need.
+        hold: the most that were needed over the patience.
+        load_s: how long an instance takes to load.
+        patience_s: how long a smaller count must have been enough.
+        panic: the backlog alone takes more than half the SLO to drain.
+        fresh: whether a scale up is made by a second copy.
     """
 
-    fast_rps: float
-    stable_rps: float
-    pending: float
-    drain_s: float
+    demand: Demand
     need_rps: float
-    at_once_rps: float
+    held_rps: float
+    spent: float
+    capacities: dict[int, float]
+    needed: int
+    hold: int
+    load_s: float
+    patience_s: float
+    panic: bool
+    fresh: bool
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether no allowed count carries the need."""
+        return self.capacities[self.needed] < self.need_rps
 
 
 def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Decision, ControlState]:
@@ -51,6 +68,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
 
     The decision holds every number it used in ``terms``.
     """
+    before = state.intervals
     state = state.absorb(seen, policy)
     applied = seen.applied
     fast_rps = windows.rate_rps(state.intervals, window_s=policy.fast_window_s, at_s=seen.at_s)
@@ -65,7 +83,6 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     if service is None:
         return _hold(state, seen, Reason.HOLD_IDLE, {"fast_rps": fast_rps}, policy)
 
-    demand = _demand(state, applied, service, fast_rps, seen, policy)
     known = Knowledge(
         learnt=state.learnt,
         policy=policy,
@@ -74,20 +91,16 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         can_rebatch=seen.can_rebatch and applied.max_batch_size > 0,
         least_batch_size=seen.least_batch_size,
     )
-    capacities = known.capacities(applied)
-    needed = fewest(capacities, demand.need_rps)
-    panic = demand.drain_s > policy.slo_s / 2
-    if panic:  # more instances never hurt a backlog as long as they add capacity at all
-        needed = max(needed, applied.instances)
-    state = _remember(state, seen.at_s, needed, policy)
-    warm = _is_warm(state, seen.at_s, policy)
-    reason, proposal, plan = _propose(
-        state, applied, demand, capacities, needed, known, panic=panic, warm=warm, at_s=seen.at_s
+    demand = demands.measure(
+        state, seen, policy, applied=applied, service=service, fast_rps=fast_rps
     )
-    fresh = reason is Reason.SCALE_UP_BACKLOG or (
-        reason is Reason.SCALE_UP_LOAD
-        and demand.at_once_rps > SATURATED * capacities[applied.instances]
-    )
+    if state.intervals != before:
+        state = _account(state, demand, policy)
+    wanted = _wanted(state, demand, known, applied, at_s=seen.at_s)
+    state = _remember(state, seen.at_s, wanted.needed, wanted.patience_s)
+    wanted = replace(wanted, hold=max(count for _, count in state.wanted))
+    reason, proposal, plan = _propose(state, applied, wanted, known, at_s=seen.at_s)
+    fresh = reason is Reason.SCALE_UP_BACKLOG or (reason is Reason.SCALE_UP_LOAD and wanted.fresh)
     if plan is not None:
         state = replace(state, planned_s=seen.at_s)
     guarded = guard(
@@ -99,7 +112,6 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         fresh=fresh,
         granularity=seen.granularity,
     )
-    terms = _terms(demand, service, capacities, needed, applied, plan, policy)
     decision = Decision(
         tick_id=seen.tick_id,
         at_s=seen.at_s,
@@ -107,50 +119,81 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         applied=applied,
         desired=guarded.settings,
         fresh=guarded.fresh,
-        terms=terms,
+        terms=_terms(state, wanted, service, applied, plan, policy),
         clamps=guarded.clamps,
         may_act_at_s=guarded.may_act_at_s,
     )
     return decision, state
 
 
+def _account(state: ControlState, demand: Demand, policy: Policy) -> ControlState:
+    """The memory with the newest interval's load, and how many of its requests missed the SLO."""
+    newest = state.intervals[-1]
+    return replace(
+        state,
+        headroom=state.headroom.update(at_s=newest.end_s, load_rps=demand.load_rps),
+        budget=state.budget.absorb(newest, policy),
+    )
+
+
+def _wanted(
+    state: ControlState, demand: Demand, known: Knowledge, applied: Settings, *, at_s: float
+) -> Wanted:
+    """The instances that the load calls for."""
+    policy = known.policy
+    load_s = state.load_s(policy)
+    spent = state.budget.burn_rate(policy, window_s=policy.burn_long_s, at_s=at_s)
+    held_rps = state.headroom.burst_rps() if spent > 1.0 else 0.0
+    need_rps = max(demand.load_rps * policy.headroom, held_rps)
+    capacities = known.capacities(applied)
+    needed = fewest(capacities, need_rps)
+    panic = demand.drain_s > policy.slo_s / 2
+    if panic:  # more instances never hurt a backlog as long as they add capacity at all
+        needed = max(needed, applied.instances)
+    throughput_rps = known.throughput_rps(applied, applied.instances)
+    waiting = demand.backlog_in(load_s, throughput_rps=throughput_rps)
+    after_rps = known.throughput_rps(applied, max(needed, applied.instances))
+    return Wanted(
+        demand=demand,
+        need_rps=need_rps,
+        held_rps=held_rps,
+        spent=spent,
+        capacities=capacities,
+        needed=needed,
+        hold=needed,
+        load_s=load_s,
+        patience_s=max(policy.quiet_s, LOADS_KEPT * load_s),
+        panic=panic,
+        fresh=waiting > after_rps * policy.slo_s / 2,
+    )
+
+
 def _propose(
-    state: ControlState,
-    applied: Settings,
-    demand: Demand,
-    capacities: dict[int, float],
-    needed: int,
-    known: Knowledge,
-    *,
-    panic: bool,
-    warm: bool,
-    at_s: float,
+    state: ControlState, applied: Settings, wanted: Wanted, known: Knowledge, *, at_s: float
 ) -> tuple[Reason, Settings, BatchingPlan | None]:
     """Reason and proposal, before the guard."""
-    policy = known.policy
-    overloaded = capacities[needed] < demand.need_rps
-    if needed > applied.instances and (warm or panic):
-        reason = Reason.SCALE_UP_BACKLOG if panic else Reason.SCALE_UP_LOAD
-        return reason, replace(applied, instances=needed), None
+    policy, demand = known.policy, wanted.demand
+    warm = _is_warm(state, at_s, policy)
+    if wanted.needed > applied.instances and (warm or wanted.panic):
+        reason = Reason.SCALE_UP_BACKLOG if wanted.panic else Reason.SCALE_UP_LOAD
+        return reason, replace(applied, instances=wanted.needed), None
     if not warm:
         return Reason.HOLD_WARMING_UP, applied, None
     plan = None
-    due = _plan_is_due(state, policy, at_s=at_s, overloaded=overloaded)
+    due = _plan_is_due(state, policy, at_s=at_s, overloaded=wanted.overloaded)
     if policy.rebatch and known.can_rebatch and due:
-        plan = plan_batching(applied, known, rate_rps=demand.stable_rps, need_rps=demand.need_rps)
-        if _pays(plan, applied, policy, urgent=overloaded or panic):
-            # Fewer instances are the fast loop's business, with its quiet time.
+        plan = plan_batching(applied, known, rate_rps=demand.stable_rps, need_rps=wanted.need_rps)
+        if _pays(plan, applied, policy, urgent=wanted.overloaded or wanted.panic):
+            # Fewer instances are the fast loop's business, with its patience.
             count = max(plan.settings.instances, applied.instances)
             return Reason.REBATCH, replace(plan.settings, instances=count), plan
-    if overloaded:
+    if wanted.overloaded:
         return Reason.AT_LIMIT, applied, plan
-    peak = max(count for _, count in state.wanted)
-    if needed < applied.instances:
-        below = capacities.get(applied.instances - 1, 0.0)
-        quiet = at_s - (state.started_s or at_s) >= policy.quiet_s
-        roomy = below >= policy.hysteresis * demand.need_rps
-        if quiet and peak < applied.instances and roomy and not panic:
-            return Reason.SCALE_DOWN, replace(applied, instances=peak), plan
+    if wanted.needed < applied.instances:
+        quiet = at_s - (state.started_s or at_s) >= wanted.patience_s
+        room = wanted.capacities.get(wanted.hold, 0.0) >= policy.hysteresis * wanted.need_rps
+        if quiet and wanted.hold < applied.instances and room and not wanted.panic:
+            return Reason.SCALE_DOWN, replace(applied, instances=wanted.hold), plan
         return Reason.HOLD_QUIET_TIME, applied, plan
     return Reason.HOLD_STEADY, applied, plan
 
@@ -216,38 +259,9 @@ def _missing(seen: Observation, fast_rps: float | None) -> list[str]:
     return [name for name, value in parts.items() if value is None]
 
 
-def _demand(
-    state: ControlState,
-    applied: Settings,
-    service: ServiceTime,
-    fast_rps: float,
-    seen: Observation,
-    policy: Policy,
-) -> Demand:
-    """The load that must be carried."""
-    stable_rps = (
-        windows.rate_rps(state.intervals, window_s=policy.stable_window_s, at_s=seen.at_s)
-        or fast_rps
-    )
-    waiting = seen.counters.pending if seen.counters else 0.0
-    full = applied.largest_batch
-    excess = max(0.0, waiting - full * applied.instances)
-    drain_s = excess * service.of(full) / (full * applied.instances)
-    drain_within_s = max(policy.slo_s, DRAIN_AT_LEAST_S)
-    need_rps = max(fast_rps, stable_rps) + excess / drain_within_s
-    return Demand(
-        fast_rps=fast_rps,
-        stable_rps=stable_rps,
-        pending=waiting,
-        drain_s=drain_s,
-        need_rps=need_rps,
-        at_once_rps=max(need_rps, windows.newest_rps(state.intervals)),
-    )
-
-
-def _remember(state: ControlState, at_s: float, needed: int, policy: Policy) -> ControlState:
-    """The memory with this tick's need; older than the quiet time is dropped."""
-    recent = tuple(w for w in state.wanted if w[0] > at_s - policy.quiet_s)
+def _remember(state: ControlState, at_s: float, needed: int, patience_s: float) -> ControlState:
+    """The memory with this tick's need; older than the patience is dropped."""
+    recent = tuple(w for w in state.wanted if w[0] > at_s - patience_s)
     return replace(state, wanted=(*recent, (at_s, needed)))
 
 
@@ -258,29 +272,37 @@ def _is_warm(state: ControlState, at_s: float, policy: Policy) -> bool:
 
 
 def _terms(
-    demand: Demand,
+    state: ControlState,
+    wanted: Wanted,
     service: ServiceTime,
-    capacities: dict[int, float],
-    needed: int,
     applied: Settings,
     plan: BatchingPlan | None,
     policy: Policy,
 ) -> dict[str, float]:
     """Every number that the decision used."""
+    demand = wanted.demand
     terms = {
         "fast_rps": demand.fast_rps,
         "stable_rps": demand.stable_rps,
+        "load_rps": demand.load_rps,
+        "newest_rps": demand.newest_rps,
         "pending_count": demand.pending,
         "drain_s": demand.drain_s,
-        "need_rps": demand.need_rps,
-        "at_once_rps": demand.at_once_rps,
+        "headroom": policy.headroom,
+        "burst_ratio": state.headroom.ratio,
+        "held_rps": wanted.held_rps,
+        "budget_spent": wanted.spent,
+        "need_rps": wanted.need_rps,
         "slo_s": policy.slo_s,
         "service_alpha_s": service.alpha_s,
         "service_beta_s": service.beta_s,
-        "needed_instances": float(needed),
+        "load_s": wanted.load_s,
+        "patience_s": wanted.patience_s,
+        "needed_instances": float(wanted.needed),
+        "hold_instances": float(wanted.hold),
         "applied_instances": float(applied.instances),
     }
-    terms |= {f"capacity_{count}_rps": carried for count, carried in capacities.items()}
+    terms |= {f"capacity_{count}_rps": carried for count, carried in wanted.capacities.items()}
     if plan is not None:
         terms |= {
             "plan_gain": plan.gain,

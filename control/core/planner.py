@@ -82,6 +82,12 @@ class Knowledge:
             policy=self.policy,
         )
 
+    def throughput_rps(self, settings: Settings, instances: int) -> float:
+        """Requests a second at full batches, whatever they wait."""
+        full = settings.largest_batch
+        took_s = self.service(instances, settings.threads or self.threads).of(full)
+        return instances * full / took_s if took_s > 0 else 0.0
+
     def capacities(self, settings: Settings) -> dict[int, float]:
         """Λ by instance count, for every count that the policy allows and the applied one."""
         allowed = range(self.policy.min_instances, self.policy.max_instances + 1)

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from control.core import windows
+from control.core.burn_rate import ErrorBudget
+from control.core.headroom import Headroom
 from control.core.service_time import Learnt
 from control.core.types import Observation, Policy, Settings
 from control.core.windows import Interval
+
+LOADS_LOOKED_AT = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,8 @@ class ControlState:
         settings_since_s: since when the batching settings in force are the same.
         planned_s: when the batching was planned last.
         in_flight: the change that is being applied, if any.
+        headroom: the bursts that came before.
+        budget: requests that met and missed the SLO lately.
         memory: what a rule other than Conch's own remembers; a frozen value of its own type.
     """
 
@@ -74,6 +80,8 @@ class ControlState:
     settings_since_s: float = 0.0
     planned_s: float = 0.0
     in_flight: InFlight | None = None
+    headroom: Headroom = field(default_factory=Headroom)
+    budget: ErrorBudget = field(default_factory=ErrorBudget)
     memory: object | None = None
 
     def absorb(self, seen: Observation, policy: Policy) -> ControlState:
@@ -129,6 +137,22 @@ class ControlState:
     def begun(self, change: InFlight) -> ControlState:
         """The memory while a change is applied."""
         return replace(self, in_flight=change)
+
+    def load_s(self, policy: Policy) -> float:
+        """How long an instance takes to load: the least of the last changes that added some.
+
+        The least, as Triton answers an in-place update of a saturated model late, long after the
+        instances work. The policy's word until something was measured.
+        """
+        took = [
+            change.seconds
+            for change in self.changes
+            if change.ok
+            and change.seconds > 0
+            and change.before is not None
+            and (change.reload or change.settings.instances > change.before.instances)
+        ]
+        return min(took[-LOADS_LOOKED_AT:], default=policy.load_s)
 
     def tried(self, change: Applied) -> ControlState:
         """The memory after a change was applied, or was refused and rolled back.

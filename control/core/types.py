@@ -170,6 +170,11 @@ class Policy:
         response_cache: whether the response cache may be switched on and off.
         changes_per_hour: of any kind, at most.
         load_s: how long an instance takes to load, until it was measured.
+        watch_s, watch_requests: a change is judged after this long or so many requests.
+        correct_after_s: the correction learns nothing this soon after a change.
+        burn_limit: at this many times the budgeted rate of misses only capacity may be added.
+        burn_long_s, burn_short_s: both windows must burn.
+        burn_requests: fewer in the long window prove nothing.
     """
 
     slo_s: float
@@ -177,14 +182,14 @@ class Policy:
     max_instances: int = 4
     max_batch_size: int = 32
     cores: int = 1
-    margin_fraction: float = 0.2
-    utilisation_limit: float = 0.8
+    margin_fraction: float = 0.1
+    utilisation_limit: float = 0.95
     fast_window_s: float = 2.0
     stable_window_s: float = 6.0
-    quiet_s: float = 60.0
-    hysteresis: float = 1.15
-    step_down_fraction: float = 0.25
-    cooldown_s: float = 15.0
+    quiet_s: float = 40.0
+    hysteresis: float = 1.05
+    step_down_fraction: float = 0.5
+    cooldown_s: float = 5.0
     settle_s: float = 3.0
     stale_s: float = 10.0
     rebatch: bool = True
@@ -199,6 +204,13 @@ class Policy:
     response_cache: bool = False
     changes_per_hour: int = 240
     load_s: float = 2.0
+    watch_s: float = 30.0
+    watch_requests: int = 500
+    correct_after_s: float = 30.0
+    burn_limit: float = 14.4
+    burn_long_s: float = 300.0
+    burn_short_s: float = 30.0
+    burn_requests: int = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,90 @@
+"""Headroom that is learnt: bursts that came before are held for while the error budget is spent.
+
+Theory of operation. No forecast sees a burst that begins in a second, and an instance takes longer
+to load than the SLO allows. What helps is capacity that is already there, and that costs money all
+the time. So the controller (1) writes down each burst as a ratio to the level around it, once it is
+over, and (2) while more requests miss the SLO than the objective allows (``burn_rate``), holds
+instances for the level times the largest ratio on record. A lasting step is no burst: the level
+after it is as high. Where the error budget is met, nothing is held: as cheap as the objective
+allows, and no cheaper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+BURST_AT_LEAST = 1.25
+AROUND_S = 45.0
+CLOSE_S = 5.0
+REMEMBERED_S = 900.0
+LEVEL_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headroom:
+    """What is remembered of bursts.
+
+    Attributes:
+        loads: (at_s, load_rps) of the last ticks, newest last.
+        bursts: (at_s, ratio) of those that are over.
+    """
+
+    loads: tuple[tuple[float, float], ...] = ()
+    bursts: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """The largest burst on record as a ratio to its level; 1 without one."""
+        return max((ratio for _, ratio in self.bursts), default=1.0)
+
+    def level_rps(self) -> float:
+        """Median load of the last half minute before the newest look; 0 without any."""
+        if not self.loads:
+            return 0.0
+        newest_s = self.loads[-1][0]
+        recent = [load for at_s, load in self.loads if at_s > newest_s - LEVEL_S]
+        return float(np.median(recent))
+
+    def burst_rps(self) -> float:
+        """The load that the largest burst on record would be now."""
+        return self.level_rps() * self.ratio
+
+    def update(self, *, at_s: float, load_rps: float) -> Headroom:
+        """The memory with one more tick."""
+        horizon_s = at_s - 2 * AROUND_S - CLOSE_S
+        loads = (*(x for x in self.loads if horizon_s < x[0] < at_s), (at_s, load_rps))
+        bursts = tuple(b for b in self.bursts if at_s - REMEMBERED_S < b[0] <= at_s)
+        found = burst(loads, at_s=at_s)
+        if found is not None and found[1] >= BURST_AT_LEAST:
+            bursts = _with(bursts, found)
+        return Headroom(loads=loads, bursts=bursts)
+
+
+def burst(loads: Sequence[tuple[float, float]], *, at_s: float) -> tuple[float, float] | None:
+    """(when, ratio) of the load ``AROUND_S`` ago to the higher of the levels before and after it.
+
+    None where the record is too short for both levels.
+    """
+    middle_s = at_s - AROUND_S
+    if not loads or loads[0][0] > middle_s - AROUND_S + 2 * CLOSE_S:
+        return None
+    before = [load for t, load in loads if t <= middle_s - CLOSE_S]
+    after = [load for t, load in loads if t >= middle_s + CLOSE_S]
+    around = [load for t, load in loads if abs(t - middle_s) <= 1.0]
+    if not before or not after or not around:
+        return None
+    level = max(float(np.median(before)), float(np.median(after)))
+    return (middle_s, max(around) / level) if level > 0 else None
+
+
+def _with(
+    bursts: tuple[tuple[float, float], ...], found: tuple[float, float]
+) -> tuple[tuple[float, float], ...]:
+    """The record with a burst; the ticks of one burst are one entry, its highest."""
+    if bursts and found[0] - bursts[-1][0] <= AROUND_S:
+        at_s, ratio = bursts[-1]
+        return (*bursts[:-1], (max(at_s, found[0]), max(ratio, found[1])))
+    return (*bursts, found)
