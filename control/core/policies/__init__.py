@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
 from conch.errors import ConfigError
+from control.core.policies import clairvoyant, hpa_utilisation, inferline, static
+from control.core.policies.clairvoyant import Clairvoyant
 from control.core.policies.conch import Conch
+from control.core.policies.hpa_utilisation import HpaUtilisation
+from control.core.policies.inferline import InferLine
 from control.core.policies.rule import Rule
+from control.core.policies.static import Static, StaticDefault, StaticMean
 
-RULES: Mapping[str, Callable[..., Rule]] = MappingProxyType({"conch": Conch})
+RULES: Mapping[str, Callable[..., Rule]] = MappingProxyType(
+    {
+        "conch": Conch,
+        "static": Static,
+        "static-default": StaticDefault,
+        "static-mean": StaticMean,
+        "hpa-utilisation": HpaUtilisation,
+        "inferline": InferLine,
+        "clairvoyant": Clairvoyant,
+    }
+)
 """Rule class by the name that users write."""
+
+SOURCES: Mapping[str, str] = MappingProxyType(
+    {
+        "conch": "this project: docs/explanation/control-loop.md",
+        "static": static.SOURCE,
+        "static-default": static.SOURCE,
+        "static-mean": static.SOURCE,
+        "hpa-utilisation": hpa_utilisation.SOURCE,
+        "inferline": inferline.SOURCE,
+        "clairvoyant": clairvoyant.SOURCE,
+    }
+)
+"""Where each rule comes from."""
+
+GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = MappingProxyType(
+    {
+        "static": static.GRID,
+        "hpa-utilisation": hpa_utilisation.GRID,
+        "inferline": inferline.GRID,
+        "clairvoyant": clairvoyant.GRID,
+    }
+)
+"""Values to try for each option of a rule that is worth tuning."""
+
+_MAY_BE_ZERO = frozenset({"tolerance", "envelope_z", "rho", "start_s"})
 
 
 def rule_named(name: str, options: Mapping[str, Any] | None = None) -> Rule:
-    """The rule with these options.
+    """The rule with these options; a number may come as text.
 
     Raises:
-        ConfigError: for a name or an option that is not known.
+        ConfigError: for a name, an option or a value that is not allowed.
     """
     if name not in RULES:
         raise ConfigError(
@@ -27,7 +68,7 @@ def rule_named(name: str, options: Mapping[str, Any] | None = None) -> Rule:
             hint="`conch control rules` tells what each one does.",
         )
     kind: Any = RULES[name]
-    known = {f.name for f in fields(kind)} - {"name"}
+    known = {f.name: f.default for f in fields(kind) if f.name != "name"}
     for option in options or {}:
         if option not in known:
             names = ", ".join(sorted(known)) or "none"
@@ -35,5 +76,36 @@ def rule_named(name: str, options: Mapping[str, Any] | None = None) -> Rule:
                 f"rule {name}: option {option}, must be one of {names}.",
                 hint="Check the spelling.",
             )
-    made: Rule = kind(**(options or {}))
+    given = {
+        option: _number(name, option, value, known[option])
+        for option, value in (options or {}).items()
+    }
+    made: Rule = kind(**given)
     return made
+
+
+def _number(name: str, option: str, value: Any, default: Any) -> Any:
+    """The value as its default's type; anything but a number passes as it is.
+
+    Raises:
+        ConfigError: for a number that is not finite, not positive, or not whole where it must be.
+    """
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    zero = option in _MAY_BE_ZERO or option.endswith("_delay_s")
+    whole = isinstance(default, int)
+    if (
+        math.isfinite(number)
+        and (number > 0 or (zero and number == 0))
+        and (not whole or number.is_integer())
+    ):
+        return int(number) if whole else number
+    allowed = f"a {'whole ' if whole else ''}number {'of 0 or more' if zero else 'above 0'}"
+    raise ConfigError(
+        f"rule {name}: option {option} is {value}, must be {allowed}.",
+        hint=f"Its default is {default}.",
+    )
