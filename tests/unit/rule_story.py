@@ -7,6 +7,7 @@ can compute what the rule must do by hand.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from control.core.policies.rule import Rule
 from control.core.state import Applied, ControlState, InFlight
@@ -42,7 +43,7 @@ class RuleStory:
         queue_s: float = 0.0,
         tick_s: float = 1.0,
         missing: tuple[str, ...] = (),
-        **seen: object,
+        **seen: Any,
     ) -> RuleStory:
         """That many seconds in which the load is answered as it comes.
 
@@ -75,7 +76,7 @@ class RuleStory:
             self.look(missing=missing, **seen)
         return self
 
-    def look(self, *, missing: tuple[str, ...] = (), **seen: object) -> Decision:
+    def look(self, *, missing: tuple[str, ...] = (), **seen: Any) -> Decision:
         """One look at what is, without any time passing."""
         look = Observation(
             at_s=self.at_s,
@@ -84,7 +85,8 @@ class RuleStory:
             statistics=self.statistics,
             applied=self.applied,
         )
-        look = replace(look, **{**dict.fromkeys(missing), **seen})
+        changes: dict[str, Any] = {**dict.fromkeys(missing), **seen}
+        look = replace(look, **changes)
         decision, self.state = self.rule.decide(self.state, look, self.policy)
         self.decisions.append(decision)
         if decision.changes and self.obeys:

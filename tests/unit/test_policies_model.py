@@ -115,9 +115,9 @@ def test_inferline_goes_down_to_the_peak_of_30_seconds_after_15_quiet_ones() -> 
     planned = told(story)[1]
     story.sees(5, load_rps=1.5 * planned, **TRULY)
     assert story.applied.instances == 2
-    story.sees(29, load_rps=50, **TRULY)
+    story.sees(25, load_rps=50, **TRULY)
     assert story.applied.instances == 2
-    story.sees(3, load_rps=50, **TRULY)
+    story.sees(5, load_rps=50, **TRULY)
     assert story.applied.instances == 1
 
 
