@@ -26,6 +26,9 @@ class ModelPolicy(FileModel):
     max_instances: int | None = Field(
         None, ge=1, description="Never more instances than this; default: the number of cores."
     )
+    cores: int | None = Field(
+        None, ge=1, description="Cores that the instances share; default: those of this machine."
+    )
     max_batch_size: int = Field(32, ge=1, description="Largest batch that may be configured.")
     rebatch: bool = Field(True, description="Whether batch size and delay may change (a reload).")
     rebatch_after: Duration = Field(
@@ -75,6 +78,7 @@ class ModelPolicy(FileModel):
 
     def typed(self, *, cores: int) -> Policy:
         """The core's policy on a machine with this many cores."""
+        cores = self.cores or cores
         return Policy(
             slo_s=self.slo,
             min_instances=self.min_instances,

@@ -234,6 +234,7 @@ def policy_text(model: str, asked: Play) -> str:
         "min_instances": policy.min_instances,
         "max_instances": policy.max_instances,
         "max_batch_size": policy.max_batch_size,
+        "cores": policy.cores,
         "rebatch": policy.rebatch,
         "rebatch_after": policy.rebatch_after_s,
         "quiet": policy.quiet_s,

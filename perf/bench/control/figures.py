@@ -1,0 +1,344 @@
+"""Pictures of a comparison: what each rule did over time, and what it attained at which cost."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from perf import slo
+from perf.bench.control.run import ControlRun
+from perf.report.style import CONTENDER_LINES, Theme
+
+WIDTH_IN = 10.0
+DPI = 150
+TEXT_COLUMNS = 150
+LINES_A_FIGURE = 5
+SHAPES = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8")
+ATTAINMENT_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
+LEAST_MISSED = 1e-4  # the axis of missed requests is logarithmic; none missed is drawn here
+_LEFT, _WIDTH = 0.085, 0.895
+_TITLE_IN = 0.42
+_LINE_IN = 0.19
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One rule in one panel of the attainment-cost picture; each value is (median, low, high).
+
+    Attributes:
+        rule: as tables call it.
+        cost: instance-seconds as a multiple of those of the reference.
+        attained: share of the requests within the SLO.
+    """
+
+    rule: str
+    cost: tuple[float, float, float]
+    attained: tuple[float, float, float]
+
+
+def window_s(duration_s: float) -> float:
+    """Windows of a timeline: about 150, of a round length."""
+    return next((w for w in (1.0, 2.0, 5.0, 10.0) if duration_s / w <= 160), 20.0)
+
+
+def look(rules: Sequence[str], theme: Theme) -> dict[str, tuple[str, str]]:
+    """Colour and shape of each rule, the same in every figure of a report."""
+    colours = theme.contenders[1], theme.contenders[0], *theme.contenders[2:]
+    return {
+        rule: (colours[number % len(colours)], SHAPES[number % len(SHAPES)])
+        for number, rule in enumerate(rules)
+    }
+
+
+def groups(rules: Sequence[str]) -> list[list[str]]:
+    """The rules in groups that one timeline can hold; the first rule is in each of them.
+
+    Example:
+        >>> groups(["a", "b", "c", "d", "e", "f", "g"])
+        [['a', 'b', 'c', 'd', 'e'], ['a', 'f', 'g']]
+    """
+    if len(rules) <= LINES_A_FIGURE:
+        return [list(rules)]
+    first, others = rules[0], rules[1:]
+    size = LINES_A_FIGURE - 1
+    return [[first, *others[n : n + size]] for n in range(0, len(others), size)]
+
+
+def timeline(
+    path: Path,
+    runs: Sequence[ControlRun],
+    theme: Theme,
+    *,
+    looks: Mapping[str, tuple[str, str]],
+    caption: str,
+) -> Path:
+    """Load, paid instances and p99 of runs of one trace and seed, on one time axis."""
+    label = "simulated, " if runs[0].simulated else ""
+    length_s = window_s(runs[0].duration_s)
+    lines = textwrap.wrap(caption, TEXT_COLUMNS)
+    heights = (1.5, 2.2, 2.6)
+    foot_in = 0.55 + _LINE_IN * len(lines) + 0.1
+    legend_in = 0.3
+    height_in = sum(heights) + _TITLE_IN * len(heights) + foot_in + legend_in
+    with mpl.rc_context(theme.rc()):
+        figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI)
+        FigureCanvasAgg(figure)
+        top_in = height_in - legend_in
+        drawn: list[Axes] = []
+        for panel_in in heights:
+            top_in -= _TITLE_IN + panel_in
+            box = (_LEFT, top_in / height_in, _WIDTH, panel_in / height_in)
+            drawn.append(figure.add_axes(box, sharex=drawn[0] if drawn else None))
+        _load(drawn[0], runs[0], length_s, theme, label)
+        _instances(drawn[1], runs, looks)
+        _p99(drawn[2], runs, looks, length_s, theme)
+        drawn[0].set_xlim(0, runs[0].duration_s)
+        drawn[-1].set_xlabel("seconds from the start of what is measured")
+        for axes in drawn[:-1]:
+            axes.tick_params(labelbottom=False)
+        figure.legend(
+            handles=[_handle(run, number, looks) for number, run in enumerate(runs)],
+            loc="upper left",
+            bbox_to_anchor=(_LEFT - 0.01, 1.0),
+            ncols=len(runs),
+            handlelength=2.6,
+            columnspacing=1.6,
+        )
+        _write(figure, lines, foot_in - 0.55, height_in, theme)
+        figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    return path
+
+
+def _handle(run: ControlRun, number: int, looks: Mapping[str, tuple[str, str]]) -> Line2D:
+    """A line of the legend."""
+    return Line2D([], [], color=looks[run.rule][0], **_stroke(number), label=run.rule)
+
+
+def _stroke(number: int) -> dict[str, Any]:
+    """Line style and width by the rule's place in the figure; the first one stands out."""
+    styles = ("-", *CONTENDER_LINES[:1], *CONTENDER_LINES[2:])
+    return {"linestyle": styles[number % len(styles)], "linewidth": 2.4 if number == 0 else 1.7}
+
+
+def _load(axes: Axes, run: ControlRun, length_s: float, theme: Theme, label: str) -> None:
+    """Requests a second that arrive."""
+    seen = _windows(run, length_s)
+    edges = np.append(seen.start_s, run.duration_s)
+    axes.stairs(
+        seen.offered_count / np.diff(edges), edges, fill=True, color=theme.offered, alpha=0.55
+    )
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("req/s")
+    axes.set_title(f"{run.trace_name} ({label}seed {run.seed}): offered load, {length_s:g} s means")
+
+
+def _instances(
+    axes: Axes, runs: Sequence[ControlRun], looks: Mapping[str, tuple[str, str]]
+) -> None:
+    """Paid instances; lines are set apart a little so that none hides another."""
+    most = max((count for run in runs for _, count in run.paid), default=1)
+    for number, run in reversed(list(enumerate(runs))):
+        times = [max(0.0, at_s) for at_s, _ in run.paid]
+        counts = [count for _, count in run.paid]
+        shift = (number - (len(runs) - 1) / 2) * 0.012 * max(4, most)
+        axes.step(
+            [*times, run.duration_s],
+            np.array([*counts, counts[-1]]) + shift,
+            where="post",
+            color=looks[run.rule][0],
+            **_stroke(number),
+        )
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=2))
+    axes.set_ylim(0, most * 1.08 + 0.4)
+    axes.set_ylabel("instances")
+    axes.set_title("Instances that are paid for (from the start of loading to the end of removal)")
+
+
+def _p99(
+    axes: Axes,
+    runs: Sequence[ControlRun],
+    looks: Mapping[str, tuple[str, str]],
+    length_s: float,
+    theme: Theme,
+) -> None:
+    """p99 of the arrivals of each window, log scale, with the SLO line."""
+    slo_ms = runs[0].slo_s * 1e3
+    highest, lowest = slo_ms * 2, slo_ms / 2
+    for number, run in reversed(list(enumerate(runs))):
+        seen = _windows(run, length_s)
+        p99_ms = seen.p99_s * 1e3
+        finite = p99_ms[np.isfinite(p99_ms)]
+        if finite.size:
+            highest, lowest = max(highest, finite.max()), min(lowest, finite.min())
+        middle = seen.start_s + length_s / 2
+        shown = np.where(np.isinf(p99_ms), np.nan, p99_ms)
+        axes.plot(middle, shown, color=looks[run.rule][0], **_stroke(number))
+        lost = middle[np.isinf(p99_ms)]
+        axes.plot(
+            lost,
+            np.full(lost.size, 0.96),
+            "x",
+            transform=axes.get_xaxis_transform(),
+            color=looks[run.rule][0],
+        )
+    axes.axhline(slo_ms, color=theme.slo, linewidth=1.3, linestyle=(0, (5, 3)))
+    axes.annotate(
+        f"SLO {slo_ms:g} ms",
+        (1.0, slo_ms),
+        xycoords=("axes fraction", "data"),
+        xytext=(-3, 3),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontweight="bold",
+        color=theme.slo,
+    )
+    axes.set_yscale("log")
+    axes.set_ylim(lowest / 1.3, highest * 1.6)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.set_ylabel("p99 latency (ms, log)")
+    axes.set_title(
+        f"p99 latency of the arrivals of each {length_s:g} s, from the intended time "
+        "(x: over 1 % unanswered)"
+    )
+
+
+def _windows(run: ControlRun, length_s: float) -> slo.Windows:
+    """The run in windows."""
+    return slo.windows(
+        run.intended_s, run.latency_s, slo_s=run.slo_s, until_s=run.duration_s, window_s=length_s
+    )
+
+
+def pareto(
+    path: Path,
+    panels: Sequence[tuple[str, Sequence[Point]]],
+    theme: Theme,
+    *,
+    looks: Mapping[str, tuple[str, str]],
+    reference: str,
+    caption: str,
+) -> Path:
+    """Attainment against cost, one panel a trace: up and to the left is better."""
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    lines = textwrap.wrap(caption, TEXT_COLUMNS)
+    text_in = _LINE_IN * len(lines) + 0.15
+    panel_in = 3.6 if max(len(points) for _, points in panels) <= 6 else 4.6
+    height_in = rows * (panel_in + 0.95) + text_in
+    with mpl.rc_context(theme.rc()):
+        figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI)
+        FigureCanvasAgg(figure)
+        gap, width = 0.085, (0.985 - 0.085 * columns) / columns
+        for number, (title, points) in enumerate(panels):
+            row, column = divmod(number, columns)
+            left = gap + column * (width + gap)
+            bottom_in = height_in - (row + 1) * (panel_in + 0.95) + 0.5
+            axes = figure.add_axes((left, bottom_in / height_in, width, panel_in / height_in))
+            _pareto_panel(axes, title, points, looks, theme, reference)
+        _write(figure, lines, text_in, height_in, theme)
+        figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    return path
+
+
+def _height(attained: float) -> float:
+    """Attainment on the axis: the logarithm of what was missed, upside down."""
+    return -float(np.log10(max(LEAST_MISSED, 1.0 - attained)))
+
+
+def _pareto_panel(
+    axes: Axes,
+    title: str,
+    points: Sequence[Point],
+    looks: Mapping[str, tuple[str, str]],
+    theme: Theme,
+    reference: str,
+) -> None:
+    """The rules as labelled points with their ranges."""
+    for point in points:
+        colour, shape = looks[point.rule]
+        x, y = point.cost[0], _height(point.attained[0])
+        axes.plot(point.cost[1:], (y, y), color=colour, linewidth=1.2, alpha=0.6)
+        spread = [_height(value) for value in point.attained[1:]]
+        axes.plot((x, x), spread, color=colour, linewidth=1.2, alpha=0.6)
+        axes.plot(x, y, shape, color=colour, markersize=9, markeredgecolor=theme.background)
+    axes.axhline(_height(0.99), color=theme.slo, linewidth=1.2, linestyle=(0, (5, 3)))
+    heights = [_height(value) for point in points for value in point.attained]
+    costs = [value for point in points for value in point.cost]
+    low, high = min([*heights, _height(0.97)]), max([*heights, _height(0.998)])
+    axes.set_ylim(low - 0.08 * (high - low), high + 0.1 * (high - low))
+    wide = max(costs) - min(costs) or 1.0
+    axes.set_xlim(min(costs) - 0.12 * wide, max(costs) + 0.35 * wide)
+    ticks = [value for value in ATTAINMENT_TICKS if low - 0.05 <= _height(value) <= high + 0.05]
+    axes.yaxis.set_major_locator(FixedLocator([_height(value) for value in ticks]))
+    axes.yaxis.set_major_formatter(FixedFormatter([_percent(value) for value in ticks]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(f"cost: instance-seconds, × {reference}")
+    axes.set_ylabel("requests within the SLO (log of the misses)")
+    axes.set_title(title)
+    _label(axes, points, looks)
+
+
+def _percent(share: float) -> str:
+    """An attainment as a tick says it."""
+    return "100 %" if share >= 1 - LEAST_MISSED else f"{share * 100:.4g} %"
+
+
+def _label(axes: Axes, points: Sequence[Point], looks: Mapping[str, tuple[str, str]]) -> None:
+    """Write each rule beside its point, moved up or down so that no two overlap."""
+    to_pixels = axes.transData.transform
+    taken: list[tuple[float, float, float]] = []  # left, right, middle of the line
+    line_px = 15.0 * DPI / 100
+    placed = sorted(points, key=lambda point: (-_height(point.attained[0]), point.cost[0]))
+    for point in placed:
+        x, y = to_pixels((point.cost[0], _height(point.attained[0])))
+        left, right = x + 12, x + 12 + 8.6 * DPI / 100 * len(point.rule) * 0.72
+        steps = sorted(range(-14, 15), key=lambda step: (abs(step), step > 0))
+        at = next(
+            (
+                y + step * line_px * 0.5
+                for step in steps
+                if not any(
+                    left < other_right
+                    and other_left < right
+                    and abs(y + step * line_px * 0.5 - m) < line_px
+                    for other_left, other_right, m in taken
+                )
+            ),
+            y,
+        )
+        taken.append((left, right, at))
+        shift = (at - y) * 72 / DPI
+        moved = abs(shift) > 6
+        axes.annotate(
+            point.rule,
+            (point.cost[0], _height(point.attained[0])),
+            xytext=(9, shift),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=looks[point.rule][0],
+            arrowprops={"arrowstyle": "-", "color": looks[point.rule][0], "lw": 0.6}
+            if moved
+            else None,
+        )
+
+
+def _write(
+    figure: Figure, lines: Sequence[str], text_in: float, height_in: float, theme: Theme
+) -> None:
+    """Small text at the foot of the figure."""
+    for number, line in enumerate(lines):
+        y = (text_in - 0.06 - _LINE_IN * number) / height_in
+        figure.text(0.012, y, line, fontsize=8.2, va="top", color=theme.muted)
