@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from control.core.safety import Safety
 from control.core.state import ControlState
-from control.core.types import Clamp, Policy, Settings
+from control.core.types import Clamp, Observation, Policy, Settings
+
+COPY_MARGIN = 1.2
+"""A copy is expected to take this many times what one took so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,27 @@ class Guarded:
     may_act_at_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Proposal:
+    """A proposal and all that it is held against."""
+
+    wanted: Settings
+    applied: Settings
+    state: ControlState
+    safety: Safety
+    policy: Policy
+    seen: Observation | None
+    at_s: float
+    undo: bool
+    adds_capacity: bool
+    fresh: bool
+
+    @property
+    def reload(self) -> bool:
+        """Whether it takes a full reload whatever we wish."""
+        return is_reload(self.wanted, self.applied)
+
+
 def guard(
     proposal: Settings,
     applied: Settings,
@@ -35,22 +60,57 @@ def guard(
     at_s: float,
     fresh: bool = False,
     granularity: int = 1,
+    seen: Observation | None = None,
+    safety: Safety = Safety(),  # noqa: B008  # a frozen value
+    undo: bool = False,
+    adds_capacity: bool | None = None,
 ) -> Guarded:
-    """Clamp ``proposal`` to the bounds, the step, the cooldown and the reload budget.
+    """Clamp ``proposal`` to what may be done now.
 
-    A scale up is never delayed: it only costs money, and waiting costs the SLO. One that wanted a
-    fresh copy is made in place when the hour's reloads are spent.
+    Args:
+        proposal, applied: what is wanted, and what is in force.
+        state: its changes of the last hour, and the one in flight.
+        policy: the bounds.
+        at_s: now.
+        fresh: whether a full reload is wanted where an in-place update would do.
+        granularity: instances come in multiples of this.
+        seen: the look, for the budget's cap, the free memory and a freeze; None knows of none.
+        safety: what was judged worse, and whether the error budget burns.
+        undo: whether this is a rollback. It waits for no cooldown and no budget of reloads or
+            changes, may take any step down, and passes while the error budget burns.
+        adds_capacity: whether the change is meant to carry more; None for "if it has more
+            instances". Such a change waits for no cooldown and no budget of changes: it only costs
+            money, and waiting costs the SLO.
+
+    One that wanted a fresh copy is made in place when the hour's reloads are spent, or where there
+    is not enough memory for a second copy.
     """
     clamps: list[Clamp] = []
-    wanted = _bounded(proposal, applied, policy, clamps, granularity)
+    cap = seen.cap if seen is not None else None
+    wanted = _bounded(proposal, applied, policy, clamps, granularity, cap=cap, undo=undo)
+    if fresh and not undo and _reloads_spent(state, policy):
+        clamps.append(Clamp.RELOAD_BUDGET)
+        fresh = False
+    grows = wanted.instances > applied.instances and not is_reload(wanted, applied)
     ready_s = may_act_at_s(state, policy)
-    held = _held(wanted, applied, state, policy, at_s=at_s, ready_s=ready_s)
+    full = _Proposal(
+        wanted=wanted,
+        applied=applied,
+        state=state,
+        safety=safety,
+        policy=policy,
+        seen=seen,
+        at_s=at_s,
+        undo=undo,
+        adds_capacity=grows if adds_capacity is None else adds_capacity,
+        fresh=fresh,
+    )
+    held = None if wanted == applied else _held(full, ready_s=ready_s)
     if held is not None:
         clamps.append(held)
         wanted = applied
-    if fresh and _reloads_spent(state, policy):
-        clamps.append(Clamp.RELOAD_BUDGET)
-        fresh = False
+    elif wanted != applied:
+        wanted, fresh = _within_memory(full, granularity, clamps)
     return Guarded(
         settings=wanted,
         fresh=fresh and wanted != applied,
@@ -75,11 +135,14 @@ def _bounded(
     policy: Policy,
     clamps: list[Clamp],
     granularity: int,
+    *,
+    cap: int | None,
+    undo: bool,
 ) -> Settings:
-    """The proposal within the policy's bounds, the largest step down, and whole multiples.
+    """The proposal within the policy's bounds, the budget, a step down, and whole multiples.
 
     A hold passes as it is: bringing a count within its bounds is a decision with a reason of its
-    own, not a side effect.
+    own, not a side effect. The budget is above ``min_instances``: it is shared with other models.
     """
     count = proposal.instances
     if count == applied.instances:
@@ -90,13 +153,20 @@ def _bounded(
     if count > policy.max_instances:
         count = policy.max_instances
         clamps.append(Clamp.MAX_INSTANCES)
+    if cap is not None and count > max(cap, 1) and count > applied.instances:
+        count = max(cap, 1, applied.instances)
+        clamps.append(Clamp.BUDGET)
     step = max(granularity, math.floor(applied.instances * policy.step_down_fraction))
-    if applied.instances - count > step:
+    if applied.instances - count > step and not undo:
         count = applied.instances - step
         clamps.append(Clamp.STEP_DOWN)
-    # Up to a whole multiple on the way up and on the way down: never fewer than were asked for.
-    count = -(-count // granularity) * granularity
-    return replace(proposal, instances=count)
+    # Up to a whole multiple on the way up and on the way down: never fewer than were asked for,
+    # but for the bounds.
+    whole = -(-count // granularity) * granularity
+    most = policy.max_instances if cap is None else min(policy.max_instances, cap)
+    if whole > max(most, applied.instances, granularity):
+        whole -= granularity
+    return replace(proposal, instances=whole)
 
 
 def _reloads_spent(state: ControlState, policy: Policy) -> bool:
@@ -104,27 +174,69 @@ def _reloads_spent(state: ControlState, policy: Policy) -> bool:
     return sum(change.reload for change in state.changes) >= policy.reloads_per_hour
 
 
-def _held(
-    wanted: Settings,
-    applied: Settings,
-    state: ControlState,
-    policy: Policy,
-    *,
-    at_s: float,
-    ready_s: float,
-) -> Clamp | None:
-    """Why the change must not happen now, or None when it may."""
-    if wanted == applied:
-        return None
+def _held(full: _Proposal, *, ready_s: float) -> Clamp | None:
+    """Why the change must not happen now, or None when it may. The order is that of importance."""
+    policy, state = full.policy, full.state
+    if full.seen is not None and full.seen.frozen:
+        return Clamp.FROZEN
     if state.in_flight is not None:
         return Clamp.CHANGE_IN_FLIGHT
-    failed = [c for c in state.changes if not c.ok and c.at_s > at_s - policy.blocked_s]
-    if any(c.settings == wanted for c in failed):
+    if full.undo:
+        failed = bool(state.changes) and not state.changes[-1].ok
+        return Clamp.COOLDOWN if failed and full.at_s < ready_s else None
+    if _blocked(full):
         return Clamp.BLOCKED
-    reload = is_reload(wanted, applied)
-    if reload and _reloads_spent(state, policy):
+    if full.safety.burns and not full.adds_capacity:
+        return Clamp.BURN_RATE
+    if full.reload and _reloads_spent(state, policy):
         return Clamp.RELOAD_BUDGET
-    grows = wanted.instances > applied.instances and not reload
-    if not grows and at_s < ready_s:
+    if len(state.changes) >= policy.changes_per_hour and not full.adds_capacity:
+        return Clamp.CHANGE_BUDGET
+    if (full.reload or not full.adds_capacity) and full.at_s < ready_s:
         return Clamp.COOLDOWN
     return None
+
+
+def _blocked(full: _Proposal) -> bool:
+    """Whether the target failed, or was judged worse, a short while ago.
+
+    More instances than failed to load do not load either.
+    """
+    for change in full.state.changes:
+        if change.ok or change.at_s <= full.at_s - full.policy.blocked_s:
+            continue
+        failed = change.settings
+        grew = change.before is not None and failed.instances > change.before.instances
+        most = replace(failed, instances=max(failed.instances, full.wanted.instances))
+        if full.wanted in ((failed, most) if grew else (failed,)):
+            return True
+    return full.safety.forbids(full.wanted, at_s=full.at_s)
+
+
+def _within_memory(full: _Proposal, granularity: int, clamps: list[Clamp]) -> tuple[Settings, bool]:
+    """What fits into the free memory, and whether by a fresh copy; what is unknown fits.
+
+    A reload needs all its instances a second time, an in-place scale up only those added.
+    """
+    wanted, applied, seen = full.wanted, full.applied, full.seen
+    free = None if seen is None else seen.memory_free_bytes
+    copy = None if seen is None else seen.memory_copy_bytes
+    if free is None or copy is None or copy <= 0:
+        return wanted, full.fresh
+    fits = int(free // (COPY_MARGIN * copy))
+    if full.reload:
+        if wanted.instances <= fits:
+            return wanted, full.fresh
+        clamps.append(Clamp.MEMORY)
+        return applied, False
+    fresh = full.fresh
+    if fresh and wanted.instances > fits:
+        clamps.append(Clamp.MEMORY)
+        fresh = False
+    added = wanted.instances - applied.instances
+    if fresh or added <= fits:
+        return wanted, fresh
+    if Clamp.MEMORY not in clamps:
+        clamps.append(Clamp.MEMORY)
+    count = applied.instances + fits // granularity * granularity
+    return replace(wanted, instances=count), False

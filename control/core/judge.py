@@ -1,0 +1,252 @@
+"""Whether a change made things better or worse, by what was seen before it and after it.
+
+Theory of operation. After a change has settled it is watched for a number of requests or seconds.
+It is worse when requests fail that did not, when the error budget begins to burn, or when requests
+take longer than before and longer than was predicted, at a load that is not higher. More instances
+are never worse because the queue of an overload still drains: only when the saturated model answers
+fewer requests with them than without (instances that share full cores or a full device can).
+Nothing is worse for a rise of the load: that is the fast loop's business.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, replace
+
+from control.core import burn_rate
+from control.core.types import Policy, Settings
+from control.core.windows import Interval
+
+SIMILAR = 0.1
+"""Loads that differ by less than this share are compared."""
+SLOWER_THAN_PREDICTED = 1.2
+SLOWER_THAN_BEFORE = 1.2
+FASTER = 0.9
+MATTERS_OF_SLO = 0.05
+"""A difference below this share of the SLO is noise of the transport, not the change's doing."""
+LEAST_REQUESTS = 20.0
+LEAST_FAILED = 5.0
+MORE_FAILED = 0.01
+LEAST_QUEUED_S = 2.0
+
+
+class Verdict(enum.Enum):
+    """What a change turned out to be."""
+
+    BETTER = "better"
+    NEUTRAL = "neutral"
+    WORSE = "worse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """Sums over some intervals.
+
+    Attributes:
+        span_s: how long they are.
+        arrivals, completed, failed: requests.
+        missed: of those that were answered, the estimated number that missed the SLO.
+        request_s: request times of the answered ones, summed.
+        queued_s, queued_completed: span and answers of the intervals with a full queue throughout.
+    """
+
+    span_s: float = 0.0
+    arrivals: float = 0.0
+    completed: float = 0.0
+    failed: float = 0.0
+    missed: float = 0.0
+    request_s: float = 0.0
+    queued_s: float = 0.0
+    queued_completed: float = 0.0
+
+    def plus(self, new: Interval, *, slo_s: float, full_round: float) -> Period:
+        """With one more interval; ``full_round`` is how many requests all instances take at once.
+
+        What is answered while a queue drains tells of the overload before: only its rate counts.
+        """
+        began = burn_rate.pending_at_start(new)
+        queued = min(began, new.pending) >= full_round
+        more = self
+        if queued:
+            more = replace(
+                more,
+                queued_s=more.queued_s + new.span_s,
+                queued_completed=more.queued_completed + new.completed,
+            )
+        if began >= full_round and new.pending < began:
+            return more
+        missed = burn_rate.missed_fraction(new, slo_s=slo_s) * max(new.arrivals, new.completed)
+        return replace(
+            more,
+            span_s=more.span_s + new.span_s,
+            arrivals=more.arrivals + new.arrivals,
+            completed=more.completed + new.completed,
+            failed=more.failed + new.failed,
+            missed=more.missed + missed,
+            request_s=more.request_s + new.request_s,
+        )
+
+    def faded(self, keep: float) -> Period:
+        """All sums times ``keep``."""
+        return Period(
+            span_s=self.span_s * keep,
+            arrivals=self.arrivals * keep,
+            completed=self.completed * keep,
+            failed=self.failed * keep,
+            missed=self.missed * keep,
+            request_s=self.request_s * keep,
+            queued_s=self.queued_s * keep,
+            queued_completed=self.queued_completed * keep,
+        )
+
+    @property
+    def rate_rps(self) -> float:
+        """Arrivals per second; 0 for an empty period."""
+        return self.arrivals / self.span_s if self.span_s > 0 else 0.0
+
+    @property
+    def mean_s(self) -> float | None:
+        """Mean request time; None without an answer."""
+        return self.request_s / self.completed if self.completed >= 1 else None
+
+    @property
+    def failed_fraction(self) -> float:
+        """Of the requests that ended."""
+        ended = self.completed + self.failed
+        return self.failed / ended if ended >= 1 else 0.0
+
+    @property
+    def missed_fraction(self) -> float:
+        """Of the requests that came or were answered, whichever are more."""
+        total = max(self.arrivals, self.completed)
+        return min(1.0, self.missed / total) if total >= 1 else 0.0
+
+    @property
+    def queued_rps(self) -> float | None:
+        """Answers per second while the queue was full; None when it hardly was."""
+        return self.queued_completed / self.queued_s if self.queued_s >= LEAST_QUEUED_S else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """A change that is being judged.
+
+    Attributes:
+        since_s: when it ended.
+        settings: that it brought into force.
+        good: what to go back to when it is worse.
+        before: the time before it began.
+        after: the time since it has settled.
+        predicted_s: mean request time that was predicted for it; None where nobody did.
+        burning: whether the error budget burnt already when it began.
+    """
+
+    since_s: float
+    settings: Settings
+    good: Settings
+    before: Period = Period()
+    after: Period = Period()
+    predicted_s: float | None = None
+    burning: bool = False
+
+    @property
+    def grows(self) -> bool:
+        """Whether it only added instances."""
+        return self.settings.instances > self.good.instances and not self.reload
+
+    @property
+    def reload(self) -> bool:
+        """Whether it changed more than the instance count."""
+        return not same_batching(self.settings, self.good)
+
+    def with_interval(self, new: Interval, policy: Policy) -> Watch:
+        """The watch after one more interval; those within the settle time are left out."""
+        if new.start_s < self.since_s + policy.settle_s:
+            return self
+        full_round = float(self.settings.largest_batch * self.settings.instances)
+        after = self.after.plus(new, slo_s=policy.slo_s, full_round=full_round)
+        return replace(self, after=after)
+
+
+def same_batching(one: Settings, other: Settings) -> bool:
+    """Whether two settings differ in nothing but the instance count."""
+    return replace(one, instances=other.instances) == other
+
+
+def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdict | None:
+    """What the change turned out to be; None while that is open.
+
+    Args:
+        watch: the change with what was seen since.
+        policy: the SLO, and how long to watch.
+        at_s: of this look.
+        burning: whether the error budget burns now.
+    """
+    before, after = watch.before, watch.after
+    if after.failed >= LEAST_FAILED and (
+        after.failed_fraction > before.failed_fraction + MORE_FAILED
+    ):
+        return Verdict.WORSE
+    heavier = _heavier(watch)
+    if burning and not watch.burning and not heavier and not watch.grows:
+        return Verdict.WORSE
+    seen = max(after.completed, after.arrivals)
+    if seen < policy.watch_requests and at_s < watch.since_s + policy.settle_s + policy.watch_s:
+        return None
+    if seen < LEAST_REQUESTS or heavier:
+        return Verdict.NEUTRAL
+    if watch.grows:
+        return Verdict.WORSE if _carries_less(watch) else _better(watch)
+    return Verdict.WORSE if _slower(watch, policy) else _better(watch)
+
+
+def _heavier(watch: Watch) -> bool:
+    """Whether the load is higher than before the change, by more than the chance of few arrivals.
+
+    Two standard deviations of the difference of two Poisson rates.
+    """
+    before, after = watch.before, watch.after
+    if before.span_s <= 0 or after.span_s <= 0:
+        return False
+    spread_rps = math.sqrt(before.rate_rps / before.span_s + after.rate_rps / after.span_s)
+    return after.rate_rps > (1.0 + SIMILAR) * before.rate_rps + 2.0 * spread_rps
+
+
+def _carries_less(watch: Watch) -> bool:
+    """Whether more instances answer fewer requests, saturated before and after."""
+    before, after = watch.before.queued_rps, watch.after.queued_rps
+    return before is not None and after is not None and after < FASTER * before
+
+
+def _slower(watch: Watch, policy: Policy) -> bool:
+    """Whether requests take longer than before and than was predicted, by more than noise.
+
+    Without a prediction, or without a time to compare with, the SLO itself must be missed.
+    """
+    before, after = watch.before, watch.after
+    misses = after.missed_fraction > max(
+        1.0 - policy.slo_target_fraction, 2.0 * before.missed_fraction
+    )
+    if after.mean_s is None:  # they came and nobody was answered
+        return misses
+    known = [watch.predicted_s] if watch.predicted_s is not None else []
+    if before.mean_s is not None:
+        known.append(before.mean_s)
+        if after.mean_s <= SLOWER_THAN_BEFORE * before.mean_s:
+            return False
+    if watch.predicted_s is not None and after.mean_s <= SLOWER_THAN_PREDICTED * watch.predicted_s:
+        return False
+    if known and after.mean_s - max(known) <= MATTERS_OF_SLO * policy.slo_s:
+        return False
+    return misses if len(known) < 2 else True
+
+
+def _better(watch: Watch) -> Verdict:
+    """Better where requests are clearly faster, or a full queue is answered faster."""
+    before, after = watch.before, watch.after
+    if before.mean_s and after.mean_s and after.mean_s < FASTER * before.mean_s:
+        return Verdict.BETTER
+    if before.missed_fraction > 2.0 * after.missed_fraction and before.missed >= 1:
+        return Verdict.BETTER
+    return Verdict.NEUTRAL
