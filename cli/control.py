@@ -11,13 +11,14 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from cli.control_freeze import pause, resume, until
 from cli.options import json_option, server_options
 from cli.output import print_table
 from cli.repository_option import open_repository
 from cli.repository_option import repository_option as known_repository_option
 from conch.errors import ConfigError
 from conch.units import DURATION
-from control import codec, explain, policy_file, session
+from control import codec, explain, freeze, policy_file, session
 from control.actuator import Action, Outcome
 from control.core.types import Decision
 from control.journal import Journal
@@ -54,6 +55,7 @@ def control() -> None:
 @click.option("--advisory", is_flag=True, help="Decide and record, but change nothing.")
 @click.option("--duration", type=DURATION, help="Stop after this long. [default: run until Ctrl-C]")
 @click.option("--jsonl", is_flag=True, help="One JSON object a tick on stdout.")
+@click.option("--wait", is_flag=True, help="Stand by until the controller that runs now has ended.")
 @slo_option
 @repository_option
 @server_options
@@ -62,6 +64,7 @@ def run(
     advisory: bool,
     duration: float | None,
     jsonl: bool,
+    wait: bool,
     slo: float | None,
     repository: Path | None,
     endpoint: Endpoint,
@@ -72,6 +75,7 @@ def run(
     Example:
       conch control run examples/minilm/policy.yaml
       conch control run --slo 50ms --advisory --duration 5m
+      conch control run policy.yaml --wait
     """
     typed = _policy(policy, slo)
     repo = session.repository_of(endpoint, repository)
@@ -79,7 +83,7 @@ def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     mode = Mode.ADVISORY if advisory else Mode.ACTIVE
-    with session.session(endpoint, repo, typed, mode=mode) as loop:
+    with session.session(endpoint, repo, typed, mode=mode, wait=wait, stop=stop) as loop:
         names = ", ".join(loop.policies)
         click.echo(f"Controlling {names} ({mode.value}), a look every {typed.tick:g} s.", err=True)
         loop.run(
@@ -130,6 +134,10 @@ def once(
         _print_outcome(tick, row)
     if dry_run:
         click.echo("Nothing was changed.")
+
+
+control.add_command(pause)
+control.add_command(resume)
 
 
 @control.command("explain")
@@ -187,10 +195,12 @@ def status(repository: Path | None, as_json: bool) -> None:
     with Journal(session.journal_path(repo), read_only=True) as journal:
         latest = [entry for m in journal.models() for entry in journal.entries(m, last=1)]
         actions = journal.actions()
+    frozen = freeze.read(repo)
     rows = [
         {
             "model": entry.model,
             "mode": entry.mode,
+            "frozen": _frozen(frozen, entry.model, now_s),
             "age_s": round(now_s - entry.decision.at_s, 1),
             "reason": entry.decision.reason.name,
             "desired": codec.plain(entry.decision.desired),
@@ -210,7 +220,7 @@ def status(repository: Path | None, as_json: bool) -> None:
     for entry, row in zip(latest, rows, strict=True):
         table.add_row(
             entry.model,
-            entry.mode,
+            f"{entry.mode}, frozen {row['frozen']}" if row["frozen"] else entry.mode,
             str(row["age_s"]),
             str(row["offered_rps"]),
             explain.describe(entry.decision.applied),
@@ -220,6 +230,12 @@ def status(repository: Path | None, as_json: bool) -> None:
         )
     print_table(table)
     click.echo("Next: conch control explain MODEL", err=True)
+
+
+def _frozen(frozen: freeze.Freezes, model: str, now_s: float) -> str | None:
+    """Until when the model is frozen, for people; None when it is not."""
+    until_s = frozen.of(model, now_s=now_s)
+    return None if until_s is None else until(until_s)
 
 
 def _policy(path: Path | None, slo_s: float | None) -> PolicyFile:

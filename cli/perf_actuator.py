@@ -14,7 +14,7 @@ from cli.options import json_option
 from conch.errors import ThresholdMissed
 from control import session
 from control.actuator import Action
-from control.loop import sole_writer
+from control.lease import sole_writer
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints

@@ -13,7 +13,7 @@ from cli.options import json_option
 from cli.output import print_json, print_table
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ConchError, ConfigError
-from control.loop import sole_writer
+from control.lease import sole_writer
 from serving import model_config
 from serving.client import TritonClient
 from serving.model_config import ModelConfig

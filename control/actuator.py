@@ -85,7 +85,10 @@ class Actuator:
         client: TritonClient,
         *,
         clock: Callable[[], float] = time.monotonic,
+        fence: Callable[[], None] = lambda: None,
     ) -> None:
+        """Write this repository by this client; ``fence`` raises where another may write now."""
+        self._fence = fence
         self._repository = repository
         self._client = client
         self._clock = clock
@@ -154,6 +157,7 @@ class Actuator:
             if self._in_force(desired):
                 return False
             log.warning("config.drift_found", model=model)
+            self._fence()
             around = self._ensembles_served(model)
             try:
                 self._load_and_verify(desired, answers=self._answers(desired), around=around)
@@ -179,6 +183,7 @@ class Actuator:
         previous = self._repository.config_text(model)
         start_s = self._clock()
         failpoint("actuator.before_write")
+        self._fence()
         revision = self._repository.write_config(
             model, change.new, reason=reason, tick_id=tick_id
         ).number
@@ -271,6 +276,7 @@ class Actuator:
         self, model: str, previous: str, *, answers: bool, tick_id: str, cause: ConchError
     ) -> None:
         """The previous bytes back on disk and in force."""
+        self._fence()
         self._repository.restore(
             model, previous, reason=f"rolled back: {cause.message}", tick_id=tick_id
         )

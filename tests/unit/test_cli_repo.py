@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from cli.repo import repo
 from conch.errors import ConfigError, RepositoryError
-from control.loop import sole_writer
+from control.lease import sole_writer
 from serving import model_config
 from serving.repository import Repository
 from tests.unit.test_repository_check import GOOD
