@@ -1,7 +1,7 @@
 """The shell around the core: look, decide, record, act, once a tick, for each model.
 
 The journal is written before anything is changed: an action that cannot be recorded does not
-happen. One loop may run a repository at a time; a lock file says so.
+happen. One loop may run a repository at a time: see ``control.lease``.
 """
 
 from __future__ import annotations
@@ -11,23 +11,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
-from conch.errors import ApplyRejected, ConchError, RepositoryError
+from conch.errors import ApplyRejected, ConchError
 from control.actuator import Action, Actuator, Outcome
 from control.core.policies.conch import Conch
 from control.core.policies.rule import Rule
 from control.core.state import Applied, ControlState, InFlight
 from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision, Observation, Policy, Settings
+from control.freeze import Freezes
 from control.journal import Journal
-from control.observe import Observer
-from serving import locks
+from control.observe import Observer, Survey
 from serving.model_config import ReloadKind
-from serving.repository import Repository
 
 log = structlog.get_logger()
 
@@ -98,6 +96,8 @@ class ControlLoop:
         observer, actuator, journal: the shell's hands; see their modules.
         rules: by model; Conch's own where a model has none.
         mode: active or advisory.
+        frozen: what a person froze, read at each tick.
+        fence: raises when another controller has taken over; asked before each tick.
         keep_journal_s: ticks without an action are forgotten after this long.
         clock: wall clock, seconds since the epoch.
     """
@@ -108,6 +108,8 @@ class ControlLoop:
     journal: Journal
     rules: Mapping[str, Rule] = field(default_factory=dict)
     mode: Mode = Mode.ACTIVE
+    frozen: Callable[[], Freezes] = Freezes
+    fence: Callable[[], None] = lambda: None
     keep_journal_s: float = 7 * 86400.0
     clock: Callable[[], float] = time.time
     _states: dict[str, ControlState] = field(default_factory=dict)
@@ -133,10 +135,17 @@ class ControlLoop:
                 log.error("model.not_reconciled", model=model, error=error.message)
 
     def tick(self) -> Iterator[Tick]:
-        """One look and decision for each model; an error of one skips only that one."""
+        """One look and decision for each model; an error of one skips only that one.
+
+        Raises:
+            Fenced: when another controller has taken over.
+        """
+        self.fence()
+        frozen = self.frozen()
+        survey = self.observer.survey(self.policies)
         for model in self.policies:
             try:
-                yield self._tick(model)
+                yield self._tick(model, survey, frozen)
             except ConchError as error:
                 log.error("tick.failed", model=model, error=error.message)
 
@@ -194,14 +203,16 @@ class ControlLoop:
         self._states[model], decision = step(rule, state, event, self.policies[model])
         return decision
 
-    def _tick(self, model: str) -> Tick:
+    def _tick(self, model: str, survey: Survey, frozen: Freezes) -> Tick:
         ended = self._ended(model)
-        seen = self.observer.look(model, clock=self.clock)
+        seen = self.observer.look(model, survey=survey, clock=self.clock)
+        seen = replace(seen, frozen=frozen.of(model, now_s=seen.at_s) is not None)
         decision = self._step(model, Looked(seen=seen))
         assert decision is not None  # noqa: S101  # a look is always answered
         self.journal.record(model, seen, decision, mode=self.mode.value)
         self._tell(model, decision)
-        begin = decision.changes and self.mode is Mode.ACTIVE and model not in self._acting
+        free = model not in self._acting and not seen.frozen  # whatever the rule says
+        begin = decision.changes and self.mode is Mode.ACTIVE and free
         if begin:
             self._begin(model, decision)
         return Tick(model=model, observation=seen, decision=decision, begun=begin, ended=ended)
@@ -300,18 +311,3 @@ class ControlLoop:
             need_rps=round(decision.terms.get("need_rps", 0.0), 1),
             clamps=[clamp.name for clamp in decision.clamps],
         )
-
-
-@contextmanager
-def sole_writer(repository: Repository) -> Iterator[None]:
-    """Be the one loop that may write this repository; fails at once when there is another.
-
-    Raises:
-        RepositoryError: when another loop holds it.
-    """
-    busy = RepositoryError(
-        f"control of {repository.root}: another control loop is running, only one may write.",
-        hint="Stop it first, or use --advisory or --dry-run.",
-    )
-    with locks.held(repository.state / "control.lock", wait_s=0, busy=busy):
-        yield

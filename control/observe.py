@@ -1,6 +1,7 @@
-"""Take one look at a model: gRPC statistics, and counters from Triton or from Prometheus.
+"""Take one look at a model: gRPC statistics, counters from Triton or from Prometheus, the machine.
 
-What cannot be read is None in the observation, and logged: the core then holds.
+A tick surveys the server once, and then looks at each model. What cannot be read is None in the
+observation, and logged: the core then holds.
 """
 
 from __future__ import annotations
@@ -8,24 +9,23 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-import requests
 import structlog
-from prometheus_api_client import PrometheusConnect
-from prometheus_api_client.exceptions import PrometheusApiClientException
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
-from urllib3.util.retry import Retry
 
-from conch.errors import ConchError, TritonUnavailable
+from conch.errors import ConchError
+from control import machine
 from control.core.types import Observation, Settings
-from serving import ensembles, metrics, model_config
+from control.machine import Machine, Use
+from control.sources import CounterSource, PrometheusCounters, Sample, ScrapedCounters
+from serving import ensembles, model_config
 from serving.client import TritonClient
-from serving.metrics import ModelCounters
 from serving.model_config import ModelConfig
 from serving.repository import Repository
+
+__all__ = ["CounterSource", "Observer", "PrometheusCounters", "ScrapedCounters", "Survey"]
 
 log = structlog.get_logger()
 
@@ -33,145 +33,99 @@ THREADS = "intra_op_thread_count"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """Counters and when they were true (seconds since the epoch)."""
+class Survey:
+    """What all models of a server share in one tick.
 
-    counters: ModelCounters
-    at_s: float
-
-
-class CounterSource(Protocol):
-    """Where the counters of a model come from."""
-
-    def sample(self, model: str) -> Sample | None:
-        """The newest counters; None when the source has none for this model.
-
-        Raises:
-            TritonUnavailable: when the source does not answer.
-        """
-
-
-class ScrapedCounters:
-    """Counters by a scrape of Triton's own ``/metrics``."""
-
-    def __init__(
-        self,
-        metrics_url: str,
-        *,
-        deadline_s: float = 2.0,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._clock = clock
-        self._url = metrics_url
-        self._deadline_s = deadline_s
-
-    def snapshot(self) -> metrics.Snapshot:
-        """Every model's counters.
-
-        Raises:
-            TritonUnavailable: when the port does not answer in time.
-        """
-        try:
-            response = requests.get(self._url, timeout=self._deadline_s)
-            response.raise_for_status()
-        except requests.RequestException as error:
-            raise TritonUnavailable(
-                f"metrics at {self._url}: no answer ({type(error).__name__}).",
-                hint="Is the server running with metrics on? `conch doctor` looks.",
-            ) from error
-        return metrics.parse(response.text)
-
-    def sample(self, model: str) -> Sample | None:
-        """The model's counters now."""
-        counters = self.snapshot().models.get(model)
-        # Taken after the answer: a slow scrape must not squeeze its arrivals into a short interval.
-        return Sample(counters=counters, at_s=self._clock()) if counters else None
-
-
-class PrometheusCounters:
-    """Counters as the newest samples of a Prometheus that scrapes this one server.
-
-    The time of the sample counts and not that of the query: between two scrapes nothing is new, and
-    a Prometheus that scrapes no more has no data, where the old numbers would look like no load.
+    Attributes:
+        sample: their counters; None when the source did not answer.
+        host: the machine.
+        ensembles: of the repository; empty without one.
     """
 
-    def __init__(self, url: str, *, deadline_s: float = 2.0) -> None:
-        self._url = url
-        once = Retry(total=0)  # the next tick is the retry
-        self._client = PrometheusConnect(url=url, retry=once, timeout=deadline_s)
-
-    def sample(self, model: str) -> Sample | None:
-        """The model's counters as of the last scrape."""
-        series = f'{{__name__=~"nv_inference_.*", model="{model}"}}'
-        stamps = self._query(f'timestamp(nv_inference_request_success{{model="{model}"}})')
-        samples = self._query(series)
-        lines = [_exposition(s["metric"], s["value"][1]) for s in samples]
-        counters = metrics.parse("\n".join(lines) + "\n").models.get(model)
-        if counters is None or not stamps:
-            return None
-        return Sample(counters=counters, at_s=max(float(s["value"][1]) for s in stamps))
-
-    def _query(self, query: str) -> list[dict[str, Any]]:
-        """An instant query."""
-        try:
-            found: list[dict[str, Any]] = self._client.custom_query(query)
-        except (PrometheusApiClientException, requests.RequestException) as error:
-            raise TritonUnavailable(
-                f"Prometheus at {self._url}: no answer ({type(error).__name__}).",
-                hint="Check the policy's `prometheus` key, or leave it out.",
-            ) from error
-        return found
-
-
-def _exposition(labels: dict[str, str], value: str) -> str:
-    """One sample as a line of Prometheus text, so that one parser serves both sources."""
-    inner = ",".join(f'{k}="{v}"' for k, v in sorted(labels.items()) if k != "__name__")
-    return f"{labels['__name__']}{{{inner}}} {value}"
+    sample: Sample | None
+    host: Use
+    ensembles: tuple[ModelConfig, ...]
 
 
 class Observer:
     """Looks at models of one server."""
 
     def __init__(
-        self, client: TritonClient, source: CounterSource, repository: Repository | None = None
+        self,
+        client: TritonClient,
+        source: CounterSource,
+        repository: Repository | None = None,
+        *,
+        host: Machine | None = None,
     ) -> None:
-        """Look through these; the repository tells which ensembles a model is in."""
+        """Look through these.
+
+        Args:
+            client: of the server.
+            source: of the counters.
+            repository: tells the versions on disk and which ensembles a model is in.
+            host: the server's machine; by default one that only the server's gauges tell of.
+        """
         self._client = client
         self._repository = repository
         self._source = source
+        self._host = host or Machine()
 
-    def look(self, model: str, *, clock: Callable[[], float] = time.time) -> Observation:
-        """One observation; parts that failed are None."""
-        sample, statistics, config = None, None, None
+    def survey(self, models: Collection[str]) -> Survey:
+        """One question to each source for all of these models; to be used for this tick's looks."""
+        sample = None
         try:
-            sample = self._source.sample(model)
+            sample = self._source.sample(models)
         except ConchError as error:
-            log.warning("counters.unreachable", model=model, error=error.message)
+            log.warning("counters.unreachable", models=sorted(models), error=error.message)
+        around: tuple[ModelConfig, ...] = ()
+        if self._repository is not None:  # anew each time: one may have been published since
+            around = tuple(ensembles.of(self._repository).values())
+        host = self._host.use(sample.snapshot if sample else None)
+        return Survey(sample=sample, host=host, ensembles=around)
+
+    def look(
+        self,
+        model: str,
+        *,
+        survey: Survey | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Observation:
+        """One observation; parts that failed are None. Surveys for itself without a ``survey``."""
+        shared = survey or self.survey([model])
+        statistics, config = None, None
         try:
             statistics = self._client.statistics(model)
             config = self._client.config(model)
         except ConchError as error:
             log.warning("triton.unreachable", model=model, error=error.message)
         known = config if config is not None else ModelConfig()
+        sample = shared.sample
+        counters = sample.counters(model) if sample else None
+        snapshot = sample.snapshot if sample else None
+        versions = self._repository.versions(model) if self._repository else []
+        gpu = machine.gpu_use(model, snapshot)
+        on_gpu = gpu.memory_free_bytes is not None
         return Observation(
             at_s=clock(),
             tick_id=uuid.uuid4().hex[:12],
-            counters=sample.counters if sample else None,
-            counters_at_s=sample.at_s if sample else None,
+            counters=counters,
+            counters_at_s=sample.at_s[model] if sample and counters else None,
             statistics=statistics,
             applied=settings_of(config) if config is not None else None,
             threads=threads_of(known),
             threads_ours=threads_ours(known),
             can_rebatch=model_config.can_rebatch(known),
             granularity=model_config.granularity(known),
-            least_batch_size=self._least_batch_size(model),
+            least_batch_size=ensembles.least_batch_size(model, shared.ensembles),
+            versions=tuple(versions),
+            arrivals=sample.arrivals.get(model) if sample else None,
+            request_p99_s=snapshot.request_p99_s.get(model) if snapshot else None,
+            cpu_fraction=shared.host.busy_fraction,
+            memory_free_bytes=gpu.memory_free_bytes if on_gpu else shared.host.memory_free_bytes,
+            memory_copy_bytes=self._host.copy_bytes(model, known, self._repository, versions),
+            gpu_fraction=gpu.busy_fraction,
         )
-
-    def _least_batch_size(self, model: str) -> int:
-        """Read anew each time: an ensemble may have been published since."""
-        if self._repository is None:
-            return 1
-        return ensembles.least_batch_size(model, ensembles.of(self._repository).values())
 
 
 def settings_of(config: ModelConfig) -> Settings:
@@ -183,11 +137,16 @@ def settings_of(config: ModelConfig) -> Settings:
         dynamic_batching=batching.dynamic,
         max_queue_delay_s=batching.max_queue_delay_us * 1e-6,
         threads=_configured_threads(config),
+        version=model_config.only_version(config),
+        response_cache=config.response_cache.enable,
     )
 
 
 def with_settings(config: ModelConfig, wanted: Settings) -> ModelConfig:
-    """The config with these knobs; what they say already is left exactly as it is."""
+    """The config with these knobs; what they say already is left exactly as it is.
+
+    Without a wanted version, one that was pinned makes way for Triton's default: the newest.
+    """
     current = settings_of(config)
     if wanted.instances != current.instances:
         config = model_config.with_instances(config, wanted.instances)
@@ -200,6 +159,13 @@ def with_settings(config: ModelConfig, wanted: Settings) -> ModelConfig:
         config = model_config.with_batching(config, batching)
     if wanted.threads != current.threads and wanted.threads is not None:
         config = model_config.with_parameter(config, THREADS, str(wanted.threads))
+    if wanted.version != current.version:
+        if wanted.version is None:
+            config = model_config.with_newest_version(config)
+        else:
+            config = model_config.with_versions(config, [wanted.version])
+    if wanted.response_cache != current.response_cache:
+        config = model_config.with_response_cache(config, wanted.response_cache)
     return config
 
 

@@ -120,6 +120,10 @@ class PolicyFile(FileModel):
     prometheus: str | None = Field(
         None, description="Base URL of a Prometheus to read counters from; default: scrape Triton."
     )
+    prometheus_instance: str | None = Field(
+        None,
+        description="The `instance` label of this server, where that Prometheus scrapes several.",
+    )
     keep_journal: Duration = Field(
         7 * 86400.0, ge=60, description="Ticks without an action are forgotten after this long."
     )
@@ -149,6 +153,13 @@ class PolicyFile(FileModel):
             for name, own in data["models"].items()
         }
         return {**data, "models": merged}
+
+    @model_validator(mode="after")
+    def _sources(self) -> PolicyFile:
+        for key in ("arrivals", "prometheus_instance"):
+            if getattr(self, key) is not None and self.prometheus is None:
+                raise ValueError(f"{key}: needs `prometheus`, the base URL of one")
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> PolicyFile:

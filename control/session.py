@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from conch.errors import ConfigError
+from conch.errors import ConfigError, TritonUnavailable
+from control import freeze
 from control.actuator import Actuator
 from control.journal import Journal
-from control.loop import ControlLoop, Mode, sole_writer
-from control.observe import CounterSource, Observer, PrometheusCounters, ScrapedCounters
+from control.lease import sole_writer
+from control.loop import ControlLoop, Mode
+from control.machine import Machine
+from control.observe import Observer
 from control.policy_file import PolicyFile
+from control.sources import CounterSource, PrometheusCounters, ScrapedCounters
 from serving import model_config
 from serving.client import TritonClient
 from serving.repository import Repository
@@ -40,9 +46,17 @@ def repository_of(endpoint: Endpoint, given: Path | None) -> Repository:
 
 @contextmanager
 def session(
-    endpoint: Endpoint, repository: Repository, policy: PolicyFile, *, mode: Mode
+    endpoint: Endpoint,
+    repository: Repository,
+    policy: PolicyFile,
+    *,
+    mode: Mode,
+    wait: bool = False,
+    stop: threading.Event | None = None,
 ) -> Iterator[ControlLoop]:
     """A loop that is ready to tick; an active one holds the writer's lock and has reconciled.
+
+    ``wait`` and ``stop`` are those of ``sole_writer``.
 
     Raises:
         ConfigError: when the policy names a model that is not there.
@@ -52,24 +66,35 @@ def session(
     with ExitStack() as stack:
         client = stack.enter_context(TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key))
         names = models(policy, repository, client)  # before anything is written
+        fence = _anybody
+        if mode is Mode.ACTIVE:
+            fence = stack.enter_context(sole_writer(repository, wait=wait, stop=stop)).check
+            names = models(policy, repository, client)  # it may have waited for long
         journal = stack.enter_context(Journal(journal_path(repository)))
         for name in names:
             model_config.require_explicit_instances(repository.read_config(name))
         loop = ControlLoop(
             policies={name: policy.policy_of(name) for name in names},
             rules={name: policy.rule_of(name) for name in names},
-            observer=Observer(client, _source(endpoint, policy), repository),
-            actuator=Actuator(repository, client),
+            observer=Observer(
+                client,
+                _source(endpoint, policy, names),
+                repository,
+                host=Machine(pid=endpoint.pid),
+            ),
+            actuator=Actuator(repository, client, fence=fence),
             journal=journal,
             mode=mode,
+            frozen=partial(freeze.read, repository),
+            fence=fence,
             keep_journal_s=policy.keep_journal,
         )
-        if mode is not Mode.ACTIVE:
-            yield loop
-            return
-        with sole_writer(repository):
-            loop.start()
-            yield loop
+        loop.start()
+        yield loop
+
+
+def _anybody() -> None:
+    """The fence of a loop that writes nothing."""
 
 
 def models(policy: PolicyFile, repository: Repository, client: TritonClient) -> list[str]:
@@ -98,8 +123,17 @@ def models(policy: PolicyFile, repository: Repository, client: TritonClient) -> 
     return wanted
 
 
-def _source(endpoint: Endpoint, policy: PolicyFile) -> CounterSource:
-    """Prometheus where the policy names one, else a direct scrape."""
-    if policy.prometheus:
-        return PrometheusCounters(policy.prometheus)
-    return ScrapedCounters(endpoint.metrics_url)
+def _source(endpoint: Endpoint, policy: PolicyFile, names: list[str]) -> CounterSource:
+    """Prometheus where the policy names one, else a direct scrape.
+
+    Raises:
+        ConfigError: when that Prometheus has the models on several servers.
+    """
+    if not policy.prometheus:
+        return ScrapedCounters(endpoint.metrics_url)
+    source = PrometheusCounters(
+        policy.prometheus, instance=policy.prometheus_instance, arrivals=policy.arrivals
+    )
+    with suppress(TritonUnavailable):  # it may come up later; until then there is no data
+        source.sample(names)
+    return source

@@ -1,14 +1,16 @@
 """Triton's ``/metrics`` text as typed counters, and the difference of two of them.
 
 Pure. Triton counts times in µs; they become seconds here, once. Every series is summed over its
-label sets (a GPU model has one per ``gpu_uuid``; pending and failures have none).
+label sets (a GPU model has one per ``gpu_uuid``; pending and failures have none). A page has
+three times the lines that are of use here; the others are passed over.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,7 +28,8 @@ class ModelCounters:
 
     A batch of 8 adds its compute time 8 times, so ``compute_infer_s`` is no busy time. ``pending``
     is a gauge: requests that wait, not those that execute. ``rejected`` counts queue timeouts; an
-    overflow of ``max_queue_size`` increments nothing.
+    overflow of ``max_queue_size`` increments nothing. A request that the response cache answers is
+    a success and a hit, and no inference.
     """
 
     success: float = 0.0
@@ -40,6 +43,29 @@ class ModelCounters:
     compute_infer_s: float = 0.0
     compute_output_s: float = 0.0
     pending: float = 0.0
+    cache_hits: float = 0.0
+    cache_misses: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """Gauges of one GPU, or of the server's machine.
+
+    Attributes:
+        busy_fraction: 0 to 1, over Triton's own interval.
+        memory_total_bytes, memory_used_bytes: of the device; 0 when they are not told.
+    """
+
+    busy_fraction: float = 0.0
+    memory_total_bytes: float = 0.0
+    memory_used_bytes: float = 0.0
+
+    @property
+    def memory_free_bytes(self) -> int | None:
+        """What is left; None when it is not told."""
+        if self.memory_total_bytes <= 0:
+            return None
+        return max(0, int(self.memory_total_bytes - self.memory_used_bytes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +75,17 @@ class Snapshot:
     Attributes:
         models: counters by model name.
         request_p99_s: p99 of the request time over Triton's own window, by model, where the server
-            runs with summary latencies.
+            runs with summary latencies; one without a request in that window has none.
+        gpus: by ``gpu_uuid``.
+        gpus_of: the GPUs that have answered for a model, by model.
+        host: the server's machine; None when the page does not tell.
     """
 
     models: Mapping[str, ModelCounters]
     request_p99_s: Mapping[str, float] = field(default_factory=dict)
+    gpus: Mapping[str, Device] = field(default_factory=dict)
+    gpus_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    host: Device | None = None
 
 
 _SERIES = {
@@ -67,8 +99,30 @@ _SERIES = {
     "nv_inference_compute_infer_duration_us": ("compute_infer_s", 1e-6),
     "nv_inference_compute_output_duration_us": ("compute_output_s", 1e-6),
     "nv_inference_pending_request_count": ("pending", 1.0),
+    "nv_cache_num_hits_per_model": ("cache_hits", 1.0),
+    "nv_cache_num_misses_per_model": ("cache_misses", 1.0),
+}
+_DEVICES = {
+    "nv_gpu_utilization": "busy_fraction",
+    "nv_gpu_memory_total_bytes": "memory_total_bytes",
+    "nv_gpu_memory_used_bytes": "memory_used_bytes",
+    "nv_cpu_utilization": "busy_fraction",
+    "nv_cpu_memory_total_bytes": "memory_total_bytes",
+    "nv_cpu_memory_used_bytes": "memory_used_bytes",
 }
 _SUMMARY = "nv_inference_request_summary_us"
+NAMES = frozenset({*_SERIES, *_DEVICES, _SUMMARY})
+"""Every series that ``parse`` reads."""
+
+_HOST = ""
+_MAY_FALL = ("pending", "cache_hits", "cache_misses")
+
+# A sample as Triton prints it, or a comment. Whatever else a line is, the library reads it: that
+# takes 40 µs a line, which a page of hundreds of lines, looked at each second, cannot afford.
+_LABEL = re.compile(r'(\w+)="([^"\\]*)",?')
+_NUMBER = r"[-+]?(?:\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|(?i:inf|nan))"  # 2.51 writes Nan
+_LABELS = r'\{(?P<labels>(?:\w+="[^"\\]*",?)*)\}'
+_PLAIN = re.compile(rf"#.*|(?P<name>[a-zA-Z_:][\w:]*)(?:{_LABELS})? (?P<value>{_NUMBER})")
 
 
 def parse(text: str) -> Snapshot:
@@ -78,43 +132,71 @@ def parse(text: str) -> Snapshot:
         MetricsError: when the text is no Prometheus exposition.
     """
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    devices: dict[str, dict[str, float]] = defaultdict(dict)
+    gpus_of: dict[str, set[str]] = defaultdict(set)
     p99: dict[str, float] = {}
     try:
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                model = sample.labels.get("model")
-                if model is None:
-                    continue
-                name = sample.name.removesuffix("_total")
-                if name in _SERIES:
-                    attribute, factor = _SERIES[name]
-                    sums[model][attribute] += sample.value * factor
-                    if attribute == "failure" and sample.labels.get("reason") == "REJECTED":
-                        sums[model]["rejected"] += sample.value
-                elif name == _SUMMARY and sample.labels.get("quantile") == "0.99":
-                    p99[model] = max(p99.get(model, 0.0), sample.value * 1e-6)
+        for name, labels, value in _samples(text):
+            model, gpu = labels.get("model"), labels.get("gpu_uuid")
+            if name in _DEVICES:
+                devices[gpu or _HOST][_DEVICES[name]] = value
+            elif model is None:
+                continue
+            elif name in _SERIES:
+                attribute, factor = _SERIES[name]
+                sums[model][attribute] += value * factor
+                if gpu is not None:
+                    gpus_of[model].add(gpu)
+                if attribute == "failure" and labels.get("reason") == "REJECTED":
+                    sums[model]["rejected"] += value
+            elif labels.get("quantile") == "0.99" and not math.isnan(value):
+                p99[model] = max(p99.get(model, 0.0), value * 1e-6)
     except (ValueError, KeyError, IndexError) as error:
         raise MetricsError(
             f"/metrics: {error}, must be Prometheus text.",
             hint="Is this Triton's metrics port?",
         ) from error
+    host = devices.pop(_HOST, None)
     return Snapshot(
         # A model without its main counter is not all there: no data, and not a load of zero.
         models={m: ModelCounters(**values) for m, values in sums.items() if "success" in values},
         request_p99_s=p99,
+        gpus={uuid: Device(**values) for uuid, values in devices.items()},
+        gpus_of={model: frozenset(uuids) for model, uuids in gpus_of.items()},
+        host=Device(**host) if host else None,
     )
+
+
+def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    """(name, labels, value) of every series of use."""
+    odd = []
+    for line in text.splitlines():
+        plain = _PLAIN.fullmatch(line)
+        if plain is None:
+            odd.append(line)
+            continue
+        name = plain["name"]
+        if name in NAMES:
+            yield name, dict(_LABEL.findall(plain["labels"] or "")), float(plain["value"])
+    for family in text_string_to_metric_families("\n".join(odd) + "\n"):
+        for sample in family.samples:
+            name = sample.name.removesuffix("_total")
+            if name in NAMES:
+                yield name, sample.labels, sample.value
 
 
 def delta(old: ModelCounters, new: ModelCounters) -> ModelCounters | None:
     """What happened between two scrapes, or None when any counter went back (a reset) or is NaN.
 
-    ``pending`` is the change of the gauge, and may be negative.
+    ``pending`` is the change of the gauge, and may be negative. The counts of the response cache
+    go with the copy of the model that had it: where they go back nothing is known of the hits, and
+    the rest still stands.
     """
     changes = {f.name: getattr(new, f.name) - getattr(old, f.name) for f in fields(ModelCounters)}
     if not all(math.isfinite(change) for change in changes.values()):
         return None
     # A summed duration may shrink by float rounding alone; a reset loses far more than that.
-    if any(change < -1e-6 for name, change in changes.items() if name != "pending"):
+    if any(change < -1e-6 for name, change in changes.items() if name not in _MAY_FALL):
         return None
     return ModelCounters(
         **{name: c if name == "pending" else max(0.0, c) for name, c in changes.items()}

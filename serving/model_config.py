@@ -242,6 +242,28 @@ def with_versions(config: ModelConfig, versions: Sequence[int]) -> ModelConfig:
     return new
 
 
+def only_version(config: ModelConfig) -> int | None:
+    """The one version that the version policy names; None where it names several or none."""
+    versions = config.version_policy.specific.versions
+    return int(versions[0]) if len(versions) == 1 else None
+
+
+def with_newest_version(config: ModelConfig) -> ModelConfig:
+    """The config without a version policy: Triton serves the highest version."""
+    new = _copy(config)
+    new.ClearField("version_policy")
+    return new
+
+
+def with_response_cache(config: ModelConfig, enable: bool) -> ModelConfig:
+    """The config with Triton's response cache on or off: a reload."""
+    new = _copy(config)
+    new.ClearField("response_cache")
+    if enable:
+        new.response_cache.enable = True
+    return new
+
+
 def on_cpu(config: ModelConfig) -> ModelConfig:
     """The config with every instance group on the CPU: for a trial on a host without GPUs."""
     new = _copy(config)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from control.core.types import Observation
 from serving import metrics, statistics
+from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
 
 
@@ -19,8 +20,8 @@ class Interval:
 
     Attributes:
         start_s, end_s: its ends.
-        arrivals: requests that came: answered + failed + change of waiting. Completions alone
-            would hide an overload.
+        arrivals: requests that came: as a gateway counted them, else answered + failed + change of
+            waiting. Completions alone would hide an overload.
         completed: requests that were answered.
         failed: requests that failed.
         pending: waiting at the end (a gauge).
@@ -78,7 +79,7 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
     return Interval(
         start_s=old.sampled_s,
         end_s=new.sampled_s,
-        arrivals=max(0.0, change.success + change.failure + change.pending),
+        arrivals=_arrived(old, new, change),
         completed=change.success,
         failed=change.failure,
         pending=new.counters.pending,
@@ -91,6 +92,15 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
         inferences=change.inference_count,
         executions=change.exec_count,
     )
+
+
+def _arrived(old: Observation, new: Observation, change: ModelCounters) -> float:
+    """Requests that came, by the gateway's count where both looks have one and it went on."""
+    if old.arrivals is not None and new.arrivals is not None:
+        counted = new.arrivals - old.arrivals
+        if math.isfinite(counted) and counted >= 0:
+            return counted
+    return max(0.0, change.success + change.failure + change.pending)
 
 
 def rate_rps(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -> float | None:

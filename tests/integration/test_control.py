@@ -218,18 +218,17 @@ def test_prometheus_gives_the_same_counters_as_a_scrape(served) -> None:
     _, client, endpoint = served
     for _ in range(20):
         client.infer("sleepy", X)
-    scraped = ScrapedCounters(endpoint.metrics_url).sample("sleepy")
-    assert scraped is not None
+    scraped = ScrapedCounters(endpoint.metrics_url).sample(["sleepy"])
+    scraped_s = scraped.at_s["sleepy"]
     with prometheus.running({"triton": endpoint.metrics_url}) as server:
         source = PrometheusCounters(server.url)
         until = time.monotonic() + 15
-        seen = source.sample("sleepy")
-        while (seen is None or seen.at_s < scraped.at_s) and time.monotonic() < until:
+        seen = source.sample(["sleepy"])
+        while seen.at_s.get("sleepy", 0.0) < scraped_s and time.monotonic() < until:
             time.sleep(0.3)
-            seen = source.sample("sleepy")
-    assert seen is not None
-    assert seen.counters == scraped.counters
-    assert 0 <= seen.at_s - scraped.at_s < 15
+            seen = source.sample(["sleepy"])
+    assert seen.counters("sleepy") == scraped.counters("sleepy") is not None
+    assert 0 <= seen.at_s["sleepy"] - scraped_s < 15
 
 
 def test_prometheus_that_is_not_there_is_missing_data(served) -> None:
@@ -237,7 +236,7 @@ def test_prometheus_that_is_not_there_is_missing_data(served) -> None:
     _, client, _ = served
     source = PrometheusCounters("http://127.0.0.1:9")
     with pytest.raises(TritonUnavailable, match="Prometheus"):
-        source.sample("sleepy")
+        source.sample(["sleepy"])
     seen = Observer(client, source).look("sleepy")
     assert seen.counters is None
     assert seen.statistics is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serving import metrics, statistics
-from serving.metrics import MetricsError, ModelCounters
+from serving.metrics import Device, MetricsError, ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 
 # As Triton 2.51 prints it, for a model on two GPUs.
@@ -31,16 +31,30 @@ nv_inference_pending_request_count{model="m",version="1"} 3
 nv_inference_request_summary_us_count{model="m",version="1"} 15
 nv_inference_request_summary_us_sum{model="m",version="1"} 100
 nv_inference_request_summary_us{model="m",version="1",quantile="0.99"} 42000
+nv_inference_request_summary_us{model="m",version="1",quantile="0.5"} 9000
+nv_inference_request_summary_us{model="other",version="1",quantile="0.99"} Nan
+# HELP nv_cache_num_hits_per_model Number of cache hits per model
+# TYPE nv_cache_num_hits_per_model counter
+nv_cache_num_hits_per_model{model="m",version="1"} 4
+nv_cache_num_misses_per_model{model="m",version="1"} 11
 # HELP nv_cpu_utilization CPU utilization rate [0.0 - 1.0]
 # TYPE nv_cpu_utilization gauge
 nv_cpu_utilization 0.5
+nv_cpu_memory_total_bytes 2.5e+10
+nv_cpu_memory_used_bytes 1e+10
+nv_gpu_utilization{gpu_uuid="GPU-1"} 0.25
+nv_gpu_utilization{gpu_uuid="GPU-2"} 0.75
+nv_gpu_memory_total_bytes{gpu_uuid="GPU-1"} 80
+nv_gpu_memory_used_bytes{gpu_uuid="GPU-1"} 30
 """
 
 
 def test_parse_sums_over_label_sets_and_converts_to_seconds() -> None:
     """A GPU model has one series per GPU; taking the first would lose the rest."""
     counters = metrics.parse(TEXT).models["m"]
-    assert counters == ModelCounters(success=15, failure=3, rejected=2, queue_s=2.0, pending=3)
+    assert counters == ModelCounters(
+        success=15, failure=3, rejected=2, queue_s=2.0, pending=3, cache_hits=4, cache_misses=11
+    )
 
 
 def test_parse_keeps_models_apart_and_reads_the_p99() -> None:
@@ -48,6 +62,31 @@ def test_parse_keeps_models_apart_and_reads_the_p99() -> None:
     snapshot = metrics.parse(TEXT)
     assert snapshot.models["other"].success == 7
     assert snapshot.request_p99_s == {"m": pytest.approx(0.042)}
+
+
+def test_parse_reads_the_gauges_of_each_device() -> None:
+    """A GPU by its uuid, and which of them a model answers on; the machine without one."""
+    snapshot = metrics.parse(TEXT)
+    assert snapshot.gpus["GPU-1"].memory_free_bytes == 50
+    assert snapshot.gpus["GPU-2"] == Device(busy_fraction=0.75)
+    assert snapshot.gpus["GPU-2"].memory_free_bytes is None
+    assert snapshot.gpus_of == {"m": {"GPU-1", "GPU-2"}}
+    assert snapshot.host is not None
+    assert snapshot.host.memory_free_bytes == 15_000_000_000
+    assert metrics.parse('nv_inference_request_success{model="m"} 1\n').host is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'nv_inference_request_success{model="a\\"b}",version="1"} 7',  # an escape
+        'nv_inference_request_success{ model="a\\"b}" , version="1" }  7 1700000000000',
+        'nv_inference_request_success{model="a\\"b}"} +7.0e0',
+    ],
+)
+def test_parse_leaves_lines_that_are_not_plain_to_the_library(line: str) -> None:
+    """What Triton does not print today is read as well, only slower."""
+    assert metrics.parse(line + "\n").models['a"b}'].success == 7
 
 
 @pytest.mark.parametrize("text", ["<html>", "nv_inference_count{model=", "a b c d\n", 'x{y="z"} q'])
@@ -67,6 +106,14 @@ def test_delta_is_what_happened_in_between() -> None:
 def test_delta_is_none_when_a_counter_went_back() -> None:
     """A server that restarted counts from zero; the difference means nothing."""
     assert metrics.delta(ModelCounters(success=10), ModelCounters(success=3)) is None
+
+
+def test_delta_stands_where_only_the_cache_counts_from_zero_again() -> None:
+    """Its counts go with the copy of the model that had the cache."""
+    change = metrics.delta(
+        ModelCounters(success=10, cache_hits=9, cache_misses=1), ModelCounters(success=12)
+    )
+    assert change == ModelCounters(success=2)
 
 
 def test_delta_of_nan_is_none() -> None:

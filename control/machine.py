@@ -1,0 +1,150 @@
+"""The machine that the server runs on: how busy it is, how much memory is left, what a copy takes.
+
+Looked at by psutil where the server is local, else as far as Triton's own gauges tell.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+
+from serving.metrics import Snapshot
+from serving.model_config import ModelConfig
+from serving.repository import Repository
+
+STUB = "triton_python_backend_stub"
+COPIES_OF_FILES = 2
+"""A loaded model is taken to be twice as large as its files: weights, and what they work in."""
+_LOOK_AGAIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """How busy a device is; None where it is not known.
+
+    Attributes:
+        busy_fraction: 0 to 1.
+        memory_free_bytes: what is left.
+    """
+
+    busy_fraction: float | None = None
+    memory_free_bytes: int | None = None
+
+
+class Machine:
+    """The machine of one server."""
+
+    def __init__(
+        self, *, pid: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Look at the server with this process, or one above it; None for one elsewhere."""
+        self._pid = pid
+        self._clock = clock
+        self._times = _times() if pid is not None else (0.0, 0.0)
+        self._stubs: dict[str, int] = {}
+        self._stubs_at_s: float | None = None
+        self._files: dict[tuple[str, tuple[int, ...]], int] = {}
+
+    def use(self, snapshot: Snapshot | None) -> Use:
+        """Of the whole machine; its CPU since the last call."""
+        if self._pid is not None:
+            (busy, total), self._times = _difference(self._times)
+            return Use(
+                busy_fraction=min(1.0, max(0.0, busy / total)) if total > 0 else None,
+                memory_free_bytes=int(psutil.virtual_memory().available),
+            )
+        host = snapshot.host if snapshot else None
+        if host is None:
+            return Use()
+        return Use(busy_fraction=host.busy_fraction, memory_free_bytes=host.memory_free_bytes)
+
+    def copy_bytes(
+        self, model: str, config: ModelConfig, repository: Repository | None, versions: list[int]
+    ) -> int | None:
+        """What one more instance is expected to take; None where nothing is known.
+
+        The resident memory of the largest stub process of the model, shared pages included, where
+        the server is local, its backend has processes, and they work on the CPU; else twice the
+        size of the files of its newest version.
+        """
+        on_gpu = any(group.kind == ModelInstanceGroup.KIND_GPU for group in config.instance_group)
+        names = [group.name for group in config.instance_group if group.name] or [f"{model}_0"]
+        stubs = {} if on_gpu else self._stub_sizes()
+        seen = [size for stub, size in stubs.items() if _group(stub) in names]
+        if seen:
+            return max(seen)
+        if repository is None or not versions:
+            return None
+        key = (model, tuple(versions))
+        if key not in self._files:
+            self._files[key] = _size(repository.root / model / str(versions[-1]))
+        return COPIES_OF_FILES * self._files[key]
+
+    def _stub_sizes(self) -> Mapping[str, int]:
+        """Resident bytes by the stub's instance name; looked up twice a minute, as it costs ms."""
+        now_s = self._clock()
+        due = self._stubs_at_s is None or now_s - self._stubs_at_s >= _LOOK_AGAIN_S
+        if self._pid is not None and due:
+            self._stubs_at_s, self._stubs = now_s, stub_sizes(self._pid)
+        return self._stubs
+
+
+def gpu_use(model: str, snapshot: Snapshot | None) -> Use:
+    """Of the busiest GPU that the model answers on, and the memory of the fullest."""
+    if snapshot is None:
+        return Use()
+    uuids = snapshot.gpus_of.get(model, frozenset())
+    gpus = [snapshot.gpus[uuid] for uuid in uuids if uuid in snapshot.gpus]
+    free = [gpu.memory_free_bytes for gpu in gpus if gpu.memory_free_bytes is not None]
+    return Use(
+        busy_fraction=max((gpu.busy_fraction for gpu in gpus), default=None),
+        memory_free_bytes=min(free, default=None),
+    )
+
+
+def stub_sizes(pid: int) -> dict[str, int]:
+    """Resident bytes of the Python stubs below a process, by instance name; the largest of each."""
+    found: dict[str, int] = {}
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return found
+    for child in children:
+        try:
+            words = child.cmdline()
+            if words and Path(words[0]).name == STUB and len(words) > 2:
+                # The arguments end with: ... <instance name> <runtime model directory or DEFAULT>
+                found[words[-2]] = max(found.get(words[-2], 0), int(child.memory_info().rss))
+        except psutil.Error:  # it ended while we looked
+            continue
+    return found
+
+
+def _group(stub: str) -> str:
+    """The instance group of a stub: its name without the number of the instance."""
+    return re.sub(r"_\d+$", "", stub)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _times() -> tuple[float, float]:
+    """(busy, total) seconds of all cores since boot."""
+    times = psutil.cpu_times()
+    # guest times are in user and nice already
+    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return total - times.idle - getattr(times, "iowait", 0.0), total
+
+
+def _difference(old: tuple[float, float]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """((busy, total) since ``old``, the new totals)."""
+    new = _times()
+    return (new[0] - old[0], new[1] - old[1]), new

@@ -1,0 +1,290 @@
+"""Where the counters of models come from: a scrape of Triton, or the samples of a Prometheus.
+
+A source answers for all models at once, so that a tick costs one request and not one a model.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+import requests
+import structlog
+from prometheus_api_client import PrometheusConnect
+from prometheus_api_client.exceptions import PrometheusApiClientException
+from urllib3.util.retry import Retry
+
+from conch.errors import ConchError, ConfigError, TritonUnavailable
+from serving import metrics
+from serving.metrics import ModelCounters, Snapshot
+
+log = structlog.get_logger()
+
+_SUCCESS = "nv_inference_request_success"
+_FAILURE = "nv_inference_request_failure"
+_HISTORY_AT_LEAST_S = 60.0
+_SERIES_A_QUERY = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What a source said.
+
+    Attributes:
+        snapshot: counters and gauges of the server.
+        at_s: when each model's counters were true, seconds since the epoch, by model.
+        arrivals: running total of requests by a gateway's count, by model.
+    """
+
+    snapshot: Snapshot
+    at_s: Mapping[str, float]
+    arrivals: Mapping[str, float] = field(default_factory=dict)
+
+    def counters(self, model: str) -> ModelCounters | None:
+        """The model's counters; None when the source has none, or does not know from when."""
+        return self.snapshot.models.get(model) if model in self.at_s else None
+
+
+class CounterSource(Protocol):
+    """Where the counters of models come from."""
+
+    def sample(self, models: Collection[str]) -> Sample:
+        """The newest counters; a model that the source does not have is not in it.
+
+        Raises:
+            TritonUnavailable: when the source does not answer.
+            ConfigError: when its answer is not about one server.
+        """
+
+
+class ScrapedCounters:
+    """Counters by a scrape of Triton's own ``/metrics``."""
+
+    def __init__(
+        self,
+        metrics_url: str,
+        *,
+        deadline_s: float = 2.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._url = metrics_url
+        self._deadline_s = deadline_s
+        self._session = requests.Session()  # keeps the connection; no retries
+
+    def snapshot(self) -> Snapshot:
+        """Every model's counters.
+
+        Raises:
+            TritonUnavailable: when the port does not answer in time.
+        """
+        try:
+            response = self._session.get(self._url, timeout=self._deadline_s)
+            response.raise_for_status()
+        except requests.RequestException as error:
+            raise TritonUnavailable(
+                f"metrics at {self._url}: no answer ({type(error).__name__}).",
+                hint="Is the server running with metrics on? `conch doctor` looks.",
+            ) from error
+        return metrics.parse(response.text)
+
+    def sample(self, models: Collection[str]) -> Sample:
+        """The models' counters now."""
+        snapshot = self.snapshot()
+        # Taken after the answer: a slow scrape must not squeeze its arrivals into a short interval.
+        now_s = self._clock()
+        return Sample(
+            snapshot=snapshot, at_s={name: now_s for name in models if name in snapshot.models}
+        )
+
+
+class Prometheus:
+    """Queries with a short deadline; the next tick is the retry."""
+
+    def __init__(self, url: str, *, deadline_s: float = 2.0) -> None:
+        """Ask the server at this base URL."""
+        self.url = url
+        once = Retry(total=0)
+        self._client = PrometheusConnect(url=url, retry=once, timeout=deadline_s)
+
+    def now(self, query: str) -> list[dict[str, Any]]:
+        """An instant query.
+
+        Raises:
+            TritonUnavailable: when it does not answer, or refuses the query.
+        """
+        with _errors(self.url):
+            found: list[dict[str, Any]] = self._client.custom_query(query)
+        return found
+
+    def range(
+        self, query: str, *, start_s: float, end_s: float, step_s: float
+    ) -> list[dict[str, Any]]:
+        """A range query; errors as in ``now``."""
+        start, end = datetime.fromtimestamp(start_s), datetime.fromtimestamp(end_s)
+        with _errors(self.url):
+            found: list[dict[str, Any]] = self._client.custom_query_range(
+                query, start_time=start, end_time=end, step=f"{step_s:g}"
+            )
+        return found
+
+
+@contextmanager
+def _errors(url: str) -> Iterator[None]:
+    """Errors of the official client become ours."""
+    try:
+        yield
+    except (PrometheusApiClientException, requests.RequestException) as error:
+        raise TritonUnavailable(
+            f"Prometheus at {url}: no answer ({type(error).__name__}).",
+            hint="Check the policy's `prometheus` and `arrivals` keys, or leave them out.",
+        ) from error
+
+
+class PrometheusCounters:
+    """Counters as the newest samples of a Prometheus that scrapes the server.
+
+    The time of the sample counts and not that of the query: between two scrapes nothing is new, and
+    a Prometheus that scrapes no more has no data, where the old numbers would look like no load.
+    A Prometheus of a fleet has the same model several times: their sum is the load of no server, so
+    ``instance`` must say which one is meant.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        instance: str | None = None,
+        arrivals: str | None = None,
+        deadline_s: float = 2.0,
+    ) -> None:
+        """Ask the Prometheus at ``url``.
+
+        Args:
+            url: its base URL.
+            instance: the ``instance`` label of the server; None where it scrapes only one.
+            arrivals: PromQL of a gateway's running total of requests, MODEL for the model's name.
+            deadline_s: for each query.
+        """
+        self._prometheus = Prometheus(url, deadline_s=deadline_s)
+        self._instance = instance
+        self._arrivals = arrivals
+
+    def sample(self, models: Collection[str]) -> Sample:
+        """The models' counters as of the last scrape."""
+        chosen = selector(models, self._instance)
+        names = "|".join(sorted(metrics.NAMES))
+        found = self._prometheus.now(
+            f'{{__name__=~"{names}",{chosen}}} or {{__name__=~"nv_(gpu|cpu)_.*"}}'
+        )
+        server = self._server(found)
+        found = [series for series in found if series["metric"].get("instance", "") == server]
+        stamps = self._prometheus.now(f"timestamp({_SUCCESS}{{{chosen}}})")
+        at_s: dict[str, float] = {}
+        for series in stamps:
+            model, seconds = series["metric"]["model"], float(series["value"][1])
+            at_s[model] = max(at_s.get(model, 0.0), seconds)
+        lines = [_exposition(s["metric"], s["value"][1]) for s in found]
+        return Sample(
+            snapshot=metrics.parse("\n".join(lines) + "\n"),
+            at_s=at_s,
+            arrivals=self._arrived(models),
+        )
+
+    def _arrived(self, models: Collection[str]) -> dict[str, float]:
+        """The gateway's totals, by model: one query for many models."""
+        if self._arrivals is None:
+            return {}
+        parts = [
+            f'label_replace(sum({self._arrivals.replace("MODEL", name)}),"conch","{name}","","")'
+            for name in models
+        ]
+        totals: dict[str, float] = {}
+        for first in range(0, len(parts), _SERIES_A_QUERY):
+            query = " or ".join(parts[first : first + _SERIES_A_QUERY])
+            for series in self._prometheus.now(query):
+                totals[series["metric"]["conch"]] = float(series["value"][1])
+        return totals
+
+    def _server(self, found: list[dict[str, Any]]) -> str:
+        """The one server that the models' counters are of; refuses several."""
+        servers = {s["metric"].get("instance", "") for s in found if "model" in s["metric"]}
+        if len(servers) > 1:
+            names = sorted(servers)
+            raise ConfigError(
+                f"Prometheus at {self._prometheus.url}: has the models on {len(names)} servers "
+                f"({', '.join(names)}), one must be chosen.",
+                hint=f"Write `prometheus_instance: {names[0]}` into the policy.",
+            )
+        return servers.pop() if servers else ""
+
+
+class PrometheusHistory:
+    """What the arrival rate was before the controller started."""
+
+    def __init__(self, url: str, *, instance: str | None = None, deadline_s: float = 5.0) -> None:
+        """Ask the Prometheus at ``url``; ``instance`` as in ``PrometheusCounters``."""
+        self._prometheus = Prometheus(url, deadline_s=deadline_s)
+        self._instance = instance
+
+    def rates(
+        self, model: str, last_s: float, step_s: float, *, now_s: float | None = None
+    ) -> tuple[tuple[float, float], ...]:
+        """(at_s, requests per second that were answered or failed), oldest first.
+
+        Each is a mean over ``step_s``, or over a minute where Prometheus scrapes too seldom for
+        that. Empty when there is no history or no answer: a controller starts without it, too.
+        """
+        end_s = time.time() if now_s is None else now_s
+        windows_s = (step_s, max(step_s, _HISTORY_AT_LEAST_S))
+        try:
+            for window_s in dict.fromkeys(windows_s):
+                found = self._range(model, window_s, end_s - last_s, end_s, step_s)
+                if found:
+                    return found
+        except ConchError as error:
+            log.warning("history.unreachable", model=model, error=error.message)
+        return ()
+
+    def _range(
+        self, model: str, window_s: float, start_s: float, end_s: float, step_s: float
+    ) -> tuple[tuple[float, float], ...]:
+        """The rates with this averaging window."""
+        chosen, window = selector([model], self._instance), f"{window_s * 1e3:.0f}ms"
+        found = self._prometheus.range(
+            f"sum(rate({_SUCCESS}{{{chosen}}}[{window}]))"
+            f" + sum(rate({_FAILURE}{{{chosen}}}[{window}]))",
+            start_s=start_s,
+            end_s=end_s,
+            step_s=step_s,
+        )
+        return tuple(
+            (float(at_s), float(rps)) for series in found for at_s, rps in series["values"]
+        )
+
+
+def selector(models: Collection[str], instance: str | None) -> str:
+    """PromQL matchers of these models on this server.
+
+    Example:
+        >>> selector(["a.b", "c"], "gpu1:8002")
+        'model=~"a[.]b|c",instance="gpu1:8002"'
+    """
+    names = "|".join(re.sub(r"\.", "[.]", name) for name in models)  # all else in a name is plain
+    return f'model=~"{names}"' + (f',instance="{_quoted(instance)}"' if instance else "")
+
+
+def _quoted(text: str) -> str:
+    """As it must stand between double quotes."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _exposition(labels: dict[str, str], value: str) -> str:
+    """One sample as a line of Prometheus text, so that one parser serves both sources."""
+    inner = ",".join(f'{k}="{_quoted(v)}"' for k, v in sorted(labels.items()) if k != "__name__")
+    return f"{labels['__name__']}{{{inner}}} {value}"
