@@ -62,9 +62,12 @@ def test_bursts_arrive_at_the_rate_that_the_trace_tells() -> None:
 
 def test_bursts_shorter_than_a_slot_have_none() -> None:
     """A slot that is not whole gets no burst, so no burst is cut off."""
-    times_s = np.arange(0, 100, 0.1)
-    assert _rate(_bursts(1, 100), times_s)[900:].max() < 241
-    assert _rate(_bursts(1, 80), times_s[:800]).max() < 241
+    slots = [
+        trace_patterns.burst_starts(duration_s, burst_s=15, every_s=90, seed=1).size
+        for duration_s in (80, 90, 100, 179.9, 180)
+    ]
+    assert slots == [0, 1, 1, 1, 2]
+    assert _rate(_bursts(1, 80), np.arange(0, 80, 0.1)).max() < 241
 
 
 def test_bursts_refuse_a_burst_longer_than_its_slot() -> None:
