@@ -45,7 +45,8 @@ class Period:
 
     Attributes:
         span_s: how long they are.
-        arrivals, completed, failed: requests.
+        arrivals, completed: requests.
+        failed, ended: of all that ended, also while a queue drained or a change settled.
         missed: of those that were answered, the estimated number that missed the SLO.
         request_s: request times of the answered ones, summed.
         queued_s, queued_completed: span and answers of the intervals with a full queue throughout.
@@ -55,6 +56,7 @@ class Period:
     arrivals: float = 0.0
     completed: float = 0.0
     failed: float = 0.0
+    ended: float = 0.0
     missed: float = 0.0
     request_s: float = 0.0
     queued_s: float = 0.0
@@ -67,7 +69,7 @@ class Period:
         """
         began = burn_rate.pending_at_start(new)
         queued = min(began, new.pending) >= full_round
-        more = self
+        more = self.plus_ended(new)
         if queued:
             more = replace(
                 more,
@@ -82,10 +84,14 @@ class Period:
             span_s=more.span_s + new.span_s,
             arrivals=more.arrivals + new.arrivals,
             completed=more.completed + new.completed,
-            failed=more.failed + new.failed,
             missed=more.missed + missed,
             request_s=more.request_s + new.request_s,
         )
+
+    def plus_ended(self, new: Interval) -> Period:
+        """With the failures of one more interval and nothing else of it."""
+        ended = self.ended + new.completed + new.failed
+        return replace(self, failed=self.failed + new.failed, ended=ended)
 
     def faded(self, keep: float) -> Period:
         """All sums times ``keep``."""
@@ -94,6 +100,7 @@ class Period:
             arrivals=self.arrivals * keep,
             completed=self.completed * keep,
             failed=self.failed * keep,
+            ended=self.ended * keep,
             missed=self.missed * keep,
             request_s=self.request_s * keep,
             queued_s=self.queued_s * keep,
@@ -113,8 +120,7 @@ class Period:
     @property
     def failed_fraction(self) -> float:
         """Of the requests that ended."""
-        ended = self.completed + self.failed
-        return self.failed / ended if ended >= 1 else 0.0
+        return self.failed / self.ended if self.ended >= 1 else 0.0
 
     @property
     def missed_fraction(self) -> float:
@@ -161,9 +167,9 @@ class Watch:
         return not same_batching(self.settings, self.good)
 
     def with_interval(self, new: Interval, policy: Policy) -> Watch:
-        """The watch after one more interval; those within the settle time are left out."""
+        """The watch after one more interval; within the settle time only failures count."""
         if new.start_s < self.since_s + policy.settle_s:
-            return self
+            return replace(self, after=self.after.plus_ended(new))
         full_round = float(self.settings.largest_batch * self.settings.instances)
         after = self.after.plus(new, slo_s=policy.slo_s, full_round=full_round)
         return replace(self, after=after)

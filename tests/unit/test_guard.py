@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from control.core.guard import guard
+from control.core.safety import Block, Safety
 from control.core.state import Applied, ControlState
-from control.core.types import Clamp, Settings
+from control.core.types import Clamp, Observation, Settings
 from tests.unit.story import a_policy, in_flight, settings
 
 NOW_S = 5000.0
@@ -36,7 +41,7 @@ def test_guard_raises_to_min_instances() -> None:
 
 def test_guard_makes_small_steps_down() -> None:
     """From 8 to 2 at once is cut to a quarter."""
-    seen = _guard(settings(2), settings(8), max_instances=8)
+    seen = _guard(settings(2), settings(8), max_instances=8, step_down_fraction=0.25)
     assert seen.settings.instances == 6
     assert seen.clamps == (Clamp.STEP_DOWN,)
 
@@ -51,11 +56,11 @@ def test_guard_lets_a_scale_up_pass_in_the_cooldown() -> None:
 def test_guard_holds_a_scale_down_and_a_reload_in_the_cooldown() -> None:
     """After a change the system must settle first; it says when."""
     before = _tried(settings(2), ago_s=5)
-    down = _guard(settings(1), settings(2), before)
+    down = _guard(settings(1), settings(2), before, cooldown_s=15.0)
     assert down.settings == settings(2)
     assert down.clamps == (Clamp.COOLDOWN,)
     assert down.may_act_at_s == NOW_S + 10
-    rebatch = _guard(settings(3, batch=16), settings(2), before)
+    rebatch = _guard(settings(3, batch=16), settings(2), before, cooldown_s=15.0)
     assert rebatch.clamps == (Clamp.COOLDOWN,)
 
 
@@ -96,6 +101,216 @@ def test_guard_allows_one_change_at_a_time() -> None:
     )
     assert seen.settings == settings(1)
     assert seen.clamps == (Clamp.CHANGE_IN_FLIGHT,)
+
+
+def _seen(**changes: object) -> Observation:
+    base = Observation(
+        at_s=NOW_S, tick_id="t", counters=None, statistics=None, applied=settings(2)
+    )
+    return replace(base, **changes)
+
+
+def _burning() -> Safety:
+    return Safety(burns=True)
+
+
+GB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("wanted", "free", "lets", "fresh"),
+    [
+        (settings(4), 2.5 * GB, 4, False),  # two more take 2.4 GB
+        (settings(4), 2.3 * GB, 3, False),
+        (settings(4), 1.1 * GB, 2, False),
+        (settings(4), 4.9 * GB, 4, True),  # a fresh copy of four takes 4.8
+        (settings(2, batch=16), 2.5 * GB, 2, False),
+        (settings(2, batch=16), 2.3 * GB, 2, False),
+        (settings(1), 0.0, 1, False),
+    ],
+)
+def test_guard_looks_for_memory(wanted: Settings, free: float, lets: int, fresh: bool) -> None:
+    """A copy takes 1.2 times what one took; a scale up in place only the added ones."""
+    seen = guard(
+        wanted,
+        settings(2),
+        ControlState(),
+        a_policy(),
+        at_s=NOW_S,
+        fresh=wanted.instances == 4,
+        seen=_seen(memory_free_bytes=int(free), memory_copy_bytes=GB),
+    )
+    assert (seen.settings.instances, seen.fresh) == (lets, fresh)
+    held = wanted == settings(2, batch=16) and free < 2.4 * GB
+    assert (seen.settings == settings(2)) == (held or lets == 2 != wanted.instances)
+    less = held or (wanted.instances == 4 and not fresh)
+    assert (Clamp.MEMORY in seen.clamps) == less
+
+
+def test_guard_allows_what_memory_is_not_known_of() -> None:
+    """Half of the figures is none."""
+    for known in ({"memory_free_bytes": 0}, {"memory_copy_bytes": GB}):
+        seen = guard(
+            settings(4), settings(2), ControlState(), a_policy(), at_s=NOW_S, seen=_seen(**known)
+        )
+        assert seen.settings.instances == 4
+
+
+def test_guard_lowers_to_the_share_of_the_budget() -> None:
+    """Up to the cap; above it no further up, and down is free."""
+
+    def to(wanted: int, applied: int, cap: int):
+        return guard(
+            settings(wanted),
+            settings(applied),
+            ControlState(),
+            a_policy(max_instances=8),
+            at_s=NOW_S,
+            seen=_seen(cap=cap),
+        )
+
+    assert to(6, 2, 3).settings.instances == 3
+    assert to(6, 2, 3).clamps == (Clamp.BUDGET,)
+    assert to(6, 4, 3).settings.instances == 4
+    assert to(3, 4, 2).settings.instances == 3
+    assert to(6, 2, 6).clamps == ()
+
+
+def test_guard_holds_everything_that_is_frozen() -> None:
+    """A rollback, too: a person said so."""
+    for undo in (False, True):
+        seen = guard(
+            settings(4),
+            settings(2),
+            ControlState(),
+            a_policy(),
+            at_s=NOW_S,
+            seen=_seen(frozen=True),
+            undo=undo,
+        )
+        assert seen.settings == settings(2)
+        assert seen.clamps == (Clamp.FROZEN,)
+
+
+def test_guard_adds_only_capacity_while_the_budget_burns() -> None:
+    """Up, a rollback, and a reload that is meant to carry more."""
+
+    def to(wanted: Settings, **how: bool):
+        return guard(
+            wanted,
+            settings(2),
+            ControlState(),
+            a_policy(),
+            at_s=NOW_S,
+            safety=_burning(),
+            **how,
+        )
+
+    assert to(settings(3)).settings.instances == 3
+    assert to(settings(1)).clamps == (Clamp.BURN_RATE,)
+    assert to(settings(2, batch=16)).clamps == (Clamp.BURN_RATE,)
+    assert to(settings(2, batch=16), adds_capacity=True).clamps == ()
+    assert to(settings(1), undo=True).settings == settings(1)
+
+
+def test_guard_keeps_the_budget_of_changes() -> None:
+    """It holds what does not add capacity."""
+    spent = [_tried(settings(2), ago_s=100 * n) for n in range(1, 4)]
+    down = _guard(settings(1), settings(2), *spent, changes_per_hour=3)
+    assert down.clamps == (Clamp.CHANGE_BUDGET,)
+    assert _guard(settings(1), settings(2), *spent, changes_per_hour=4).clamps == ()
+    assert _guard(settings(3), settings(2), *spent, changes_per_hour=3).clamps == ()
+
+
+def test_guard_lets_a_rollback_pass_every_budget() -> None:
+    """Waiting in bad settings would be the worse way; but for one that has just failed."""
+    spent = [_tried(settings(2), ago_s=n, reload=True) for n in range(5, 0, -1)]
+    policy = a_policy(max_instances=8, changes_per_hour=1, reloads_per_hour=1, cooldown_s=15.0)
+
+    def back(*changes: Applied):
+        return guard(
+            settings(2, batch=8),
+            settings(8, batch=16),
+            ControlState(changes=changes),
+            policy,
+            at_s=NOW_S,
+            safety=_burning(),
+            fresh=True,
+            undo=True,
+        )
+
+    seen = back(*spent)
+    assert (seen.settings, seen.fresh, seen.clamps) == (settings(2, batch=8), True, ())
+    assert back(_tried(settings(2), ago_s=1, ok=False)).clamps == (Clamp.COOLDOWN,)
+
+
+def test_guard_blocks_what_was_judged_worse() -> None:
+    """Its batching at any count, for as long as it is blocked."""
+    block = Block(settings=settings(2, batch=32), until_s=NOW_S + 1.0, reload=True)
+    for at_s, clamps in ((NOW_S, (Clamp.BLOCKED,)), (NOW_S + 1.0, ())):
+        seen = guard(
+            settings(3, batch=32),
+            settings(2),
+            ControlState(),
+            a_policy(),
+            at_s=at_s,
+            safety=Safety(blocked=(block,)),
+        )
+        assert seen.clamps == clamps
+
+
+def test_guard_does_not_try_more_instances_than_failed_to_load() -> None:
+    """Fewer may do."""
+    failed = replace(_tried(settings(3), ago_s=60, ok=False), before=settings(1))
+    assert _guard(settings(4), settings(1), failed).clamps == (Clamp.BLOCKED,)
+    assert _guard(settings(2), settings(1), failed).clamps == ()
+
+
+@given(
+    st.builds(settings, st.integers(1, 20), batch=st.sampled_from([8, 16])),
+    st.integers(1, 20),
+    st.none() | st.integers(0, 20),
+    st.integers(1, 4),
+    st.none() | st.integers(0, 20),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_guard_never_grows_beyond_any_bound(
+    wanted: Settings,
+    count: int,
+    cap: int | None,
+    granularity: int,
+    copies: int | None,
+    fresh: bool,
+    undo: bool,
+    burns: bool,
+) -> None:
+    """Policy, budget and memory hold whatever is proposed."""
+    applied = settings(count * granularity)
+    policy = a_policy(max_instances=12)
+    free = None if copies is None else copies * GB
+    seen = guard(
+        wanted,
+        applied,
+        ControlState(),
+        policy,
+        at_s=NOW_S,
+        fresh=fresh,
+        undo=undo,
+        granularity=granularity,
+        safety=Safety(burns=burns),
+        seen=_seen(cap=cap, memory_free_bytes=free, memory_copy_bytes=GB),
+    )
+    now = seen.settings.instances
+    if now > applied.instances:
+        assert now <= max(12, granularity)
+        assert cap is None or now <= max(cap, granularity)
+        if copies is not None:
+            assert (now if seen.fresh else now - applied.instances) * 1.2 <= copies
+    if seen.settings == applied:
+        assert not seen.fresh
+    assert now == wanted.instances or now % granularity == 0
 
 
 def test_guard_rounds_up_to_whole_gpus() -> None:

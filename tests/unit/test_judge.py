@@ -1,0 +1,270 @@
+"""Whether a change was for the better, and what is undone and blocked when it was not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from control.core.judge import Period, Verdict, Watch, judge
+from control.core.safety import Safety
+from control.core.types import Settings
+from tests.unit.story import a_policy, settings
+from tests.unit.test_burn_rate import seconds
+
+POLICY = a_policy(slo_s=0.1)
+GOOD = settings(2, batch=8)
+BIG = settings(2, batch=32)
+T0 = 1000.0
+
+
+def period(mean_s: float, *, rate: float = 100.0, failed: float = 0.0, span_s: float = 10.0):
+    """Seconds of a steady load whose requests take so long."""
+    new = seconds(
+        span_s,
+        span_s=span_s,
+        arrivals=rate * span_s + failed,
+        completed=rate * span_s,
+        failed=failed,
+        compute_s=mean_s,
+    )
+    return Period().plus(new, slo_s=POLICY.slo_s, full_round=16.0)
+
+
+def watch(after: Period, *, before: Period | None = None, **changes: object) -> Watch:
+    """A watched change from GOOD to BIG, 20 ms before it."""
+    base = Watch(
+        since_s=T0,
+        settings=BIG,
+        good=GOOD,
+        before=before or period(0.02),
+        after=after,
+        predicted_s=0.025,
+    )
+    return replace(base, **changes)
+
+
+def verdict(seen: Watch, *, later_s: float = 60.0, burning: bool = False) -> Verdict | None:
+    """Of the watch, so long after the change."""
+    return judge(seen, POLICY, at_s=T0 + later_s, burning=burning)
+
+
+def test_it_is_open_until_enough_was_seen() -> None:
+    """499 requests are not enough, 500 are, and so is the time."""
+    few, enough = period(0.02, span_s=4.99), period(0.02, span_s=5.0)
+    assert verdict(watch(few), later_s=10.0) is None
+    assert verdict(watch(enough), later_s=10.0) is Verdict.NEUTRAL
+    assert verdict(watch(few), later_s=33.0) is Verdict.NEUTRAL
+
+
+def test_slower_than_predicted_and_than_before_is_worse() -> None:
+    """Both are needed, and more than the noise of the transport."""
+    assert verdict(watch(period(0.04))) is Verdict.WORSE
+    assert verdict(watch(period(0.04), predicted_s=0.035)) is Verdict.NEUTRAL
+    assert verdict(watch(period(0.04), before=period(0.039))) is Verdict.NEUTRAL
+    quick = watch(period(0.004), before=period(0.002), predicted_s=0.002)
+    assert verdict(quick) is Verdict.NEUTRAL
+
+
+def test_faster_is_better() -> None:
+    """By a tenth."""
+    assert verdict(watch(period(0.015))) is Verdict.BETTER
+    assert verdict(watch(period(0.019))) is Verdict.NEUTRAL
+
+
+def test_new_failures_are_worse_at_once() -> None:
+    """Five of them, before the time is over; those that were there before are not its doing."""
+    assert verdict(watch(period(0.02, failed=20.0)), later_s=4.0) is Verdict.WORSE
+    assert verdict(watch(period(0.02, failed=4.0)), later_s=4.0) is not Verdict.WORSE
+    ill = watch(period(0.02, failed=20.0), before=period(0.02, failed=20.0))
+    assert verdict(ill) is Verdict.NEUTRAL
+
+
+def test_failures_count_while_it_settles_and_while_a_queue_drains() -> None:
+    """The change itself may be what makes requests fail."""
+    seen = watch(Period())
+    seen = seen.with_interval(seconds(T0 + 1.0, failed=20.0, completed=80.0), POLICY)
+    draining = seconds(T0 + 20.0, failed=20.0, completed=600.0, pending=500.0)
+    seen = seen.with_interval(draining, POLICY)
+    assert (seen.after.failed, seen.after.ended) == (40.0, 720.0)
+    assert seen.after.completed == 0.0
+    assert verdict(seen, later_s=20.0) is Verdict.WORSE
+
+
+def test_a_budget_that_begins_to_burn_is_worse() -> None:
+    """Unless it burnt before, or only instances were added."""
+    few = period(0.02, span_s=1.0)
+    assert verdict(watch(few), later_s=5.0, burning=True) is Verdict.WORSE
+    assert verdict(watch(few, burning=True), later_s=5.0, burning=True) is None
+    more = watch(few, settings=settings(3, batch=8))
+    assert verdict(more, later_s=5.0, burning=True) is None
+
+
+def test_nothing_is_worse_for_a_rise_of_the_load() -> None:
+    """A quarter more requests explain the latency; a chance of few arrivals does not count."""
+    assert verdict(watch(period(0.09, rate=130.0))) is Verdict.NEUTRAL
+    assert verdict(watch(period(0.09, rate=108.0))) is Verdict.WORSE
+
+
+def test_without_a_prediction_the_slo_must_be_missed() -> None:
+    """A rule that predicts nothing may make requests slower, not too slow."""
+    assert verdict(watch(period(0.05), predicted_s=None)) is Verdict.NEUTRAL
+    assert verdict(watch(period(0.15), predicted_s=None)) is Verdict.WORSE
+
+
+def test_requests_without_an_answer_are_worse() -> None:
+    """They came, and nobody was answered."""
+    stuck = Period().plus(
+        seconds(10.0, span_s=10.0, completed=0.0, arrivals=1000.0, pending=1000.0),
+        slo_s=0.1,
+        full_round=64.0,
+    )
+    assert verdict(watch(stuck)) is Verdict.WORSE
+
+
+def test_more_instances_are_worse_only_when_they_carry_less() -> None:
+    """A queue that drains after a scale up is no fault of it; instances on full cores are."""
+    more = settings(3, batch=8)
+    assert verdict(watch(period(0.5), settings=more)) is Verdict.NEUTRAL
+
+    def saturated(rps: float) -> Period:
+        full = seconds(10.0, span_s=10.0, completed=rps * 10, arrivals=1500.0, pending=2000.0)
+        return Period().plus(full, slo_s=0.1, full_round=24.0)
+
+    down = watch(saturated(80.0), before=saturated(100.0), settings=more)
+    assert verdict(down) is Verdict.WORSE
+    up = watch(saturated(120.0), before=saturated(100.0), settings=more)
+    assert verdict(up) is not Verdict.WORSE
+
+
+def test_nobody_asked_is_neutral() -> None:
+    """19 requests prove nothing."""
+    assert verdict(watch(period(0.5, rate=1.9))) is Verdict.NEUTRAL
+
+
+def test_a_draining_queue_does_not_count_as_latency() -> None:
+    """1000 waited and 500 still do: the overload before, not these settings."""
+    new = seconds(completed=600.0, arrivals=100.0, pending=500.0, wait_s=5.0)
+    seen = Period().plus(new, slo_s=0.1, full_round=16.0)
+    assert seen.completed == 0.0
+    assert seen.queued_completed == 600.0
+
+
+class Told:
+    """A safety that is told of looks of 1 s and changes."""
+
+    def __init__(self, applied: Settings = GOOD) -> None:
+        self.safety, self.applied, self.at_s = Safety(), applied, T0
+        self.policy = replace(POLICY, watch_s=10.0, settle_s=2.0)
+
+    def looks(self, count: int, mean_s: float, *, applied: Settings | None = None) -> Told:
+        """Looks of 100 requests that take so long."""
+        self.applied = applied or self.applied
+        for _ in range(count):
+            self.at_s += 1.0
+            self.safety = self.safety.absorb(
+                seconds(self.at_s, compute_s=mean_s),
+                self.applied,
+                self.policy,
+                burning=False,
+                at_s=self.at_s,
+            )
+        return self
+
+    def changes(self, wanted: Settings, *, takes: int = 1, ok: bool = True) -> Told:
+        """A change that begins and ends."""
+        was, self.safety = self.applied, self.safety.proposed(wanted, 0.025).begun()
+        self.looks(takes, 0.02)
+        self.safety = self.safety.ended(wanted, was, ok=ok, at_s=self.at_s)
+        self.applied = wanted if ok else was
+        return self
+
+
+def test_a_worse_change_is_undone_and_blocked() -> None:
+    """500 requests after it has settled; and its batching is blocked at any count, for a while."""
+    told = Told().looks(10, 0.02).changes(BIG).looks(6, 0.06)
+    assert told.safety.rollback_of(BIG) is None
+    told.looks(1, 0.06)
+    assert told.safety.verdict is Verdict.WORSE
+    assert told.safety.rollback_of(BIG) == GOOD
+    assert told.safety.forbids(replace(BIG, instances=4), at_s=told.at_s)
+    assert not told.safety.forbids(GOOD, at_s=told.at_s)
+    assert not told.safety.forbids(BIG, at_s=told.at_s + 601)
+    told.changes(GOOD)
+    assert told.safety.rollback_of(GOOD) is None
+    assert told.safety.watch is None
+    assert told.looks(30, 0.06).safety.rollback_of(GOOD) is None
+
+
+def test_a_good_change_is_what_the_next_one_goes_back_to() -> None:
+    """Neutral is good enough."""
+    told = Told().looks(10, 0.02).changes(BIG).looks(8, 0.02)
+    assert told.safety.verdict is Verdict.NEUTRAL
+    assert told.safety.last_good == BIG
+    bad = settings(2, batch=1)
+    told.changes(bad).looks(8, 0.08)
+    assert told.safety.rollback_of(bad) == BIG
+
+
+def test_instances_added_meanwhile_stay_and_do_not_end_the_watch() -> None:
+    """A bad batching must not escape because instances were added to carry it."""
+    told = Told().looks(10, 0.02).changes(BIG).looks(3, 0.06)
+    more = replace(BIG, instances=4)
+    told.changes(more).looks(8, 0.06)
+    assert told.safety.rollback_of(more) == replace(GOOD, instances=4)
+
+
+def test_a_worse_scale_down_goes_back_to_the_count() -> None:
+    """Exactly that count is blocked."""
+    fewer = replace(GOOD, instances=1)
+    told = Told().looks(10, 0.02).changes(fewer).looks(8, 0.08)
+    assert told.safety.rollback_of(fewer) == GOOD
+    assert told.safety.forbids(fewer, at_s=told.at_s)
+    assert not told.safety.forbids(replace(GOOD, instances=3), at_s=told.at_s)
+
+
+def test_what_a_person_changes_is_not_undone() -> None:
+    """Neither while it is watched nor when a rollback was due."""
+    theirs = settings(3, batch=16)
+    told = Told().looks(10, 0.02).changes(BIG).looks(3, 0.06).looks(10, 0.06, applied=theirs)
+    assert told.safety.rollback_of(theirs) is None
+    assert told.safety.last_good == theirs
+    due = Told().looks(10, 0.02).changes(BIG).looks(7, 0.06)
+    assert due.safety.undo == GOOD
+    assert due.looks(1, 0.06, applied=theirs).safety.rollback_of(theirs) is None
+
+
+def test_a_change_that_failed_is_not_watched() -> None:
+    """The actuator has brought the old settings back."""
+    told = Told().looks(10, 0.02).changes(BIG, ok=False).looks(20, 0.06)
+    assert told.safety.rollback_of(GOOD) is None
+    assert told.safety.verdict is None
+
+
+def test_a_gap_neither_judges_nor_forgets() -> None:
+    """Looks without an interval, or without a config, leave the watch open."""
+    told = Told().looks(10, 0.02).changes(BIG)
+    before = told.safety.watch
+    for applied in (None, BIG):
+        told.safety = told.safety.absorb(
+            None, applied, told.policy, burning=False, at_s=told.at_s + 100
+        )
+        assert told.safety.watch == before
+
+
+@pytest.mark.parametrize("why", ["panic", "settling", "in flight"])
+def test_correction_is_frozen(why: str) -> None:
+    """In a panic, for 30 s after a change, and while one is in flight."""
+    told = Told().looks(1, 0.02)
+    if why == "settling":
+        told.changes(BIG)
+    if why == "in flight":
+        told.safety = told.safety.begun()
+
+    def after(at_s: float) -> float:
+        known = told.safety.corrected(0.2, 0.1, told.policy, at_s=at_s, panic=why == "panic")
+        return known.correction.factor
+
+    assert after(told.at_s + 29.0) == 1.0
+    if why == "settling":
+        assert after(told.at_s + 31.0) > 1.0
