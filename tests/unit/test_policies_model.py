@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.core.policies import signals
+from control.core.policies.carried import Carried
 from control.core.policies.clairvoyant import Clairvoyant, highest_mean_rps
 from control.core.policies.inferline import InferLine, highest_rate, newest_rates
 from control.core.policies.static import Static, StaticDefault, StaticMean
@@ -29,7 +30,8 @@ def told(story: RuleStory) -> dict[int, float]:
     """Λ by count, as the rules get it."""
     seen = story.state.last
     assert seen is not None
-    return signals.capacities_rps(story.state, seen, story.policy)
+    carried = Carried(state=story.state, seen=seen, policy=story.policy, applied=story.applied)
+    return {count: carried.rps(count) for count in range(1, 9)}
 
 
 def seconds(*arrivals: float) -> tuple[Interval, ...]:

@@ -9,11 +9,24 @@ from types import MappingProxyType
 from typing import Any
 
 from conch.errors import ConfigError
-from control.core.policies import clairvoyant, hpa_utilisation, inferline, static
+from control.core.policies import (
+    aimd_batching,
+    clairvoyant,
+    hpa_queue_compute,
+    hpa_utilisation,
+    inferline,
+    knative_kpa,
+    ray_serve,
+    static,
+)
+from control.core.policies.aimd_batching import AimdBatching, AimdBatchingHpa
 from control.core.policies.clairvoyant import Clairvoyant
 from control.core.policies.conch import Conch
+from control.core.policies.hpa_queue_compute import HpaQueueCompute
 from control.core.policies.hpa_utilisation import HpaUtilisation
 from control.core.policies.inferline import InferLine
+from control.core.policies.knative_kpa import KnativeKpa
+from control.core.policies.ray_serve import RayServe
 from control.core.policies.rule import Rule
 from control.core.policies.static import Static, StaticDefault, StaticMean
 
@@ -24,6 +37,11 @@ RULES: Mapping[str, Callable[..., Rule]] = MappingProxyType(
         "static-default": StaticDefault,
         "static-mean": StaticMean,
         "hpa-utilisation": HpaUtilisation,
+        "hpa-queue-compute": HpaQueueCompute,
+        "knative-kpa": KnativeKpa,
+        "ray-serve": RayServe,
+        "aimd-batching": AimdBatching,
+        "aimd-batching-hpa": AimdBatchingHpa,
         "inferline": InferLine,
         "clairvoyant": Clairvoyant,
     }
@@ -37,6 +55,11 @@ SOURCES: Mapping[str, str] = MappingProxyType(
         "static-default": static.SOURCE,
         "static-mean": static.SOURCE,
         "hpa-utilisation": hpa_utilisation.SOURCE,
+        "hpa-queue-compute": hpa_queue_compute.SOURCE,
+        "knative-kpa": knative_kpa.SOURCE,
+        "ray-serve": ray_serve.SOURCE,
+        "aimd-batching": aimd_batching.SOURCE,
+        "aimd-batching-hpa": aimd_batching.SOURCE,
         "inferline": inferline.SOURCE,
         "clairvoyant": clairvoyant.SOURCE,
     }
@@ -47,13 +70,28 @@ GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = MappingProxyType(
     {
         "static": static.GRID,
         "hpa-utilisation": hpa_utilisation.GRID,
+        "hpa-queue-compute": hpa_queue_compute.GRID,
+        "knative-kpa": knative_kpa.GRID,
+        "ray-serve": ray_serve.GRID,
+        "aimd-batching": aimd_batching.GRID,
+        "aimd-batching-hpa": aimd_batching.GRID,
         "inferline": inferline.GRID,
         "clairvoyant": clairvoyant.GRID,
     }
 )
 """Values to try for each option of a rule that is worth tuning."""
 
-_MAY_BE_ZERO = frozenset({"tolerance", "envelope_z", "rho", "start_s"})
+_MAY_BE_ZERO = frozenset(
+    {
+        "container_concurrency",
+        "envelope_z",
+        "rho",
+        "target_concurrency",
+        "tolerance",
+        "up_count",
+        "up_fraction",
+    }
+)
 
 
 def rule_named(name: str, options: Mapping[str, Any] | None = None) -> Rule:
@@ -91,6 +129,11 @@ def _number(name: str, option: str, value: Any, default: Any) -> Any:
         ConfigError: for a number that is not finite, not positive, or not whole where it must be.
     """
     if isinstance(default, bool) or not isinstance(default, int | float):
+        if default == () and isinstance(value, int | float | str):
+            raise ConfigError(
+                f"rule {name}: option {option} is {value}, must be a series or a function.",
+                hint="Only a bench can give it: `conch perf bench control`.",
+            )
         return value
     try:
         number = float(value)

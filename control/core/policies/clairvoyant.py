@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from control.core.planner import fewest
-from control.core.policies.signals import absorbed, asked, capacities_rps, held, no_data, trusted
+from control.core.policies.carried import Carried
+from control.core.policies.signals import absorbed, asked, held, no_data, trusted
 from control.core.state import ControlState
 from control.core.types import Decision, Observation, Policy, Reason
 
@@ -59,18 +59,26 @@ class Clairvoyant:
         if seen.applied is None or not trusted(state, seen):
             return no_data(seen), state
         assert isinstance(state.memory, Began)
+        if not self.rate:  # without foresight there is nothing to act on
+            return no_data(seen), state
         start_s = state.memory.at_s if self.start_s is None else self.start_s
         coming_rps = highest_mean_rps(
             self.rate, from_s=seen.at_s - start_s, horizon_s=self.horizon_s, mean_s=self.mean_s
         )
         terms = {"coming_rps": coming_rps, "horizon_s": self.horizon_s, "mean_s": self.mean_s}
-        carried = capacities_rps(state, seen, policy)
-        if not carried:
+        carried = Carried(state=state, seen=seen, policy=policy, applied=seen.applied)
+        if not carried.is_known:
             return held(seen, Reason.HOLD_IDLE, terms), state
-        count = fewest(carried, coming_rps)
-        terms["capacity_rps"] = carried[count]
-        short = carried[count] < coming_rps
-        decision = asked(state, seen, policy, seen.applied, count=count, terms=terms, short=short)
+        count, capacity_rps = carried.fewest(coming_rps)
+        decision = asked(
+            state,
+            seen,
+            policy,
+            seen.applied,
+            count=count,
+            terms={**terms, "capacity_rps": capacity_rps},
+            short=capacity_rps < coming_rps,
+        )
         return decision, state
 
 

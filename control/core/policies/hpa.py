@@ -15,11 +15,14 @@ and a sync that would fall into a change in flight waits for its end.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from control.core.policies.signals import Signals, asked, held
 from control.core.state import ControlState
 from control.core.types import Decision, Observation, Policy, Reason, Settings
+
+RESOLUTION_S = 15.0
+"""How often Kubernetes' metrics-server measures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,19 @@ class HpaMemory:
     synced_s: float | None = None
     recommended: tuple[tuple[float, int], ...] = ()
     added: tuple[tuple[float, int], ...] = ()
+
+
+def options_for(target: float) -> HpaOptions:
+    """Kubernetes' defaults with this target."""
+    return HpaOptions(
+        target=target,
+        tolerance=0.1,
+        sync_s=15.0,
+        down_stabilisation_s=300.0,
+        up_fraction=1.0,
+        up_count=4,
+        up_period_s=15.0,
+    )
 
 
 def is_due(memory: HpaMemory, options: HpaOptions, state: ControlState, at_s: float) -> bool:
@@ -108,8 +124,27 @@ def synced(
     return count, HpaMemory(synced_s=at_s, recommended=recommended, added=added), terms
 
 
-def decided(
+def is_covered(window: Signals, window_s: float) -> bool:
+    """Whether enough was seen for a first metric: a resolution of 15 s, or the window itself."""
+    return window.span_s >= 0.8 * min(window_s, RESOLUTION_S)
+
+
+def wanted(
     memory: HpaMemory,
+    metric: float,
+    current: int,
+    options: HpaOptions,
+    state: ControlState,
+    at_s: float,
+) -> tuple[int | None, HpaMemory, dict[str, float]]:
+    """The count that the autoscaler wants, None between syncs; the memory, and the numbers used."""
+    if not is_due(memory, options, state, at_s):
+        since_s = 0.0 if memory.synced_s is None else at_s - memory.synced_s
+        return None, memory, {"since_sync_s": since_s}
+    return synced(memory, metric, current, options, at_s)
+
+
+def decided(
     metric: float,
     options: HpaOptions,
     state: ControlState,
@@ -117,12 +152,12 @@ def decided(
     policy: Policy,
     applied: Settings,
     window: Signals,
-) -> tuple[Decision, HpaMemory]:
-    """The decision of an autoscaler on this metric: hold between syncs."""
-    if not is_due(memory, options, state, seen.at_s):
-        since_s = seen.at_s - (seen.at_s if memory.synced_s is None else memory.synced_s)
-        terms = {**window.terms, "since_sync_s": since_s}
-        return held(seen, Reason.HOLD_RULE, terms), memory
-    count, memory, terms = synced(memory, metric, applied.instances, options, seen.at_s)
-    terms = {**window.terms, **terms}
-    return asked(state, seen, policy, applied, count=count, terms=terms), memory
+) -> tuple[Decision, ControlState]:
+    """The decision of an autoscaler on this metric, and the memory with its own."""
+    memory = state.memory if isinstance(state.memory, HpaMemory) else HpaMemory()
+    count, memory, used = wanted(memory, metric, applied.instances, options, state, seen.at_s)
+    state = replace(state, memory=memory)
+    terms = {**window.terms, **used}
+    if count is None:
+        return held(seen, Reason.HOLD_RULE, terms), state
+    return asked(state, seen, policy, applied, count=count, terms=terms), state

@@ -10,7 +10,7 @@ Source: see ``control.core.policies.hpa``; a resource metric of type Utilization
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from control.core.policies import hpa
 from control.core.policies.signals import absorbed, held, no_data, signals, trusted
@@ -53,14 +53,10 @@ class HpaUtilisation:
         window = signals(state, seen.sampled_s, self.window_s)
         if window is None or seen.applied is None or not trusted(state, seen):
             return no_data(seen), state
-        if window.span_s < 0.8 * self.window_s:
+        if not hpa.is_covered(window, self.window_s):
             return held(seen, Reason.HOLD_WARMING_UP, window.terms), state
-        memory = state.memory if isinstance(state.memory, hpa.HpaMemory) else hpa.HpaMemory()
         metric = window.utilisation_fraction
-        decision, memory = hpa.decided(
-            memory, metric, self._options, state, seen, policy, seen.applied, window
-        )
-        return decision, replace(state, memory=memory)
+        return hpa.decided(metric, self._options, state, seen, policy, seen.applied, window)
 
     @property
     def _options(self) -> hpa.HpaOptions:

@@ -26,8 +26,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from control.core.planner import fewest
-from control.core.policies.signals import absorbed, asked, capacities_rps, held, no_data, trusted
+from control.core.policies.carried import Carried
+from control.core.policies.signals import absorbed, asked, held, no_data, trusted
 from control.core.state import ControlState
 from control.core.types import Decision, Observation, Policy, Reason
 from control.core.windows import Interval
@@ -73,10 +73,10 @@ class InferLine:
             return no_data(seen), state
         envelope = newest_rates(state.intervals, self.shortest_s)
         terms = {f"rate_{window_s:g}s_rps": rate for window_s, rate in envelope.items()}
-        carried = self._carried(state, seen, policy)
-        if not carried:
+        carried = Carried(state=state, seen=seen, policy=policy, applied=applied, rho=self.rho)
+        if not carried.is_known:
             return held(seen, Reason.HOLD_IDLE, terms), state
-        planned_rps = carried[min(max(applied.instances, min(carried)), max(carried))]
+        planned_rps = carried.rps(applied.instances)
         above = [
             rate
             for window_s, rate in envelope.items()
@@ -88,15 +88,15 @@ class InferLine:
             after_s=seen.sampled_s - self.down_window_s,
         )
         terms |= {"planned_rps": planned_rps}
-        count = applied.instances
+        count, short = applied.instances, False
         if above:
-            terms["above_rps"] = max(above)
-            count = max(count, fewest(carried, max(above)))
+            needed, found_rps = carried.fewest(max(above))
+            terms |= {"above_rps": max(above), "capacity_rps": found_rps}
+            count, short = max(count, needed), found_rps < max(above)
         elif peak_rps is not None:
             terms["peak_rps"] = peak_rps
             if self._may_go_down(state, seen):
-                count = min(count, fewest(carried, peak_rps))
-        short = bool(above) and max(carried.values()) < max(above)
+                count = min(count, carried.fewest(peak_rps)[0])
         decision = asked(state, seen, policy, applied, count=count, terms=terms, short=short)
         return decision, state
 
@@ -108,21 +108,6 @@ class InferLine:
             i.span_s for i in state.intervals if i.end_s > seen.sampled_s - self.down_window_s
         )
         return covered_s >= 0.9 * self.down_window_s
-
-    def _carried(self, state: ControlState, seen: Observation, policy: Policy) -> dict[int, float]:
-        """k·μ·ρ by k."""
-        if not self.rho:
-            return capacities_rps(state, seen, policy)
-        applied = seen.applied
-        carried = {}
-        for count in range(policy.min_instances, policy.max_instances + 1):
-            threads = seen.threads if applied is None else applied.threads or seen.threads
-            service = state.learnt.at(count, threads=threads, cores=policy.cores)
-            if service is None or applied is None:
-                return {}
-            full = applied.largest_batch
-            carried[count] = self.rho * count * full / service.of(full)
-        return carried
 
 
 def newest_rates(intervals: tuple[Interval, ...], shortest_s: float) -> dict[float, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from control.core.capacity import capacity_rps
 from control.core.state import ControlState
 from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
 
@@ -102,31 +101,6 @@ def trusted(state: ControlState, seen: Observation) -> bool:
     if any(part is None for part in parts) or not state.intervals:
         return False
     return state.intervals[-1].end_s == seen.sampled_s
-
-
-def capacities_rps(state: ControlState, seen: Observation, policy: Policy) -> dict[int, float]:
-    """Λ by allowed instance count, from the service times that Conch has, too.
-
-    Empty while no batch was ever executed.
-    """
-    applied = seen.applied
-    if applied is None:
-        return {}
-    found = {}
-    for count in range(policy.min_instances, policy.max_instances + 1):
-        service = state.learnt.at(
-            count, threads=applied.threads or seen.threads, cores=policy.cores
-        )
-        if service is None:
-            return {}
-        found[count] = capacity_rps(
-            service,
-            instances=count,
-            largest_batch=applied.largest_batch,
-            max_queue_delay_s=applied.max_queue_delay_s,
-            policy=policy,
-        )
-    return found
 
 
 def no_data(seen: Observation, terms: Mapping[str, float] | None = None) -> Decision:

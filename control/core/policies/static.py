@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from control.core.planner import fewest
-from control.core.policies.signals import absorbed, asked, capacities_rps, held, no_data, trusted
+from control.core.policies.carried import Carried
+from control.core.policies.signals import absorbed, asked, held, no_data, trusted
 from control.core.state import ControlState
 from control.core.types import Decision, Observation, Policy, Reason
 
@@ -96,9 +96,9 @@ class StaticMean:
         mean_rps = sample.arrivals / sample.seconds
         terms = {"mean_rps": mean_rps, "sampled_s": sample.seconds}
         if sample.count is None and sample.seconds >= self.sample_s:
-            carried = capacities_rps(state, seen, policy)
-            if carried:
-                sample = replace(sample, count=fewest(carried, mean_rps))
+            carried = Carried(state=state, seen=seen, policy=policy, applied=seen.applied)
+            if carried.is_known:
+                sample = replace(sample, count=carried.fewest(mean_rps)[0])
         state = replace(state, memory=sample)
         if sample.count is None:
             return held(seen, Reason.HOLD_WARMING_UP, terms), state
