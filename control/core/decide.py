@@ -23,6 +23,8 @@ from control.core.service_time import ServiceTime
 from control.core.state import ControlState
 from control.core.types import Decision, Observation, Policy, Reason, Settings
 
+SEEN_AND_DRAINED_S = 2.0
+"""What it takes to see a burst and to drain what it left, beside the loading."""
 LOADS_KEPT = 10.0
 """Patience is at least this many load times: instances that load slowly are let go late."""
 
@@ -97,8 +99,10 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     if state.intervals != before:
         state = _account(state, demand, policy)
     wanted = _wanted(state, demand, known, applied, at_s=seen.at_s)
-    state = _remember(state, seen.at_s, wanted.needed, wanted.patience_s)
-    wanted = replace(wanted, hold=max(count for _, count in state.wanted))
+    at_least = fewest(wanted.capacities, demand.load_rps)
+    state = _remember(state, seen.at_s, at_least, wanted.patience_s)
+    held = fewest(wanted.capacities, wanted.held_rps)
+    wanted = replace(wanted, hold=max(held, *(count for _, count in state.wanted)))
     reason, proposal, plan = _propose(state, applied, wanted, known, at_s=seen.at_s)
     fresh = reason is Reason.SCALE_UP_BACKLOG or (reason is Reason.SCALE_UP_LOAD and wanted.fresh)
     if plan is not None:
@@ -143,9 +147,18 @@ def _wanted(
     policy = known.policy
     load_s = state.load_s(policy)
     spent = state.budget.burn_rate(policy, window_s=policy.burn_long_s, at_s=at_s)
-    held_rps = state.headroom.burst_rps() if spent > 1.0 else 0.0
-    need_rps = max(demand.load_rps * policy.headroom, held_rps)
     capacities = known.capacities(applied)
+    level_rps = min(state.headroom.level_rps(), demand.load_rps)
+    held_rps = state.headroom.held_rps(
+        allowed_fraction=1.0 - policy.slo_target_fraction,
+        loss_s=load_s + SEEN_AND_DRAINED_S,
+        carried_rps=known.throughput_rps(applied, fewest(capacities, level_rps)),
+        at_s=at_s,
+    )
+    if policy.headroom > 1.0:
+        held_rps = max(held_rps, policy.headroom * level_rps)
+    sized_rps = demand.sized_rps(capacities[applied.instances])
+    need_rps = max(sized_rps, held_rps)
     needed = fewest(capacities, need_rps)
     panic = demand.drain_s > policy.slo_s / 2
     if panic:  # more instances never hurt a backlog as long as they add capacity at all
@@ -285,7 +298,6 @@ def _terms(
         "fast_rps": demand.fast_rps,
         "stable_rps": demand.stable_rps,
         "load_rps": demand.load_rps,
-        "newest_rps": demand.newest_rps,
         "pending_count": demand.pending,
         "drain_s": demand.drain_s,
         "headroom": policy.headroom,

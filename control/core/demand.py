@@ -21,11 +21,24 @@ from control.core.state import ControlState
 from control.core.types import Observation, Policy, Settings
 from control.core.windows import Interval
 
-WINDOWS = ((1.0, 3.0), (2.0, 2.5), (4.0, 2.0), (8.0, 1.5), (16.0, 1.0))
+WINDOWS = ((0.5, 3.0), (1.0, 3.0), (2.0, 2.5), (4.0, 2.0), (8.0, 1.5), (16.0, 1.0))
 """(seconds, z). Chosen in the simulator on traces other than those of the benchmark's tables."""
 DRAIN_AT_LEAST_S = 2.0
 DISPERSION = (1.0, 16.0)
 """Limits of the index of dispersion; measured request streams have 1 to 16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """What one window says of the arrival rate.
+
+    Attributes:
+        low_rps: what it is at least.
+        likely_rps: its mean and one standard deviation.
+    """
+
+    low_rps: float
+    likely_rps: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +49,7 @@ class Demand:
         fast_rps, stable_rps: mean arrival rates over the policy's two windows.
         load_rps: what the arrival rate is at least, over all windows; with the trend, where it
             will be when a change made now is in force.
-        newest_rps: the rate of the newest interval less three standard deviations.
+        bounds: by window, the shortest first.
         pending: requests that wait.
         excess: of these, what the next round of batches does not take.
         drain_s: how long the excess takes at full batches.
@@ -45,14 +58,23 @@ class Demand:
     fast_rps: float
     stable_rps: float
     load_rps: float
-    newest_rps: float
+    bounds: tuple[Bound, ...]
     pending: float
     excess: float
     drain_s: float
 
+    def sized_rps(self, capacity_rps: float) -> float:
+        """What to size for once the load is surely more than ``capacity_rps``; else the load.
+
+        A jump is detected by the lower bound and met by the likely rate: too small a step costs
+        another loading time, too large a one an instance for the patience.
+        """
+        surely = (b.likely_rps for b in self.bounds if b.low_rps > capacity_rps)
+        return max(surely, default=self.load_rps)
+
     def backlog_in(self, seconds: float, *, throughput_rps: float) -> float:
         """Requests that will wait then, if the load stays and no capacity comes."""
-        growth = max(0.0, max(self.load_rps, self.newest_rps) - throughput_rps) * seconds
+        growth = max(0.0, self.sized_rps(throughput_rps) - throughput_rps) * seconds
         return self.excess + growth
 
 
@@ -71,29 +93,29 @@ def measure(
     full = applied.largest_batch
     excess = max(0.0, waiting - full * applied.instances)
     spread = dispersion(state.intervals[:-1])
-    bounds = lower_bounds_rps(state.intervals, spread=spread)
+    bounds = bounds_of(state.intervals, spread=spread)
     return Demand(
         fast_rps=fast_rps,
         stable_rps=fast_rps if stable is None else stable,
-        load_rps=max(bounds, default=0.0),
-        newest_rps=bounds[0] if bounds else 0.0,
+        load_rps=max((bound.low_rps for bound in bounds), default=0.0),
+        bounds=bounds,
         pending=waiting,
         excess=excess,
         drain_s=excess * service.of(full) / (full * applied.instances),
     )
 
 
-def lower_bounds_rps(intervals: Sequence[Interval], *, spread: float) -> list[float]:
-    """What the rate is at least, by each window, the shortest first; the newest interval is last.
+def bounds_of(intervals: Sequence[Interval], *, spread: float) -> tuple[Bound, ...]:
+    """What each window says, the shortest first; the newest interval is last.
 
     Args:
         intervals: trusted ones.
         spread: the index of dispersion of the counts.
 
     Example:
-        100 arrivals in one interval of 1 s: (100 - 3·√100) / 1 = 70.0 by the first window.
+        100 arrivals in one interval of 1 s: at least (100 - 3·√100) / 1 = 70.0 by the first window.
     """
-    found = []
+    found: list[Bound] = []
     arrivals = span_s = 0.0
     at = len(intervals)
     for window_s, z in WINDOWS:
@@ -102,10 +124,12 @@ def lower_bounds_rps(intervals: Sequence[Interval], *, spread: float) -> list[fl
             arrivals += intervals[at].arrivals
             span_s += intervals[at].span_s
         if span_s:
-            found.append(max(0.0, arrivals - z * math.sqrt(spread * arrivals)) / span_s)
+            deviation = math.sqrt(spread * arrivals)
+            low_rps = max(0.0, arrivals - z * deviation) / span_s
+            found.append(Bound(low_rps=low_rps, likely_rps=(arrivals + deviation) / span_s))
         if not at and span_s < window_s:
             break
-    return found
+    return tuple(found)
 
 
 def dispersion(intervals: Sequence[Interval]) -> float:

@@ -3,10 +3,10 @@
 Theory of operation. No forecast sees a burst that begins in a second, and an instance takes longer
 to load than the SLO allows. What helps is capacity that is already there, and that costs money all
 the time. So the controller (1) writes down each burst as a ratio to the level around it, once it is
-over, and (2) while more requests miss the SLO than the objective allows (``burn_rate``), holds
-instances for the level times the largest ratio on record. A lasting step is no burst: the level
-after it is as high. Where the error budget is met, nothing is held: as cheap as the objective
-allows, and no cheaper.
+over, and (2) reckons what the bursts on record would cost in missed requests, were they to come
+again at that pace and find nothing held: each loses about the load time and what it takes to see
+and drain it. Those that the error budget can pay for are left to it, the largest first; for the
+largest of the others instances are held. A lasting step is no burst: the level after it is as high.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ BURST_AT_LEAST = 1.25
 AROUND_S = 45.0
 CLOSE_S = 5.0
 REMEMBERED_S = 900.0
-LEVEL_S = 30.0
+LEAST_HORIZON_S = 300.0
+SHORT = 0.95
+"""Of a burst's load; it is over before the queue of the rest matters."""
+LEVEL_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +33,12 @@ class Headroom:
     Attributes:
         loads: (at_s, load_rps) of the last ticks, newest last.
         bursts: (at_s, ratio) of those that are over.
+        since_s: when the record began.
     """
 
     loads: tuple[tuple[float, float], ...] = ()
     bursts: tuple[tuple[float, float], ...] = ()
+    since_s: float = 0.0
 
     @property
     def ratio(self) -> float:
@@ -41,16 +46,39 @@ class Headroom:
         return max((ratio for _, ratio in self.bursts), default=1.0)
 
     def level_rps(self) -> float:
-        """Median load of the last half minute before the newest look; 0 without any."""
+        """Median load of the last minute before the newest look; 0 without any."""
         if not self.loads:
             return 0.0
         newest_s = self.loads[-1][0]
         recent = [load for at_s, load in self.loads if at_s > newest_s - LEVEL_S]
         return float(np.median(recent))
 
-    def burst_rps(self) -> float:
-        """The load that the largest burst on record would be now."""
-        return self.level_rps() * self.ratio
+    def held_rps(
+        self, *, allowed_fraction: float, loss_s: float, carried_rps: float, at_s: float
+    ) -> float:
+        """The load of the burst to hold instances for; 0 where the error budget pays for all.
+
+        Args:
+            allowed_fraction: of the requests may miss the SLO.
+            loss_s: seconds of requests that a burst loses where nothing is held.
+            carried_rps: what the instances that the level calls for carry anyway.
+            at_s: now.
+
+        Example:
+            Bursts of ×3 and ×2 in ten minutes, 6 s lost each: 3·6/600 = 3 % is more than 1 %, so
+            ×3 is held for.
+        """
+        level_rps = self.level_rps()
+        horizon_s = max(LEAST_HORIZON_S, min(REMEMBERED_S, at_s - self.since_s))
+        lost_fraction = 0.0
+        for ratio in sorted((ratio for _, ratio in self.bursts), reverse=True):
+            burst_rps = SHORT * level_rps * ratio
+            if burst_rps <= carried_rps:
+                break
+            lost_fraction += ratio * loss_s / horizon_s
+            if lost_fraction > allowed_fraction:
+                return burst_rps
+        return 0.0
 
     def update(self, *, at_s: float, load_rps: float) -> Headroom:
         """The memory with one more tick."""
@@ -60,7 +88,7 @@ class Headroom:
         found = burst(loads, at_s=at_s)
         if found is not None and found[1] >= BURST_AT_LEAST:
             bursts = _with(bursts, found)
-        return Headroom(loads=loads, bursts=bursts)
+        return Headroom(loads=loads, bursts=bursts, since_s=self.since_s or at_s)
 
 
 def burst(loads: Sequence[tuple[float, float]], *, at_s: float) -> tuple[float, float] | None:
@@ -73,11 +101,11 @@ def burst(loads: Sequence[tuple[float, float]], *, at_s: float) -> tuple[float, 
         return None
     before = [load for t, load in loads if t <= middle_s - CLOSE_S]
     after = [load for t, load in loads if t >= middle_s + CLOSE_S]
-    around = [load for t, load in loads if abs(t - middle_s) <= 1.0]
+    around = [load for t, load in loads if abs(t - middle_s) <= 2.0]
     if not before or not after or not around:
         return None
     level = max(float(np.median(before)), float(np.median(after)))
-    return (middle_s, max(around) / level) if level > 0 else None
+    return (middle_s, float(np.median(around)) / level) if level > 0 else None
 
 
 def _with(
