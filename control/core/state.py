@@ -9,6 +9,7 @@ from typing import Any
 from control.core import windows
 from control.core.burn_rate import ErrorBudget
 from control.core.headroom import Headroom
+from control.core.safety import Safety
 from control.core.service_time import Learnt
 from control.core.types import Observation, Policy, Settings
 from control.core.windows import Interval
@@ -68,6 +69,7 @@ class ControlState:
         in_flight: the change that is being applied, if any.
         headroom: the bursts that came before.
         budget: requests that met and missed the SLO lately.
+        safety: the change that is being judged, what is undone and blocked, and κ.
         memory: what a rule other than Conch's own remembers; a frozen value of its own type.
     """
 
@@ -82,6 +84,7 @@ class ControlState:
     in_flight: InFlight | None = None
     headroom: Headroom = field(default_factory=Headroom)
     budget: ErrorBudget = field(default_factory=ErrorBudget)
+    safety: Safety = field(default_factory=Safety)
     memory: object | None = None
 
     def absorb(self, seen: Observation, policy: Policy) -> ControlState:
@@ -113,6 +116,13 @@ class ControlState:
             wanted=() if gap else self.wanted,
             settings_since_s=since_s,
             changes=tuple(c for c in self.changes if seen.at_s - 3600.0 < c.at_s <= seen.at_s),
+            safety=self.safety.absorb(
+                new,
+                seen.applied,
+                policy,
+                burning=self.budget.burning(policy, at_s=seen.at_s),
+                at_s=seen.at_s,
+            ),
         )
 
     def _same_sample(self, seen: Observation) -> bool:
@@ -132,11 +142,11 @@ class ControlState:
 
     def unchanged(self) -> ControlState:
         """The memory after a change that turned out to change nothing."""
-        return replace(self, in_flight=None)
+        return replace(self, in_flight=None, safety=self.safety.unchanged())
 
     def begun(self, change: InFlight) -> ControlState:
         """The memory while a change is applied."""
-        return replace(self, in_flight=change)
+        return replace(self, in_flight=change, safety=self.safety.begun())
 
     def load_s(self, policy: Policy) -> float:
         """How long an instance takes to load: the least of the last changes that added some.
@@ -162,7 +172,15 @@ class ControlState:
         last = self.last
         if change.reload and last is not None:
             last = replace(last, statistics=None)
-        return replace(self, changes=(*self.changes, change), in_flight=None, last=last)
+        return replace(
+            self,
+            changes=(*self.changes, change),
+            in_flight=None,
+            last=last,
+            safety=self.safety.ended(
+                change.settings, change.before, ok=change.ok, at_s=change.at_s
+            ),
+        )
 
     def _learn(self, new: Interval | None, policy: Policy) -> Learnt:
         """Service times with the interval's batches, unless it is too close to a change."""
