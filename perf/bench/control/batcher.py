@@ -86,6 +86,7 @@ class Copy:
     Attributes:
         totals: shared with the other copies.
         alpha_s, beta_s: of ℓ(b).
+        beside_s: what comes on top of ℓ(b), without jitter.
         largest_batch: B.
         delay_s: how long the batcher may wait.
         head: the next request that is not in a batch yet.
@@ -97,6 +98,7 @@ class Copy:
     totals: Totals
     alpha_s: float
     beta_s: float
+    beside_s: float
     largest_batch: int
     delay_s: float
     head: int
@@ -115,12 +117,8 @@ class Copy:
     def run(self, until_s: float) -> Told | None:
         """Start the batches that start up to ``until_s``; stops at what is waited for."""
         times, free, end = self.totals.times, self.free_s, self.end
-        largest, delay_s, alpha_s, beta_s = (
-            self.largest_batch,
-            self.delay_s,
-            self.alpha_s,
-            self.beta_s,
-        )
+        largest, delay_s = self.largest_batch, self.delay_s
+        alpha_s, beta_s, beside_s = self.alpha_s, self.beta_s, self.beside_s
         factor, answers, uncounted = self.totals.factor, self.totals.answers, self.uncounted
         jitter = self.totals.jitter_fraction > 0
         waited_for = bool(self._served) or self._empty is not None
@@ -137,7 +135,7 @@ class Copy:
             took_s = alpha_s * (tail - head) + beta_s
             if jitter:
                 took_s *= factor()
-            done_s = start_s + took_s
+            done_s = start_s + (took_s + beside_s)
             heapq.heapreplace(free, done_s)
             answers.append((head, tail, done_s))
             uncounted.append((done_s, start_s, head, tail))

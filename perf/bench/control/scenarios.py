@@ -8,12 +8,11 @@ carry the warm-up's mean rate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from conch.errors import ConfigError
 from control.core.capacity import capacity_rps
@@ -21,19 +20,22 @@ from control.core.service_time import ServiceTime
 from control.core.types import Policy
 from perf.bench.emulated import EmulatedModel
 from perf.trace_files import load_csv
-from perf.traces import RateFunction, Times, Trace
+from perf.traces import RateFunction, Times, Trace, cosine, steady, thinned
 
 EMULATED = EmulatedModel(alpha_s=0.008, beta_s=0.032)
 """The accelerator of the comparison: ℓ(b) = 8 ms·b + 32 ms, B 8, 3 s to load."""
 POLICY = Policy(slo_s=0.4, max_instances=16, max_batch_size=8, cores=16, rebatch=False, load_s=3.0)
 """What every rule is given with it. Its instances share no cores."""
-WARM_UP_S = 60.0
+WARM_UP_S = 90.0
 STATIONARY_RPS = 150.0
 STEP_LOW_RPS, STEP_HIGH_RPS = 60.0, 240.0
 DIURNAL_LOW_RPS, DIURNAL_HIGH_RPS = 40.0, 200.0
+DIURNAL_S = 600.0
 BURST_FACTOR, BURST_S, BURST_SLOT_S = 2.0, 15.0, 90.0
 AZURE = Path(__file__).parents[3] / "examples" / "traces" / "azure_llm_2023_conv.csv"
 AZURE_FACTOR, AZURE_BIN_S = 27.0, 10.0
+GOLDEN = 0.6180339887
+"""Multiples of it, modulo 1, are spread evenly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,37 +43,38 @@ class Scenario:
     """A load, ready to be played.
 
     Attributes:
-        name: as users name it.
-        description: how it was made, with units.
-        seed: of the arrivals.
-        duration_s: of what is scored.
-        warm_up_s: before it.
-        arrival_s: float64 [n], ascending, from -warm_up_s to duration_s.
+        trace: the arrivals, the warm-up first; it begins at 0 and knows its true rate.
+        warm_up_s: of the trace that is served and not scored.
         instances: to begin with.
-        rate_rps: (from_s, rate) in steps of a second, from 0 on: the mean behind the arrivals.
-        steps_s: when the rate jumps.
+        steps_s: when the rate jumps, from the end of the warm-up.
     """
 
-    name: str
-    description: str
-    seed: int
-    duration_s: float
+    trace: Trace
     warm_up_s: float
-    arrival_s: Times = field(repr=False)
     instances: int
-    rate_rps: NDArray[np.float64] = field(repr=False)
     steps_s: tuple[float, ...] = ()
 
     @property
-    def trace(self) -> Trace:
-        """Warm-up and load as one trace that begins at 0."""
-        return Trace(
-            name=self.name,
-            arrival_s=(self.arrival_s + self.warm_up_s).clip(min=0.0),
-            duration_s=self.warm_up_s + self.duration_s,
-            description=f"{self.description}, after {self.warm_up_s:g} s of warm-up",
-            seed=self.seed,
-        )
+    def duration_s(self) -> float:
+        """Seconds that are scored."""
+        return self.trace.duration_s - self.warm_up_s
+
+    @property
+    def seed(self) -> int:
+        """Of the arrivals."""
+        return self.trace.seed or 0
+
+    @property
+    def arrival_s(self) -> Times:
+        """float64 [n], ascending, below 0 in the warm-up."""
+        return self.trace.arrival_s - self.warm_up_s
+
+    def rate_steps(self, step_s: float = 0.5) -> tuple[tuple[float, float], ...]:
+        """The true rate as (from_s, requests per second), from the start of the warm-up."""
+        assert self.trace.rate is not None
+        times = np.arange(0.0, self.trace.duration_s, step_s)
+        rates = self.trace.rate(times + step_s / 2)
+        return tuple(zip(times.tolist(), rates.tolist(), strict=True))
 
 
 def scenario(
@@ -94,19 +97,23 @@ def scenario(
             hint="Check the spelling.",
         )
     shape = KINDS[kind](duration_s, warm_up_s, seed)
-    arrival_s = _thinned(shape, -warm_up_s, duration_s, seed)
-    seconds = np.arange(-warm_up_s, duration_s)
-    rates = shape.rate(seconds + 0.5)
-    before = rates[seconds < 0] if warm_up_s else rates
+
+    def rate(times: Times) -> Times:
+        return shape.rate(times - warm_up_s)
+
+    whole_s = warm_up_s + duration_s
+    seconds = np.arange(0.5, max(warm_up_s, 1.0))
     return Scenario(
-        name=kind,
-        description=shape.description,
-        seed=seed,
-        duration_s=duration_s,
+        trace=Trace(
+            name=kind,
+            arrival_s=thinned(rate, shape.highest_rps, whole_s, seed),
+            duration_s=whole_s,
+            description=f"{shape.description}, {duration_s:g} s after {warm_up_s:g} s of warm-up",
+            seed=seed,
+            rate=rate,
+        ),
         warm_up_s=warm_up_s,
-        arrival_s=arrival_s,
-        instances=instances_for(float(before.mean()), model=model, policy=policy),
-        rate_rps=rates[seconds >= 0],
+        instances=instances_for(float(rate(seconds).mean()), model=model, policy=policy),
         steps_s=shape.steps_s,
     )
 
@@ -141,7 +148,7 @@ def _stationary(duration_s: float, warm_up_s: float, seed: int) -> _Shape:
     """A constant rate."""
     del duration_s, warm_up_s, seed
     return _Shape(
-        rate=lambda t: np.full_like(t, STATIONARY_RPS),
+        rate=steady(STATIONARY_RPS),
         highest_rps=STATIONARY_RPS,
         description=f"Poisson arrivals, {STATIONARY_RPS:g} req/s",
     )
@@ -163,39 +170,36 @@ def _step(duration_s: float, warm_up_s: float, seed: int) -> _Shape:
 
 
 def _bursts(duration_s: float, warm_up_s: float, seed: int) -> _Shape:
-    """A day squeezed into the length, with one burst in every slot, at a random start."""
+    """A day squeezed into ten minutes, with one burst in every slot, at a random start."""
     rng = np.random.default_rng((seed, 0xB5))
     before = int(np.ceil(warm_up_s / BURST_SLOT_S))
-    slots = np.arange(-before, np.ceil(duration_s / BURST_SLOT_S))
+    slots = np.arange(-before, int(duration_s / BURST_SLOT_S + 1e-9))
     starts = slots * BURST_SLOT_S + rng.uniform(0.0, BURST_SLOT_S - BURST_S, slots.size)
-    half = (DIURNAL_HIGH_RPS - DIURNAL_LOW_RPS) / 2
+    base = cosine(DIURNAL_LOW_RPS, DIURNAL_HIGH_RPS, DIURNAL_S)
 
     def rate(times: Times) -> Times:
         index = np.searchsorted(starts, times, side="right") - 1
         since_s = np.where(index >= 0, times - starts[index.clip(min=0)], np.inf)
-        base = DIURNAL_LOW_RPS + half * (1 - np.cos(2 * np.pi * times / duration_s))
-        return np.where(since_s < BURST_S, BURST_FACTOR, 1.0) * base
+        return np.where(since_s < BURST_S, BURST_FACTOR, 1.0) * base(times)
 
     return _Shape(
         rate=rate,
         highest_rps=BURST_FACTOR * DIURNAL_HIGH_RPS,
         description=(
             f"Poisson arrivals, cosine {DIURNAL_LOW_RPS:g} to {DIURNAL_HIGH_RPS:g} req/s, period "
-            f"{duration_s:g} s, times {BURST_FACTOR:g} for {BURST_S:g} s in every "
+            f"{DIURNAL_S:g} s, ×{BURST_FACTOR:g} for {BURST_S:g} s once in each "
             f"{BURST_SLOT_S:g} s"
         ),
     )
 
 
 def _azure(duration_s: float, warm_up_s: float, seed: int) -> _Shape:
-    """The window of the recorded rates whose mean is nearest to that of all of them."""
-    del seed
+    """A window of the recorded rates; each seed has its own, spread evenly over the recording."""
     recorded = load_csv(AZURE)
     counts = np.bincount((recorded.arrival_s / AZURE_BIN_S).astype(np.int64))
     # The last bin is not full.
     rates = counts[:-1] / AZURE_BIN_S * AZURE_FACTOR
     first, length = int(np.ceil(warm_up_s / AZURE_BIN_S)), int(np.ceil(duration_s / AZURE_BIN_S))
-    sums = np.concatenate([[0.0], np.cumsum(rates)])
     starts = np.arange(first, rates.size - length + 1)
     if not starts.size:
         raise ConfigError(
@@ -203,8 +207,7 @@ def _azure(duration_s: float, warm_up_s: float, seed: int) -> _Shape:
             f"{rates.size * AZURE_BIN_S:g} s together.",
             hint="Shorten the run.",
         )
-    means = (sums[starts + length] - sums[starts]) / length
-    start = int(starts[np.argmin(np.abs(means - rates.mean()))])
+    start = int(starts[int(seed * GOLDEN % 1.0 * starts.size)])
 
     def rate(times: Times) -> Times:
         index = np.floor(times / AZURE_BIN_S).astype(np.int64) + start
@@ -225,12 +228,3 @@ KINDS: Mapping[str, Callable[[float, float, int], _Shape]] = MappingProxyType(
     {"stationary": _stationary, "step": _step, "bursts": _bursts, "azure": _azure}
 )
 """Rate over time by name; of (duration_s, warm_up_s, seed)."""
-
-
-def _thinned(shape: _Shape, from_s: float, until_s: float, seed: int) -> Times:
-    """Arrivals of a Poisson process with this rate, by thinning (Lewis and Shedler, 1979)."""
-    rng = np.random.default_rng(seed)
-    count = int(rng.poisson(shape.highest_rps * (until_s - from_s)))
-    times = np.sort(rng.uniform(from_s, until_s, count))
-    keep = rng.uniform(0.0, shape.highest_rps, count) < shape.rate(times)
-    return np.asarray(times[keep], dtype=np.float64)

@@ -63,9 +63,10 @@ def simulate(
         tick_s: between two looks.
         label: of the rule with its options; its name where empty.
     """
+    arrival_s = scenario.arrival_s
     server = SimulatedServer(
         model=model,
-        arrival_s=scenario.arrival_s,
+        arrival_s=arrival_s,
         start_s=-scenario.warm_up_s,
         instances=scenario.instances,
         seed=scenario.seed,
@@ -85,30 +86,30 @@ def simulate(
             core.step(Ended(change=_applied(changes[-1], server.epoch_s + now_s)))
             acting = None
         decision = core.step(Looked(seen=server.observe(now_s)))
-        assert decision is not None  # noqa: S101  # a look is always answered
+        assert decision is not None  # a look is always answered
         p99_s = decision.terms.get("expected_p99_s")
         if p99_s is not None and now_s >= 0:
             expected.append((now_s, p99_s))
         if not decision.changes or acting:
             continue
-        assert decision.desired is not None  # noqa: S101  # `changes` says so
-        assert decision.applied is not None  # noqa: S101
+        assert decision.desired is not None  # `changes` says so
+        assert decision.applied is not None
         since_s = server.epoch_s + now_s
         change = InFlight(since_s=since_s, settings=decision.desired, before=decision.applied)
         core.step(Begun(change=change))
         server.begin(decision.desired, fresh=decision.fresh, at_s=now_s)
         acting = _Acting(begun_s=now_s, decision=decision)
     server.finish()
-    scored = scenario.arrival_s >= 0
+    scored = arrival_s >= 0
     return ControlRun(
         rule=label or rule.name,
-        trace_name=scenario.name,
-        description=scenario.description,
+        trace_name=scenario.trace.name,
+        description=scenario.trace.description,
         seed=scenario.seed,
         simulated=True,
         slo_s=policy.slo_s,
         duration_s=scenario.duration_s,
-        intended_s=scenario.arrival_s[scored],
+        intended_s=arrival_s[scored],
         latency_s=server.latency_s()[scored],
         paid=server.paid,
         changes=tuple(changes),
@@ -120,8 +121,8 @@ def simulate(
 def _change_made(acting: _Acting, ended_s: float, *, reload: bool) -> ChangeMade:
     """The change for the record."""
     decision = acting.decision
-    assert decision.desired is not None  # noqa: S101
-    assert decision.applied is not None  # noqa: S101
+    assert decision.desired is not None
+    assert decision.applied is not None
     return ChangeMade(
         begun_s=acting.begun_s,
         ended_s=ended_s,

@@ -5,7 +5,8 @@ a free one takes what waits up to B, and a batch of b is busy for ℓ(b) with ji
 what a real Triton 2.51 did with the emulated accelerator:
 
 * in place, more: the new instances load side by side and take work as soon as they have loaded, but
-  the load call returns only when the queue was empty once, and shows the old count until then;
+  the load call returns only when the queue was empty once, and shows the old count until then. No
+  other change can begin before; a queue that is never empty holds it up without limit;
 * in place, fewer: the surplus takes no more batches almost at once; the call returns later;
 * full reload: a second copy loads beside the first. From the swap on it gets all new requests; what
   waited stays with the old copy, which works it off with its own instances and is then removed.
@@ -34,22 +35,39 @@ class Actuation:
     """How long a change takes, beside the loading of the instances themselves.
 
     Attributes:
-        start_s: before an instance begins to load (the start of its process).
+        start_s: before the first instance begins to load.
+        start_each_s: for each new instance, the start of its process.
         parallel: whether the instances of one change load side by side or one after the other.
-        reload_s: what a full reload takes beyond an in-place change.
         remove_s: until surplus instances take no more batches.
         unload_s: until the call that removes instances returns.
-        probe: whether an inference is awaited before and after each change.
+        probe_before_s: deadline of the inference that is awaited before each change; 0 for none.
+        probe_after: whether one is awaited after it, too.
+        batch_s: what Triton adds to the time of each batch.
         transport_s: from the client to the queue and back, in all.
     """
 
-    start_s: float = 0.3
+    start_s: float = 0.1
+    start_each_s: float = 0.13
     parallel: bool = True
-    reload_s: float = 0.1
     remove_s: float = 0.2
     unload_s: float = 2.5
-    probe: bool = True
+    probe_before_s: float = 10.0
+    probe_after: bool = True
+    batch_s: float = 0.001
     transport_s: float = 0.002
+
+
+IDEAL = Actuation(
+    start_s=0.0,
+    start_each_s=0.0,
+    remove_s=0.0,
+    unload_s=0.0,
+    probe_before_s=0.0,
+    probe_after=False,
+    batch_s=0.0,
+    transport_s=0.0,
+)
+"""Nothing beside the loading itself: the queue model alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,16 +202,26 @@ class SimulatedServer:
         self._busy, self._ended = True, None
         reload = fresh or replace(wanted, instances=1) != replace(self._shown, instances=1)
         load = self._reload if reload else self._in_place
-        if self.actuation.probe:
-            current = self._copies[-1]
-            # It is served with the last request that came before it, or as soon as one is free.
-            last, answer_s = current.arrived(at_s) - 1, max(at_s, current.free_s[0])
-            if current.head > last:
-                self._probed(answer_s, wanted, load)
-            else:
-                current.when_served(last, lambda s: self._probed(s, wanted, load))
-        else:
+        if not self.actuation.probe_before_s:
             load(wanted, at_s)
+            return
+        late_s = at_s + self.actuation.probe_before_s
+        begun = False
+
+        def answered(now_s: float) -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                load(wanted, now_s)
+
+        # It is served with the last request that came before it, or as soon as one is free.
+        current = self._copies[-1]
+        last = current.arrived(at_s) - 1
+        if current.head > last:
+            self._at(max(at_s, current.free_s[0]) + self._one_s(), answered)
+        else:
+            self._at(late_s, answered)
+            current.when_served(last, lambda s: self._at(s + self._one_s(), answered))
 
     def ended(self, at_s: float) -> Ended | None:
         """The change that has ended by then; told once."""
@@ -209,24 +237,15 @@ class SimulatedServer:
 
     # --- what happens ---
 
-    def _probed(
-        self, at_s: float, wanted: Settings, load: Callable[[Settings, float], None]
-    ) -> None:
-        """The inference before the change is in a batch that starts now."""
-        self._at(at_s + self._one_s(), lambda s: load(wanted, s))
-
     def _in_place(self, wanted: Settings, at_s: float) -> None:
         """Add or remove instances of the copy that serves."""
         more = wanted.instances - self._shown.instances
         if more >= 0:
             self._pay(at_s, more)
-            step_s = 0.0 if self.actuation.parallel else self.model.load_s
-            first_s = at_s + (self.actuation.start_s if more else 0.0)
-            last_s = first_s
-            for number in range(more):
-                last_s = first_s + self.model.load_s + number * step_s
-                self._at(last_s, lambda s: self._copies[-1].add(s))
-            self._at(last_s, lambda s: self._when_empty(wanted, s))
+            for number in range(1, more + 1):
+                ready_s = at_s + self._loading_s(more if self.actuation.parallel else number)
+                self._at(ready_s, self._copies[-1].add)
+            self._at(at_s + self._loading_s(more), lambda s: self._when_empty(wanted, s))
             return
 
         def remove(_: float) -> None:
@@ -255,8 +274,6 @@ class SimulatedServer:
     def _reload(self, wanted: Settings, at_s: float) -> None:
         """Load a second copy, swap, and let the first work off what waits."""
         self._pay(at_s, wanted.instances)
-        count = 1 if self.actuation.parallel else wanted.instances
-        took_s = self.actuation.start_s + count * self.model.load_s + self.actuation.reload_s
 
         def swap(now_s: float) -> None:
             old = self._copies[-1]
@@ -270,7 +287,7 @@ class SimulatedServer:
                 old.when_served(head - 1, lambda s: self._drained(old, s))
             self._done(now_s, reload=True)
 
-        self._at(at_s + took_s, swap)
+        self._at(at_s + self._loading_s(wanted.instances), swap)
 
     def _drained(self, old: Copy, at_s: float) -> None:
         """The old copy has begun its last batch: it goes when that is done."""
@@ -282,7 +299,7 @@ class SimulatedServer:
 
     def _done(self, at_s: float, *, reload: bool) -> None:
         """The change is in force; the inference after it is answered a little later."""
-        probe_s = self._one_s() if self.actuation.probe else 0.0
+        probe_s = self._one_s() if self.actuation.probe_after else 0.0
         self._ended = Ended(at_s=at_s + probe_s, reload=reload)
 
     # --- how it is played ---
@@ -309,15 +326,24 @@ class SimulatedServer:
             totals=self._totals,
             alpha_s=self.model.alpha_s,
             beta_s=self.model.beta_s,
+            beside_s=self.actuation.batch_s,
             largest_batch=settings.largest_batch,
             delay_s=settings.max_queue_delay_s if settings.dynamic_batching else 0.0,
             head=head,
             free_s=[at_s] * settings.instances,
         )
 
+    def _loading_s(self, count: int) -> float:
+        """Seconds until so many new instances have loaded."""
+        if not count:
+            return 0.0
+        loads = 1 if self.actuation.parallel else count
+        starts_s = self.actuation.start_s + count * self.actuation.start_each_s
+        return starts_s + loads * self.model.load_s
+
     def _one_s(self) -> float:
         """Seconds of a batch of one."""
-        return self.model.alpha_s + self.model.beta_s
+        return self.model.alpha_s + self.model.beta_s + self.actuation.batch_s
 
     def _pay(self, at_s: float, more: int) -> None:
         """From now on this many more instances are paid for."""
