@@ -11,6 +11,7 @@ import click
 
 from cli.options import json_option
 from cli.perf_actuator import actuator
+from cli.perf_control_bench import control_bench
 from conch.errors import ConfigError, ThresholdMissed
 from conch.names import model_name
 from conch.units import DURATION
@@ -27,6 +28,7 @@ def bench() -> None:
     Example:
       conch perf bench backend minilm_fp32
       conch perf bench actuator --json
+      conch perf bench control --quick
     """
 
 
@@ -108,6 +110,7 @@ def backend(
 
 
 bench.add_command(actuator)
+bench.add_command(control_bench)
 
 
 def _onnx_file(model: str, repository: Path) -> Path:

@@ -78,12 +78,20 @@ def groups(rules: Sequence[str]) -> list[list[str]]:
 def timeline(
     path: Path,
     runs: Sequence[ControlRun],
+    names: Sequence[str],
     theme: Theme,
     *,
     looks: Mapping[str, tuple[str, str]],
     caption: str,
 ) -> Path:
-    """Load, paid instances and p99 of runs of one trace and seed, on one time axis."""
+    """Load, paid instances and p99 of runs of one trace and seed, on one time axis.
+
+    Args:
+        runs: one for each rule.
+        names: of the rules, in the same order.
+        looks: colour and shape by name.
+        caption: below the picture.
+    """
     label = "simulated, " if runs[0].simulated else ""
     length_s = window_s(runs[0].duration_s)
     lines = textwrap.wrap(caption, TEXT_COLUMNS)
@@ -101,14 +109,18 @@ def timeline(
             box = (_LEFT, top_in / height_in, _WIDTH, panel_in / height_in)
             drawn.append(figure.add_axes(box, sharex=drawn[0] if drawn else None))
         _load(drawn[0], runs[0], length_s, theme, label)
-        _instances(drawn[1], runs, looks)
-        _p99(drawn[2], runs, looks, length_s, theme)
+        colours = [looks[name][0] for name in names]
+        _instances(drawn[1], runs, colours)
+        _p99(drawn[2], runs, colours, length_s, theme)
         drawn[0].set_xlim(0, runs[0].duration_s)
         drawn[-1].set_xlabel("seconds from the start of what is measured")
         for axes in drawn[:-1]:
             axes.tick_params(labelbottom=False)
         figure.legend(
-            handles=[_handle(run, number, looks) for number, run in enumerate(runs)],
+            handles=[
+                Line2D([], [], color=colours[number], **_stroke(number), label=name)
+                for number, name in enumerate(names)
+            ],
             loc="upper left",
             bbox_to_anchor=(_LEFT - 0.01, 1.0),
             ncols=len(runs),
@@ -118,11 +130,6 @@ def timeline(
         _write(figure, lines, foot_in - 0.55, height_in, theme)
         figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return path
-
-
-def _handle(run: ControlRun, number: int, looks: Mapping[str, tuple[str, str]]) -> Line2D:
-    """A line of the legend."""
-    return Line2D([], [], color=looks[run.rule][0], **_stroke(number), label=run.rule)
 
 
 def _stroke(number: int) -> dict[str, Any]:
@@ -143,9 +150,7 @@ def _load(axes: Axes, run: ControlRun, length_s: float, theme: Theme, label: str
     axes.set_title(f"{run.trace_name} ({label}seed {run.seed}): offered load, {length_s:g} s means")
 
 
-def _instances(
-    axes: Axes, runs: Sequence[ControlRun], looks: Mapping[str, tuple[str, str]]
-) -> None:
+def _instances(axes: Axes, runs: Sequence[ControlRun], colours: Sequence[str]) -> None:
     """Paid instances; lines are set apart a little so that none hides another."""
     most = max((count for run in runs for _, count in run.paid), default=1)
     for number, run in reversed(list(enumerate(runs))):
@@ -156,7 +161,7 @@ def _instances(
             [*times, run.duration_s],
             np.array([*counts, counts[-1]]) + shift,
             where="post",
-            color=looks[run.rule][0],
+            color=colours[number],
             **_stroke(number),
         )
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=2))
@@ -168,7 +173,7 @@ def _instances(
 def _p99(
     axes: Axes,
     runs: Sequence[ControlRun],
-    looks: Mapping[str, tuple[str, str]],
+    colours: Sequence[str],
     length_s: float,
     theme: Theme,
 ) -> None:
@@ -183,14 +188,14 @@ def _p99(
             highest, lowest = max(highest, finite.max()), min(lowest, finite.min())
         middle = seen.start_s + length_s / 2
         shown = np.where(np.isinf(p99_ms), np.nan, p99_ms)
-        axes.plot(middle, shown, color=looks[run.rule][0], **_stroke(number))
+        axes.plot(middle, shown, color=colours[number], **_stroke(number))
         lost = middle[np.isinf(p99_ms)]
         axes.plot(
             lost,
             np.full(lost.size, 0.96),
             "x",
             transform=axes.get_xaxis_transform(),
-            color=looks[run.rule][0],
+            color=colours[number],
         )
     axes.axhline(slo_ms, color=theme.slo, linewidth=1.3, linestyle=(0, (5, 3)))
     axes.annotate(

@@ -200,12 +200,22 @@ def _replayed(
         inputs=make_inputs(config, shapes=dict(served.shapes)),
     )
     machine, cpu_s = psutil.cpu_times(), beside.cpu_s() if beside else 0.0
+    warming_up = asked.warmup_s > 0
+
+    def follow(seen: Progress) -> None:
+        nonlocal warming_up, machine, cpu_s
+        if warming_up and seen.at_s >= asked.warmup_s:  # what is measured begins
+            warming_up = False
+            machine, cpu_s = psutil.cpu_times(), beside.cpu_s() if beside else 0.0
+        if on_progress:
+            on_progress(seen)
+
     replayed = replay(
         asked.trace,
         target,
         slo_s=asked.policy.slo_s,
         deadline_s=DEADLINE_S,
-        on_progress=on_progress,
+        on_progress=follow,
         stop=stop,
     )
     busy = busy_between(machine, psutil.cpu_times())
@@ -213,7 +223,7 @@ def _replayed(
     return _Seen(
         replayed=replayed,
         busy_fraction=busy,
-        controller_cpu_s=beside.cpu_s() - cpu_s if beside and not gone else cpu_s,
+        controller_cpu_s=(beside.cpu_s() if beside else 0.0) - cpu_s,
         wall_offset_s=time.time() - time.monotonic(),
         trouble="the controller ended before the trace did" if gone else "",
     )

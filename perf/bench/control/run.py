@@ -50,8 +50,8 @@ class ControlRun:
             its loading to the end of its removal.
         changes: what was changed.
         expected: (at_s, p99_s that the rule expected at its decision); empty where it says nothing.
-        controller_cpu_s: CPU seconds of the deciding process over the whole run; nan unknown.
-        busy_fraction: mean use of the machine's cores during the run; nan unknown.
+        controller_cpu_s: CPU seconds of the deciding process while it is measured; nan unknown.
+        busy_fraction: mean use of the machine's cores in the same time; nan unknown.
         valid, invalid_reason: False when the client could not keep up.
     """
 
