@@ -135,7 +135,9 @@ def _account(state: ControlState, demand: Demand, policy: Policy) -> ControlStat
     newest = state.intervals[-1]
     return replace(
         state,
-        headroom=state.headroom.update(at_s=newest.end_s, load_rps=demand.load_rps),
+        headroom=state.headroom.update(
+            at_s=newest.end_s, mean_rps=demand.fast_rps, low_rps=demand.load_rps
+        ),
         budget=state.budget.absorb(newest, policy),
     )
 
@@ -152,7 +154,7 @@ def _wanted(
     held_rps = state.headroom.held_rps(
         allowed_fraction=1.0 - policy.slo_target_fraction,
         loss_s=load_s + SEEN_AND_DRAINED_S,
-        carried_rps=known.throughput_rps(applied, fewest(capacities, level_rps)),
+        carried_rps=capacities[fewest(capacities, level_rps)],
         at_s=at_s,
     )
     if policy.headroom > 1.0:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 BURST_AT_LEAST = 1.25
 AROUND_S = 45.0
 CLOSE_S = 5.0
+PEAK_S = 2.0
 REMEMBERED_S = 900.0
 LEAST_HORIZON_S = 300.0
 SHORT = 0.95
@@ -26,17 +28,25 @@ SHORT = 0.95
 LEVEL_S = 60.0
 
 
+class Load(NamedTuple):
+    """The load at one look: its mean over a few seconds, and what it was at least."""
+
+    at_s: float
+    mean_rps: float
+    low_rps: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headroom:
     """What is remembered of bursts.
 
     Attributes:
-        loads: (at_s, load_rps) of the last ticks, newest last.
+        loads: of the last ticks, newest last.
         bursts: (at_s, ratio) of those that are over.
         since_s: when the record began.
     """
 
-    loads: tuple[tuple[float, float], ...] = ()
+    loads: tuple[Load, ...] = ()
     bursts: tuple[tuple[float, float], ...] = ()
     since_s: float = 0.0
 
@@ -49,9 +59,8 @@ class Headroom:
         """Median load of the last minute before the newest look; 0 without any."""
         if not self.loads:
             return 0.0
-        newest_s = self.loads[-1][0]
-        recent = [load for at_s, load in self.loads if at_s > newest_s - LEVEL_S]
-        return float(np.median(recent))
+        since_s = self.loads[-1].at_s - LEVEL_S
+        return float(np.median([load.mean_rps for load in self.loads if load.at_s > since_s]))
 
     def held_rps(
         self, *, allowed_fraction: float, loss_s: float, carried_rps: float, at_s: float
@@ -80,32 +89,38 @@ class Headroom:
                 return burst_rps
         return 0.0
 
-    def update(self, *, at_s: float, load_rps: float) -> Headroom:
-        """The memory with one more tick."""
+    def update(self, *, at_s: float, mean_rps: float, low_rps: float) -> Headroom:
+        """The memory with one more look."""
         horizon_s = at_s - 2 * AROUND_S - CLOSE_S
-        loads = (*(x for x in self.loads if horizon_s < x[0] < at_s), (at_s, load_rps))
+        kept = (load for load in self.loads if horizon_s < load.at_s < at_s)
+        loads = (*kept, Load(at_s, mean_rps, low_rps))
         bursts = tuple(b for b in self.bursts if at_s - REMEMBERED_S < b[0] <= at_s)
         found = burst(loads, at_s=at_s)
-        if found is not None and found[1] >= BURST_AT_LEAST:
+        if found is not None:
             bursts = _with(bursts, found)
         return Headroom(loads=loads, bursts=bursts, since_s=self.since_s or at_s)
 
 
-def burst(loads: Sequence[tuple[float, float]], *, at_s: float) -> tuple[float, float] | None:
-    """(when, ratio) of the load ``AROUND_S`` ago to the higher of the levels before and after it.
+def burst(loads: Sequence[Load], *, at_s: float) -> tuple[float, float] | None:
+    """(when, ratio) where the load ``AROUND_S`` ago stood out of what was before and after it.
 
-    None where the record is too short for both levels.
+    The ratio is to the middle of both levels. None where it did not stand out, or the record is
+    too short to tell.
     """
     middle_s = at_s - AROUND_S
-    if not loads or loads[0][0] > middle_s - AROUND_S + 2 * CLOSE_S:
+    if not loads or loads[0].at_s > middle_s - AROUND_S + 2 * CLOSE_S:
         return None
-    before = [load for t, load in loads if t <= middle_s - CLOSE_S]
-    after = [load for t, load in loads if t >= middle_s + CLOSE_S]
-    around = [load for t, load in loads if abs(t - middle_s) <= 2.0]
-    if not before or not after or not around:
+    around = [load for load in loads if abs(load.at_s - middle_s) <= PEAK_S]
+    before = [load.mean_rps for load in loads if load.at_s <= middle_s - CLOSE_S]
+    after = [load.mean_rps for load in loads if load.at_s >= middle_s + CLOSE_S]
+    if not around or not before or not after:
         return None
-    level = max(float(np.median(before)), float(np.median(after)))
-    return (middle_s, float(np.median(around)) / level) if level > 0 else None
+    levels = float(np.median(before)), float(np.median(after))
+    surely_rps = float(np.median([load.low_rps for load in around]))
+    if surely_rps < BURST_AT_LEAST * max(levels) or sum(levels) <= 0:
+        return None
+    peak_rps = float(np.median([load.mean_rps for load in around]))
+    return middle_s, 2.0 * peak_rps / sum(levels)
 
 
 def _with(
