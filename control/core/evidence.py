@@ -9,7 +9,6 @@ of σ²·(1/n + 1/m). Differences do not see a slow drift, which is not scatter.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,8 +17,12 @@ from control.core.curves import Point
 from serving.statistics import BatchStat
 
 HALF_LIFE_S = 30.0
-KEPT_BATCHES = 3.0
+KEPT_BATCHES = 5.0
 """The weight below which no evidence falls that once had it."""
+LARGEST_SIZE = 1_000_000
+MOST_BATCHES = 1e12
+SHORTEST_S, LONGEST_S = 1e-9, 1e6
+"""Of a batch; what is outside is a fault of the counters."""
 _LEAST = 1e-9
 
 
@@ -111,9 +114,16 @@ class Evidence:
         return (instances - 1) * busy_fraction
 
 
-def usable(size: int, stat: BatchStat) -> bool:
-    """Whether this is evidence at all: finite, and above 0."""
-    return size >= 1 and 0 < stat.count < math.inf and 0 < stat.busy_s < math.inf
+def usable(size: int, batches: float, busy_s: float) -> bool:
+    """Whether this is evidence at all: numbers, and such as a batch can have.
+
+    Example:
+        >>> usable(8, 10, 0.5), usable(8, 10, float("nan")), usable(8, 10, 0.0)
+        (True, False, False)
+    """
+    if not (1 <= size <= LARGEST_SIZE and 0 < batches <= MOST_BATCHES):
+        return False
+    return SHORTEST_S <= busy_s / batches <= LONGEST_S
 
 
 def _added(old: Tally | None, mean_s: float, count: float) -> Tally:

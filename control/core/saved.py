@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from control.core.curves import ServiceTime
-from control.core.evidence import Evidence, Tally
+from control.core.evidence import Evidence, Tally, usable
 from control.core.service_time import Learnt
 
 SCHEMA = 1
@@ -61,20 +61,24 @@ def from_plain(data: Any, *, away_s: float = 0.0) -> Learnt:
 
 
 def _evidence(item: Mapping[str, Any]) -> Evidence:
-    """One setting's evidence."""
+    """One setting's evidence, of at least one batch size."""
+    sizes = {int(size): _tally(int(size), numbers) for size, numbers in item["sizes"].items()}
+    if not sizes:
+        raise ValueError("a setting without evidence")
     return Evidence(
-        sizes={_whole(int(size)): _tally(numbers) for size, numbers in item["sizes"].items()},
+        sizes=sizes,
         busy_s=_number(item["busy_s"]),
         span_s=_number(item["span_s"]),
         seen_s=_number(item["seen_s"]),
     )
 
 
-def _tally(numbers: Any) -> Tally:
-    """One batch size's tally; its counts and times are above 0."""
+def _tally(size: int, numbers: Any) -> Tally:
+    """One batch size's tally, if it could have been learnt."""
     tally = Tally(*(_number(number) for number in numbers))
-    if min(tally.batches, tally.mean_s, tally.last_s, tally.last_batches) <= 0:
-        raise ValueError("a tally without a batch")
+    means = ((tally.batches, tally.mean_s), (tally.last_batches, tally.last_s))
+    if not all(usable(size, batches, batches * mean_s) for batches, mean_s in means):
+        raise ValueError("a tally that nobody can have learnt")
     return tally
 
 

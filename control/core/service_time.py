@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from control.core.curves import HALF_FIXED, Point, ServiceTime, curve_through, fit, trust
-from control.core.evidence import KEPT_BATCHES, Evidence, Summary, usable
+from control.core.evidence import Evidence, Summary, usable
 from control.core.interference import Interference, Level, fitted, relative_time, share
 from serving.statistics import ModelStatistics
 
@@ -29,8 +29,10 @@ FLAT_PER_INSTANCE = 0.05
 TELLING_DIFFERENCE = 0.25
 """Busy instances by which two counts must differ before they say anything of interference."""
 OTHERS_HALF_LIFE_S = 1800.0
-"""How fast evidence of settings that are not in force fades."""
+"""How fast evidence of a setting fades beside newer evidence of another."""
+LEAST_FRESH = 0.05
 LEAST_PAIRS = 5.0
+LEAST_BATCHES = 3.0
 DOUBT_BATCHES = 10.0
 LARGEST_CV = 2.0
 
@@ -96,11 +98,16 @@ class Learnt:
     ) -> Learnt:
         """The evidence after ``span_s`` more seconds in which these batches were executed.
 
-        What is not finite, or not above 0, is no evidence. A time without a batch changes nothing.
+        A number that no batch can have (NaN, 0, years) is no evidence. A time without a batch
+        changes nothing.
         """
         if not (0 <= span_s < math.inf and instances >= 1 and threads >= 1):
             return self
-        batches = {size: stat for size, stat in executed.batches.items() if usable(size, stat)}
+        batches = {
+            size: stat
+            for size, stat in executed.batches.items()
+            if usable(size, stat.count, stat.busy_s)
+        }
         if not batches:
             return self
         clock_s = self.clock_s + span_s
@@ -128,7 +135,7 @@ class Learnt:
             sorted(
                 instances
                 for (instances, each), evidence in self.seen.items()
-                if each == threads and evidence.summary.batches >= KEPT_BATCHES
+                if each == threads and evidence.summary.batches >= LEAST_BATCHES
             )
         )
 
@@ -166,8 +173,9 @@ class Learnt:
         if not self.seen:
             return None
         nearest = min((each for _, each in self.seen), key=lambda t: (abs(t - threads), t))
+        newest_s = max(at.seen_s for (_, each), at in self.seen.items() if each == nearest)
         settings = [
-            _setting(instances, nearest, cores, evidence, age_s=self.clock_s - evidence.seen_s)
+            _setting(instances, nearest, cores, evidence, age_s=newest_s - evidence.seen_s)
             for (instances, each), evidence in self.seen.items()
             if each == nearest
         ]
@@ -192,7 +200,7 @@ class Learnt:
 
 
 class _Setting(NamedTuple):
-    """One setting's evidence, ready for the fit; ``fresh`` is 1 for the one in force."""
+    """One setting's evidence, ready for the fit; ``fresh`` is 1 for the newest."""
 
     instances: int
     active: float
@@ -211,7 +219,7 @@ def _setting(
         active=active,
         share=share(active, threads=threads, cores=cores),
         summary=evidence.summary,
-        fresh=0.5 ** (age_s / OTHERS_HALF_LIFE_S),
+        fresh=max(LEAST_FRESH, 0.5 ** (age_s / OTHERS_HALF_LIFE_S)),
     )
 
 
