@@ -12,6 +12,7 @@ import click
 from rich.table import Table
 
 from cli.control_freeze import pause, resume, until
+from cli.control_rules import rules
 from cli.options import json_option, server_options
 from cli.output import print_table
 from cli.repository_option import open_repository
@@ -138,6 +139,7 @@ def once(
 
 control.add_command(pause)
 control.add_command(resume)
+control.add_command(rules)
 
 
 @control.command("explain")

@@ -45,7 +45,8 @@ def pressure(name: str) -> dict[str, Any]:
 
 def pressed(name: str, **story: Any) -> RuleStory:
     """A rule that wants more than it has."""
-    return RuleStory(rule=rule_named(name, OPTIONS.get(name)), **story)
+    told = {"policy": a_policy(max_instances=12), **story}
+    return RuleStory(rule=rule_named(name, OPTIONS.get(name)), **told)
 
 
 @pytest.mark.parametrize("name", MOVES_UP)
@@ -122,6 +123,15 @@ def test_what_the_bounds_did_is_said() -> None:
         story.sees(2, **seen)
         assert clamp in story.last.clamps
     assert story.last.reason is Reason.AT_LIMIT
+
+
+def test_a_scale_up_of_a_saturated_model_is_made_by_a_second_copy() -> None:
+    """More waits than the 2 · 8 of the next round; a scale down is always in place."""
+    for waiting, count, fresh in ((17.0, 3, True), (16.0, 3, False), (17.0, 1, False)):
+        story = RuleStory(rule=Static(count=count), applied=settings(2))
+        story.sees(2, pending=waiting)
+        assert story.last.changes
+        assert story.last.fresh is fresh
 
 
 @pytest.mark.parametrize("name", BASELINES)

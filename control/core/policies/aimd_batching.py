@@ -62,7 +62,7 @@ class AimdBatching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AimdBatchingHpa:
-    """The same with HPA on utilisation for the count.
+    """Feel for the largest batch; Kubernetes' HPA on utilisation sets the count.
 
     Attributes:
         step, backoff_fraction, window_s, cooldown_s: see ``AimdBatching``.

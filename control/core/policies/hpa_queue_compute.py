@@ -31,7 +31,7 @@ GRID: Mapping[str, Sequence[float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HpaQueueCompute:
-    """HPA with the ratio of queue to compute time as its metric.
+    """Kubernetes' HPA on time in the queue over time in inference.
 
     Attributes:
         target: ratio to keep.

@@ -26,7 +26,7 @@ GRID: Mapping[str, Sequence[float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HpaUtilisation:
-    """HPA with utilisation as its metric.
+    """Kubernetes' HPA on utilisation, as most deployments have it.
 
     Attributes:
         target: utilisation to keep.

@@ -26,6 +26,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from control.core.envelope import envelope
 from control.core.policies.carried import Carried
 from control.core.policies.signals import absorbed, asked, held, no_data, trusted
 from control.core.state import ControlState
@@ -139,15 +140,11 @@ def highest_rate(intervals: tuple[Interval, ...], *, step_s: float, after_s: flo
         Intervals of 1 s with 80, 100 and 120 arrivals and a step of 2 s give 110.0.
     """
     inside = [i for i in intervals if i.end_s > after_s]
-    found: list[float] = []
-    first, arrivals, span_s = 0, 0.0, 0.0
-    for one in inside:
-        arrivals += one.arrivals
-        span_s += one.span_s
-        while span_s - inside[first].span_s >= step_s - 1e-6:
-            arrivals -= inside[first].arrivals
-            span_s -= inside[first].span_s
-            first += 1
-        if span_s >= step_s - 1e-6:
-            found.append(arrivals / span_s)
-    return max(found, default=None)
+    found = envelope(
+        [i.end_s for i in inside],
+        [i.arrivals for i in inside],
+        [i.span_s for i in inside],
+        inside[-1].end_s if inside else after_s,
+        windows_s=(step_s,),
+    )
+    return found.get(step_s)

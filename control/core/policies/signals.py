@@ -133,6 +133,9 @@ def asked(
 ) -> Decision:
     """What the rule asks for, within the bounds that hold for every rule.
 
+    A scale up of a saturated model is made by a second copy, as Conch's is: Triton lets an in-place
+    one wait while the queue is never empty, and no original has to suffer that.
+
     Args:
         state: for the change in flight.
         seen: for the cap, the granularity and the freeze.
@@ -165,9 +168,16 @@ def asked(
         reason=Reason.SCALE_BY_RULE,
         applied=applied,
         desired=wanted,
+        fresh=bounded > applied.instances and _is_saturated(seen, applied),
         terms=used,
         clamps=clamps,
     )
+
+
+def _is_saturated(seen: Observation, applied: Settings) -> bool:
+    """Whether more waits than the next round of batches takes."""
+    waiting = seen.counters.pending if seen.counters is not None else 0.0
+    return waiting > applied.largest_batch * applied.instances
 
 
 def _bounded(count: int, seen: Observation, policy: Policy) -> tuple[int, tuple[Clamp, ...]]:

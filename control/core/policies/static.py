@@ -23,7 +23,7 @@ GRID: Mapping[str, Sequence[float]] = {"count": tuple(range(1, 17))}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Static:
-    """Hold ``count`` instances.
+    """Hold a chosen number of instances.
 
     Attributes:
         count: instances, whatever the load.
