@@ -280,13 +280,13 @@ def _made(
     stop = threading.Event()
     with progress_of(plan, simulated=plan.simulated) as teller:
         try:
-            references = campaign.references(plan, folder, teller)
+            references = campaign.references(plan, folder)
             made = campaign.Campaign(
                 plan=plan,
                 served=served,
                 folder=folder,
                 teller=teller,
-                side_by_side=side_by_side or (1 if plan.simulated else None),
+                side_by_side=side_by_side,
                 stop=stop,
             ).make()
         except KeyboardInterrupt:

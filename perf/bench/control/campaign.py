@@ -6,6 +6,7 @@ without storing them; what finished stays.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -15,8 +16,6 @@ from typing import Protocol
 
 from conch.errors import ConchError
 from control import codec
-from control.core.policies import rule_named
-from control.core.policies.clairvoyant import Clairvoyant
 from control.core.types import Policy
 from perf import slo
 from perf.bench.control import real, store
@@ -24,7 +23,8 @@ from perf.bench.control.plan import CLAIRVOYANT, STATIC_BEST, Contender, Item, P
 from perf.bench.control.real import Play, Served
 from perf.bench.control.run import ControlRun
 from perf.bench.control.scenarios import EMULATED, Scenario
-from perf.bench.control.shell import simulate
+from perf.bench.control.side_by_side import Job, run_all
+from perf.bench.control.static_best import static_best
 from perf.bench.emulated import EmulatedModel
 from perf.replay import Progress
 
@@ -32,8 +32,8 @@ BUSY_LIMIT = 0.6
 MOST_SIDE_BY_SIDE = 8
 TICK_S = 1.0
 STATIC = "static"
-GOAL = 0.99
-"""The attainment that a static configuration needs to be the best one in hindsight."""
+GOAL, NEAR = 0.99, 0.97
+"""The attainment that the best static count in hindsight needs, and that of one worth a try."""
 
 
 class Teller(Protocol):
@@ -93,6 +93,8 @@ class Campaign:
         Raises:
             KeyboardInterrupt: when stopped from outside; what finished is stored.
         """
+        if self.plan.simulated or self.served is None:
+            return self._simulated()
         limit, known = self.side_by_side or 1, self.side_by_side is not None
         pending = deque(enumerate(self.plan.items))
         done: dict[int, ControlRun] = {}
@@ -134,6 +136,28 @@ class Campaign:
         runs = tuple(done[number] for number in sorted(done))
         return Made(runs=runs, side_by_side=most, failures=tuple(failures))
 
+    def _simulated(self) -> Made:
+        """The plan on the simulator, in processes of its own."""
+        items = self.plan.items
+        jobs = [
+            Job(
+                rule=item.contender.rule,
+                options=item.contender.options,
+                label=item.contender.label,
+                scenario=started(item.contender, item.scenario),
+                policy=self.plan.policy,
+                model=self.plan.model or EMULATED,
+            )
+            for item in items
+        ]
+        runs = run_all(
+            jobs,
+            folder=self.folder,
+            processes=self.side_by_side,
+            on_done=lambda number, run: self.teller.ended(items[number], run, stored=False),
+        )
+        return Made(runs=runs, side_by_side=self.side_by_side or os.cpu_count() or 1)
+
     _stored: set[int] = field(default_factory=set)
 
     def _was_stored(self, run: ControlRun) -> bool:
@@ -147,12 +171,13 @@ class Campaign:
             run = self._static_best(item)
         else:
             run = self._played(item, item.contender, item.scenario)
-        self.teller.ended(item, run, stored=self._was_stored(run))
+        stopped = self.stop.is_set() and not run.valid
+        self.teller.ended(item, None if stopped else run, stored=self._was_stored(run))
         return run
 
     def _static_best(self, item: Item) -> ControlRun:
         """The fewest instances that attain the goal on this very trace, known only afterwards."""
-        best = static_best_count(item.scenario, self.plan.policy, self.plan.model)
+        best = first_static(item.scenario, self.plan.policy, self.plan.model)
         while True:
             chosen = Contender(rule=STATIC, options={"count": float(best)})
             run = self._played(item, chosen, item.scenario)
@@ -166,8 +191,7 @@ class Campaign:
 
     def _played(self, item: Item, chosen: Contender, scenario: Scenario) -> ControlRun:
         """One run of one rule, stored when it is valid."""
-        if chosen.rule == STATIC:
-            scenario = replace(scenario, instances=int(chosen.options.get("count", 1)))
+        scenario = started(chosen, scenario)
         key = self._key(chosen, scenario)
         if found := store.load(self.folder, key):
             self._stored.add(id(found))
@@ -181,9 +205,8 @@ class Campaign:
         return run
 
     def _make(self, item: Item, chosen: Contender, scenario: Scenario) -> ControlRun:
-        """One run on the simulator or on a real Triton."""
-        if self.plan.simulated or self.served is None:
-            return simulated(chosen, scenario, self.plan.policy, self.plan.model)
+        """One run on a real Triton."""
+        assert self.served is not None
         asked = Play(
             trace=scenario.trace,
             warmup_s=scenario.warm_up_s,
@@ -205,8 +228,7 @@ class Campaign:
         """The name of a run: everything that it depends on."""
         return store.key_of(
             {
-                "simulated": self.plan.simulated,
-                "served": self.served.label if self.served else codec.plain(self.plan.model),
+                "served": self.served.label if self.served else "",
                 "rule": chosen.rule,
                 "options": dict(chosen.options),
                 "policy": codec.plain(self.plan.policy),
@@ -218,7 +240,7 @@ class Campaign:
                 "tick_s": TICK_S,
             },
             arrivals=scenario.trace.arrival_s,
-            deciding=self.plan.simulated or chosen.rule != STATIC,
+            deciding=chosen.rule != STATIC,
         )
 
 
@@ -234,39 +256,32 @@ def room_for(busy_fraction: float) -> int:
     return max(1, min(MOST_SIDE_BY_SIDE, int(BUSY_LIMIT / busy_fraction)))
 
 
-def simulated(
-    chosen: Contender, scenario: Scenario, policy: Policy, model: EmulatedModel | None
-) -> ControlRun:
-    """One run on the simulator."""
-    rule = rule_named(chosen.rule, chosen.options)
-    if isinstance(rule, Clairvoyant):
-        rule = replace(rule, rate=scenario.rate_steps())
-    return simulate(rule, policy, scenario, model=model or EMULATED, label=chosen.label)
+def started(chosen: Contender, scenario: Scenario) -> Scenario:
+    """The scenario as this rule begins it: a chosen constant count is there from the start."""
+    if chosen.rule != STATIC:
+        return scenario
+    return replace(scenario, instances=int(chosen.options.get("count", 1)))
 
 
-def static_best_count(scenario: Scenario, policy: Policy, model: EmulatedModel | None) -> int:
-    """The fewest instances that attain the goal in the simulator; where to begin the search.
+def first_static(scenario: Scenario, policy: Policy, model: EmulatedModel | None) -> int:
+    """The instances that the search for the best static count begins with on a real server.
 
-    A model of a repository has no simulator: its search begins with the fewest.
+    The simulator's answer, or one fewer where that came near. A model of a repository has no
+    simulator: its search begins with the fewest.
     """
     if model is None:
         return policy.min_instances
-    for count in range(policy.min_instances, policy.max_instances):
-        held = replace(scenario, instances=count)
-        chosen = Contender(rule=STATIC, options={"count": float(count)})
-        run = simulated(chosen, held, policy, model)
-        if slo.slo_attainment(run.latency_s, run.slo_s) >= GOAL:
-            return count
-    return policy.max_instances
+    best = static_best(scenario, policy, model=model)
+    return best.instances - (best.attainment_below >= NEAR)
 
 
-def references(plan: Plan, folder: Path, teller: Teller) -> tuple[ControlRun, ...]:
+def references(plan: Plan, folder: Path) -> tuple[ControlRun, ...]:
     """Simulated clairvoyant runs on the plan's traces: what foresight alone would cost."""
     if plan.model is None or plan.simulated:
         return ()
     scenes = list({id(item.scenario): item.scenario for item in plan.items}.values())
-    items = tuple(Item(contender=Contender(rule=CLAIRVOYANT), scenario=one) for one in scenes)
-    asked = replace(plan, items=items, simulated=True)
-    return (
-        Campaign(plan=asked, served=None, folder=folder, teller=teller, side_by_side=1).make().runs
-    )
+    jobs = [
+        Job(rule=CLAIRVOYANT, scenario=scene, policy=plan.policy, model=plan.model)
+        for scene in scenes
+    ]
+    return run_all(jobs, folder=folder)

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from perf import slo
 from perf.bench.control.run import ControlRun
@@ -26,6 +27,9 @@ TEXT_COLUMNS = 150
 LINES_A_FIGURE = 5
 SHAPES = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8")
 ATTAINMENT_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
+MORE = {"light": ("#56b4e9", "#7a5195", "#6b7280"), "dark": ("#8ecae6", "#b39ddb", "#9aa3ae")}
+SIMULATED = " (simulated)"
+LEGEND_CHARACTERS = 92
 LEAST_MISSED = 1e-4  # the axis of missed requests is logarithmic; none missed is drawn here
 _LEFT, _WIDTH = 0.085, 0.895
 _TITLE_IN = 0.42
@@ -54,7 +58,7 @@ def window_s(duration_s: float) -> float:
 
 def look(rules: Sequence[str], theme: Theme) -> dict[str, tuple[str, str]]:
     """Colour and shape of each rule, the same in every figure of a report."""
-    colours = theme.contenders[1], theme.contenders[0], *theme.contenders[2:]
+    colours = theme.contenders[1], theme.contenders[0], *theme.contenders[2:], *MORE[theme.name]
     return {
         rule: (colours[number % len(colours)], SHAPES[number % len(SHAPES)])
         for number, rule in enumerate(rules)
@@ -92,12 +96,14 @@ def timeline(
         looks: colour and shape by name.
         caption: below the picture.
     """
-    label = "simulated, " if runs[0].simulated else ""
+    label = "simulated, " if all(run.simulated for run in runs) else ""
     length_s = window_s(runs[0].duration_s)
     lines = textwrap.wrap(caption, TEXT_COLUMNS)
     heights = (1.5, 2.2, 2.6)
     foot_in = 0.55 + _LINE_IN * len(lines) + 0.1
-    legend_in = 0.3
+    labels = [name.removesuffix(SIMULATED) if label else name for name in names]
+    two_rows = sum(len(text) + 8 for text in labels) > LEGEND_CHARACTERS
+    legend_in = 0.5 if two_rows else 0.3
     height_in = sum(heights) + _TITLE_IN * len(heights) + foot_in + legend_in
     with mpl.rc_context(theme.rc()):
         figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI)
@@ -118,12 +124,12 @@ def timeline(
             axes.tick_params(labelbottom=False)
         figure.legend(
             handles=[
-                Line2D([], [], color=colours[number], **_stroke(number), label=name)
-                for number, name in enumerate(names)
+                Line2D([], [], color=colours[number], **_stroke(number), label=text)
+                for number, text in enumerate(labels)
             ],
             loc="upper left",
             bbox_to_anchor=(_LEFT - 0.01, 1.0),
-            ncols=len(runs),
+            ncols=-(-len(runs) // 2) if two_rows else len(runs),
             handlelength=2.6,
             columnspacing=1.6,
         )
@@ -245,7 +251,7 @@ def pareto(
     with mpl.rc_context(theme.rc()):
         figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI)
         FigureCanvasAgg(figure)
-        gap, width = 0.085, (0.985 - 0.085 * columns) / columns
+        gap, width = 0.1, (0.985 - 0.1 * columns) / columns
         for number, (title, points) in enumerate(panels):
             row, column = divmod(number, columns)
             left = gap + column * (width + gap)
@@ -271,7 +277,7 @@ def _pareto_panel(
     reference: str,
 ) -> None:
     """The rules as labelled points with their ranges."""
-    for point in points:
+    for point in reversed(points):  # the first rule on top
         colour, shape = looks[point.rule]
         x, y = point.cost[0], _height(point.attained[0])
         axes.plot(point.cost[1:], (y, y), color=colour, linewidth=1.2, alpha=0.6)
@@ -284,7 +290,7 @@ def _pareto_panel(
     low, high = min([*heights, _height(0.97)]), max([*heights, _height(0.998)])
     axes.set_ylim(low - 0.08 * (high - low), high + 0.1 * (high - low))
     wide = max(costs) - min(costs) or 1.0
-    axes.set_xlim(min(costs) - 0.12 * wide, max(costs) + 0.35 * wide)
+    axes.set_xlim(min(costs) - 0.12 * wide, max(costs) + 0.2 * wide)
     ticks = [value for value in ATTAINMENT_TICKS if low - 0.05 <= _height(value) <= high + 0.05]
     axes.yaxis.set_major_locator(FixedLocator([_height(value) for value in ticks]))
     axes.yaxis.set_major_formatter(FixedFormatter([_percent(value) for value in ticks]))
@@ -297,47 +303,58 @@ def _pareto_panel(
 
 def _percent(share: float) -> str:
     """An attainment as a tick says it."""
-    return "100 %" if share >= 1 - LEAST_MISSED else f"{share * 100:.4g} %"
+    return "> 99.99 %" if share >= 1 - LEAST_MISSED else f"{share * 100:.4g} %"
 
 
 def _label(axes: Axes, points: Sequence[Point], looks: Mapping[str, tuple[str, str]]) -> None:
-    """Write each rule beside its point, moved up or down so that no two overlap."""
-    to_pixels = axes.transData.transform
-    taken: list[tuple[float, float, float]] = []  # left, right, middle of the line
-    line_px = 15.0 * DPI / 100
-    placed = sorted(points, key=lambda point: (-_height(point.attained[0]), point.cost[0]))
-    for point in placed:
-        x, y = to_pixels((point.cost[0], _height(point.attained[0])))
-        left, right = x + 12, x + 12 + 8.6 * DPI / 100 * len(point.rule) * 0.72
-        steps = sorted(range(-14, 15), key=lambda step: (abs(step), step > 0))
-        at = next(
-            (
-                y + step * line_px * 0.5
-                for step in steps
-                if not any(
-                    left < other_right
-                    and other_left < right
-                    and abs(y + step * line_px * 0.5 - m) < line_px
-                    for other_left, other_right, m in taken
-                )
-            ),
-            y,
-        )
-        taken.append((left, right, at))
-        shift = (at - y) * 72 / DPI
-        moved = abs(shift) > 6
-        axes.annotate(
-            point.rule,
+    """Write each rule beside its point: where no other label or point is, inside the panel."""
+    figure = axes.figure
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    panel = axes.get_window_extent(renderer)
+    at = {
+        point.rule: axes.transData.transform((point.cost[0], _height(point.attained[0])))
+        for point in points
+    }
+    same = all(point.rule.endswith(SIMULATED) for point in points)  # the title says it
+    marks = [Bbox.from_bounds(x - 9, y - 9, 18, 18) for x, y in at.values()]
+    taken: list[Bbox] = []
+    for point in sorted(points, key=lambda one: (-at[one.rule][1], at[one.rule][0])):
+        x, y = at[point.rule]
+        colour = looks[point.rule][0]
+        text = axes.annotate(
+            point.rule.removesuffix(SIMULATED) if same else point.rule,
             (point.cost[0], _height(point.attained[0])),
-            xytext=(9, shift),
-            textcoords="offset points",
-            va="center",
+            xytext=(0, 0),
+            textcoords="offset pixels",
+            va="bottom",
+            ha="left",
             fontsize=8,
-            color=looks[point.rule][0],
-            arrowprops={"arrowstyle": "-", "color": looks[point.rule][0], "lw": 0.6}
-            if moved
-            else None,
+            color=colour,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 4},
         )
+        size = text.get_window_extent(renderer)
+        width, height = size.width, size.height
+
+        def crowd(place: tuple[float, float], x: float = x, y: float = y) -> float:
+            box = Bbox.from_bounds(x + place[0], y + place[1], width, height)  # noqa: B023
+            inside = box.x0 >= panel.x0 and box.x1 <= panel.x1 + 8
+            inside = inside and box.y0 >= panel.y0 and box.y1 <= panel.y1
+            hits = sum(box.overlaps(other) for other in (*taken, *marks))
+            far = abs(place[1] + height / 2) + min(abs(place[0]), abs(place[0] + width))  # noqa: B023
+            return 1e5 * hits + (0 if inside else 1e4) + far
+
+        places = [
+            (side + shift * direction, step * height * 0.55 - height / 2)
+            for direction, side in ((1, 14.0), (-1, -14.0 - width))
+            for shift in (0.0, 30.0, 80.0, 160.0)
+            for step in range(-16, 17)
+        ]
+        best = min(places, key=crowd)
+        text.set_position(best)
+        taken.append(Bbox.from_bounds(x + best[0], y + best[1], width, height))
+        if abs(best[1] + height / 2) < height and min(abs(best[0]), abs(best[0] + width)) < 16:
+            assert text.arrow_patch is not None
+            text.arrow_patch.set_visible(False)
 
 
 def _write(

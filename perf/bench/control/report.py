@@ -140,7 +140,8 @@ def _pareto(
         ]
         if points:
             seeds = len({one.run.seed for one in mine})
-            panels.append((f"{trace} ({seeds} seed{'s' if seeds > 1 else ''})", points))
+            how = "simulated, " if all(one.run.simulated for one in mine) else ""
+            panels.append((f"{trace} ({how}{seeds} seed{'s' if seeds > 1 else ''})", points))
     if not panels:
         return ()
     real = any(not one.run.simulated for mine in by_trace.values() for one in mine)

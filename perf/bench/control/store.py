@@ -17,8 +17,12 @@ from control.core.types import Settings
 from perf.bench.control.run import ChangeMade, ControlRun
 
 _ARRAYS = ("intended_s", "latency_s")
+_NUMBERS = ("controller_cpu_s", "busy_fraction", "duration_s", "slo_s")
 _CODE = ("control", "perf/bench/control")
-_NOT_CODE = ("figures.py", "report.py", "plan.py", "campaign.py", "store.py", "score.py")
+_NOT_CODE = (
+    "figures.py", "report.py", "tables.py", "plan.py", "campaign.py", "side_by_side.py",
+    "store.py", "score.py",
+)  # fmt: skip
 
 
 def key_of(values: Mapping[str, Any], *, arrivals: np.ndarray, deciding: bool) -> str:
@@ -78,12 +82,14 @@ def _typed(rest: dict[str, Any]) -> dict[str, Any]:
     """JSON types back in the run's own."""
     return {
         **rest,
+        **{name: float(rest[name]) for name in _NUMBERS},  # nan and inf may be text
         "paid": tuple((float(at_s), int(count)) for at_s, count in rest["paid"]),
         "expected": tuple((float(at_s), float(p99_s)) for at_s, p99_s in rest["expected"]),
         "changes": tuple(
             ChangeMade(
                 **{
                     **change,
+                    "begun_s": float(change["begun_s"]),
                     "ended_s": float(change["ended_s"]),
                     "before": Settings(**change["before"]),
                     "after": Settings(**change["after"]),
