@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -158,5 +159,6 @@ def test_no_bytecode_can_be_written_into_the_model(tmp_path: Path) -> None:
     folder = tmp_path / TRUE.name / "1"
     (folder / "probe.py").write_text("x = 1\n")
     before = sorted(path.name for path in folder.rglob("*"))
-    subprocess.run([sys.executable, "-c", "import probe"], cwd=folder, check=True)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-c", "import probe"], cwd=folder, env=environment, check=True)
     assert sorted(path.name for path in folder.rglob("*")) == before
