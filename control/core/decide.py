@@ -12,57 +12,20 @@ stable window is full.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from control.core import demand as demands
-from control.core import windows
+from control.core import undo, windows
 from control.core.demand import Demand
 from control.core.guard import guard, is_reload, may_act_at_s
-from control.core.planner import BatchingPlan, Knowledge, fewest, plan_batching
+from control.core.planner import BatchingPlan, Knowledge, plan_batching
 from control.core.service_time import ServiceTime
 from control.core.state import ControlState
-from control.core.types import Decision, Observation, Policy, Reason, Settings
+from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
+from control.core.wanted import Expected, Wanted, expected, wanted
 
-SEEN_AND_DRAINED_S = 2.0
-"""What it takes to see a burst and to drain what it left, beside the loading."""
-LOADS_KEPT = 10.0
-"""Patience is at least this many load times: instances that load slowly are let go late."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What the load calls for, before reason and guard.
-
-    Attributes:
-        demand: the load.
-        need_rps: what the capacity must be.
-        held_rps: of that, for bursts that came before; 0 while the error budget is met.
-        spent: requests that missed the SLO lately, as a multiple of what the objective allows.
-        capacities: Λ by instance count.
-        needed: the fewest instances that carry the need.
-        hold: the most that were needed over the patience.
-        load_s: how long an instance takes to load.
-        patience_s: how long a smaller count must have been enough.
-        panic: the backlog alone takes more than half the SLO to drain.
-        fresh: whether a scale up is made by a second copy.
-    """
-
-    demand: Demand
-    need_rps: float
-    held_rps: float
-    spent: float
-    capacities: dict[int, float]
-    needed: int
-    hold: int
-    load_s: float
-    patience_s: float
-    panic: bool
-    fresh: bool
-
-    @property
-    def overloaded(self) -> bool:
-        """Whether no allowed count carries the need."""
-        return self.capacities[self.needed] < self.need_rps
+CORRECTED_BEYOND = 0.1
+"""Predictions within this share of what is seen are good enough; κ corrects what is beyond."""
 
 
 def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Decision, ControlState]:
@@ -75,17 +38,49 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     applied = seen.applied
     fast_rps = windows.rate_rps(state.intervals, window_s=policy.fast_window_s, at_s=seen.at_s)
     missing = _missing(seen, fast_rps)
-    service = None
-    if applied is not None:
-        service = state.learnt.at(applied.instances, threads=seen.threads, cores=policy.cores)
     if missing or applied is None or fast_rps is None:
         return _hold(state, seen, Reason.HOLD_NO_DATA, {"missing": float(len(missing))}, policy)
+    first = undo.first(state, seen, policy)
+    if first is not None:
+        return first, state
     if _out_of_bounds(applied, policy) and _is_warm(state, seen.at_s, policy):
         return _within_bounds(state, seen, applied, fast_rps, policy)
-    if service is None:
+    known = _known(state, seen, applied, policy)
+    if known is None:
         return _hold(state, seen, Reason.HOLD_IDLE, {"fast_rps": fast_rps}, policy)
 
-    known = Knowledge(
+    service = known.service(applied.instances, seen.threads)
+    demand = demands.measure(
+        state, seen, policy, applied=applied, service=service, fast_rps=fast_rps
+    )
+    now = expected(service, applied, applied.instances, demand.stable_rps)
+    if state.intervals != before:
+        state = _account(state, seen, demand, now, policy)
+    want = wanted(state, demand, known, applied, at_s=seen.at_s)
+    state = _remember(state, seen.at_s, want)
+    reason, proposal, plan = _propose(state, seen, applied, want, known)
+    if plan is not None:
+        state = replace(state, planned_s=seen.at_s)
+    decision = _guarded(state, seen, applied, want, reason, proposal, plan, policy)
+    decision = replace(decision, terms=_terms(state, want, service, now, plan, decision, policy))
+    if decision.changes and decision.desired is not None:
+        after = known.service(decision.desired.instances, decision.desired.threads or seen.threads)
+        then = expected(after, decision.desired, decision.desired.instances, demand.stable_rps)
+        mean_s = then.mean_s if then else None
+        state = replace(state, safety=state.safety.proposed(decision.desired, mean_s))
+    return decision, state
+
+
+def _known(
+    state: ControlState, seen: Observation, applied: Settings, policy: Policy
+) -> Knowledge | None:
+    """What plans are made from, the SLO corrected by κ; None without a single executed batch."""
+    if state.learnt.at(applied.instances, threads=seen.threads, cores=policy.cores) is None:
+        return None
+    correction = state.safety.correction.factor
+    if abs(correction - 1.0) > CORRECTED_BEYOND:
+        policy = replace(policy, slo_s=policy.slo_s / round(correction, 1))
+    return Knowledge(
         learnt=state.learnt,
         policy=policy,
         threads=seen.threads,
@@ -93,48 +88,30 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         can_rebatch=seen.can_rebatch and applied.max_batch_size > 0,
         least_batch_size=seen.least_batch_size,
     )
-    demand = demands.measure(
-        state, seen, policy, applied=applied, service=service, fast_rps=fast_rps
+
+
+def _account(
+    state: ControlState,
+    seen: Observation,
+    demand: Demand,
+    now: Expected | None,
+    policy: Policy,
+) -> ControlState:
+    """The memory with the newest interval: its load, its misses, and how well it was predicted."""
+    newest = state.intervals[-1]
+    answered, took_s = windows.answered(
+        state.intervals, window_s=policy.stable_window_s, at_s=seen.at_s
     )
-    if state.intervals != before:
-        state = _account(state, demand, policy)
-    wanted = _wanted(state, demand, known, applied, at_s=seen.at_s)
-    at_least = fewest(wanted.capacities, demand.load_rps)
-    state = _remember(state, seen.at_s, at_least, wanted.patience_s)
-    held = fewest(wanted.capacities, wanted.held_rps)
-    wanted = replace(wanted, hold=max(held, *(count for _, count in state.wanted)))
-    reason, proposal, plan = _propose(state, applied, wanted, known, at_s=seen.at_s)
-    fresh = reason is Reason.SCALE_UP_BACKLOG or (reason is Reason.SCALE_UP_LOAD and wanted.fresh)
-    if plan is not None:
-        state = replace(state, planned_s=seen.at_s)
-    guarded = guard(
-        proposal,
-        applied,
-        state,
+    safety = state.safety.corrected(
+        took_s / answered if answered else None,
+        now.mean_s if now else None,
         policy,
         at_s=seen.at_s,
-        fresh=fresh,
-        granularity=seen.granularity,
+        panic=demand.drain_s > policy.slo_s / 2,
     )
-    decision = Decision(
-        tick_id=seen.tick_id,
-        at_s=seen.at_s,
-        reason=reason,
-        applied=applied,
-        desired=guarded.settings,
-        fresh=guarded.fresh,
-        terms=_terms(state, wanted, service, applied, plan, policy),
-        clamps=guarded.clamps,
-        may_act_at_s=guarded.may_act_at_s,
-    )
-    return decision, state
-
-
-def _account(state: ControlState, demand: Demand, policy: Policy) -> ControlState:
-    """The memory with the newest interval's load, and how many of its requests missed the SLO."""
-    newest = state.intervals[-1]
     return replace(
         state,
+        safety=safety,
         headroom=state.headroom.update(
             at_s=newest.end_s, mean_rps=demand.fast_rps, low_rps=demand.load_rps
         ),
@@ -142,75 +119,76 @@ def _account(state: ControlState, demand: Demand, policy: Policy) -> ControlStat
     )
 
 
-def _wanted(
-    state: ControlState, demand: Demand, known: Knowledge, applied: Settings, *, at_s: float
-) -> Wanted:
-    """The instances that the load calls for."""
-    policy = known.policy
-    load_s = state.load_s(policy)
-    spent = state.budget.burn_rate(policy, window_s=policy.burn_long_s, at_s=at_s)
-    capacities = known.capacities(applied)
-    level_rps = min(state.headroom.level_rps(), demand.load_rps)
-    held_rps = state.headroom.held_rps(
-        allowed_fraction=1.0 - policy.slo_target_fraction,
-        loss_s=load_s + SEEN_AND_DRAINED_S,
-        carried_rps=capacities[fewest(capacities, level_rps)],
-        at_s=at_s,
-    )
-    if policy.headroom > 1.0:
-        held_rps = max(held_rps, policy.headroom * level_rps)
-    sized_rps = demand.sized_rps(capacities[applied.instances])
-    need_rps = max(sized_rps, held_rps)
-    needed = fewest(capacities, need_rps)
-    panic = demand.drain_s > policy.slo_s / 2
-    if panic:  # more instances never hurt a backlog as long as they add capacity at all
-        needed = max(needed, applied.instances)
-    throughput_rps = known.throughput_rps(applied, applied.instances)
-    waiting = demand.backlog_in(load_s, throughput_rps=throughput_rps)
-    after_rps = known.throughput_rps(applied, max(needed, applied.instances))
-    return Wanted(
-        demand=demand,
-        need_rps=need_rps,
-        held_rps=held_rps,
-        spent=spent,
-        capacities=capacities,
-        needed=needed,
-        hold=needed,
-        load_s=load_s,
-        patience_s=max(policy.quiet_s, LOADS_KEPT * load_s),
-        panic=panic,
-        fresh=waiting > after_rps * policy.slo_s / 2,
-    )
-
-
 def _propose(
-    state: ControlState, applied: Settings, wanted: Wanted, known: Knowledge, *, at_s: float
+    state: ControlState, seen: Observation, applied: Settings, want: Wanted, known: Knowledge
 ) -> tuple[Reason, Settings, BatchingPlan | None]:
     """Reason and proposal, before the guard."""
-    policy, demand = known.policy, wanted.demand
+    policy, demand, at_s = known.policy, want.demand, seen.at_s
     warm = _is_warm(state, at_s, policy)
-    if wanted.needed > applied.instances and (warm or wanted.panic):
-        reason = Reason.SCALE_UP_BACKLOG if wanted.panic else Reason.SCALE_UP_LOAD
-        return reason, replace(applied, instances=wanted.needed), None
+    if want.needed > applied.instances and (warm or want.panic):
+        reason = Reason.SCALE_UP_BACKLOG if want.panic else Reason.SCALE_UP_LOAD
+        return reason, replace(applied, instances=want.needed), None
     if not warm:
         return Reason.HOLD_WARMING_UP, applied, None
     plan = None
-    due = _plan_is_due(state, policy, at_s=at_s, overloaded=wanted.overloaded)
+    due = _plan_is_due(state, policy, at_s=at_s, overloaded=want.overloaded)
     if policy.rebatch and known.can_rebatch and due:
-        plan = plan_batching(applied, known, rate_rps=demand.stable_rps, need_rps=wanted.need_rps)
-        if _pays(plan, applied, policy, urgent=wanted.overloaded or wanted.panic):
+        plan = plan_batching(applied, known, rate_rps=demand.stable_rps, need_rps=want.need_rps)
+        if _pays(plan, applied, policy, urgent=want.overloaded or want.panic):
             # Fewer instances are the fast loop's business, with its patience.
             count = max(plan.settings.instances, applied.instances)
             return Reason.REBATCH, replace(plan.settings, instances=count), plan
-    if wanted.overloaded:
+    if want.overloaded:
         return Reason.AT_LIMIT, applied, plan
-    if wanted.needed < applied.instances:
-        quiet = at_s - (state.started_s or at_s) >= wanted.patience_s
-        room = wanted.capacities.get(wanted.hold, 0.0) >= policy.hysteresis * wanted.need_rps
-        if quiet and wanted.hold < applied.instances and room and not wanted.panic:
-            return Reason.SCALE_DOWN, replace(applied, instances=wanted.hold), plan
+    if want.needed < applied.instances:
+        quiet = at_s - (state.started_s or at_s) >= want.patience_s
+        room = want.capacities.get(want.hold, 0.0) >= policy.hysteresis * want.need_rps
+        if quiet and want.hold < applied.instances and room and not want.panic:
+            return Reason.SCALE_DOWN, replace(applied, instances=want.hold), plan
         return Reason.HOLD_QUIET_TIME, applied, plan
     return Reason.HOLD_STEADY, applied, plan
+
+
+def _guarded(
+    state: ControlState,
+    seen: Observation,
+    applied: Settings,
+    want: Wanted,
+    reason: Reason,
+    proposal: Settings,
+    plan: BatchingPlan | None,
+    policy: Policy,
+) -> Decision:
+    """The decision that is left when the guard has looked at the proposal; without its terms."""
+    probe = state.learnt.trusted_up_to(seen.threads, policy.cores)
+    probed = proposal.instances > max(probe, applied.instances)
+    if probed:
+        proposal = replace(proposal, instances=max(probe, applied.instances))
+    adds = None
+    if plan is not None and reason is Reason.REBATCH:
+        adds = plan.capacity_rps > plan.applied_capacity_rps
+    guarded = guard(
+        proposal,
+        applied,
+        state,
+        policy,
+        at_s=seen.at_s,
+        fresh=reason is Reason.SCALE_UP_BACKLOG or (reason is Reason.SCALE_UP_LOAD and want.fresh),
+        granularity=seen.granularity,
+        seen=seen,
+        safety=state.safety,
+        adds_capacity=adds,
+    )
+    return Decision(
+        tick_id=seen.tick_id,
+        at_s=seen.at_s,
+        reason=reason,
+        applied=applied,
+        desired=guarded.settings,
+        fresh=guarded.fresh,
+        clamps=(*((Clamp.PROBE,) if probed else ()), *guarded.clamps),
+        may_act_at_s=guarded.may_act_at_s,
+    )
 
 
 def _plan_is_due(state: ControlState, policy: Policy, *, at_s: float, overloaded: bool) -> bool:
@@ -274,10 +252,10 @@ def _missing(seen: Observation, fast_rps: float | None) -> list[str]:
     return [name for name, value in parts.items() if value is None]
 
 
-def _remember(state: ControlState, at_s: float, needed: int, patience_s: float) -> ControlState:
+def _remember(state: ControlState, at_s: float, want: Wanted) -> ControlState:
     """The memory with this tick's need; older than the patience is dropped."""
-    recent = tuple(w for w in state.wanted if w[0] > at_s - patience_s)
-    return replace(state, wanted=(*recent, (at_s, needed)))
+    recent = tuple(w for w in state.wanted if w[0] > at_s - want.patience_s)
+    return replace(state, wanted=(*recent, (at_s, want.at_least)))
 
 
 def _is_warm(state: ControlState, at_s: float, policy: Policy) -> bool:
@@ -288,14 +266,15 @@ def _is_warm(state: ControlState, at_s: float, policy: Policy) -> bool:
 
 def _terms(
     state: ControlState,
-    wanted: Wanted,
+    want: Wanted,
     service: ServiceTime,
-    applied: Settings,
+    now: Expected | None,
     plan: BatchingPlan | None,
+    decision: Decision,
     policy: Policy,
 ) -> dict[str, float]:
     """Every number that the decision used."""
-    demand = wanted.demand
+    demand = want.demand
     terms = {
         "fast_rps": demand.fast_rps,
         "stable_rps": demand.stable_rps,
@@ -304,19 +283,22 @@ def _terms(
         "drain_s": demand.drain_s,
         "headroom": policy.headroom,
         "burst_ratio": state.headroom.ratio,
-        "held_rps": wanted.held_rps,
-        "budget_spent": wanted.spent,
-        "need_rps": wanted.need_rps,
+        "held_rps": want.held_rps,
+        "need_rps": want.need_rps,
         "slo_s": policy.slo_s,
         "service_alpha_s": service.alpha_s,
         "service_beta_s": service.beta_s,
-        "load_s": wanted.load_s,
-        "patience_s": wanted.patience_s,
-        "needed_instances": float(wanted.needed),
-        "hold_instances": float(wanted.hold),
-        "applied_instances": float(applied.instances),
+        "load_s": want.load_s,
+        "patience_s": want.patience_s,
+        "needed_instances": float(want.needed),
+        "hold_instances": float(want.hold),
+        **undo.terms(state),
     }
-    terms |= {f"capacity_{count}_rps": carried for count, carried in wanted.capacities.items()}
+    if decision.applied is not None:
+        terms["applied_instances"] = float(decision.applied.instances)
+    if now is not None:
+        terms |= {"expected_mean_s": now.mean_s, "expected_p99_s": now.p99_s}
+    terms |= {f"capacity_{count}_rps": carried for count, carried in want.capacities.items()}
     if plan is not None:
         terms |= {
             "plan_gain": plan.gain,

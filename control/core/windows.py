@@ -116,18 +116,12 @@ def rate_rps(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -
     return sum(i.arrivals for i in inside) / seconds if seconds else None
 
 
-def newest_rps(intervals: tuple[Interval, ...]) -> float:
-    """What the arrival rate of the newest interval is at least; 0 when there is none.
-
-    One standard deviation of a Poisson count is taken off, as the interval may be short.
-
-    Example:
-        100 arrivals in the newest interval of 0.5 s give (100 - 10) / 0.5 = 180.0.
-    """
-    if not intervals:
-        return 0.0
-    newest = intervals[-1]
-    return (newest.arrivals - math.sqrt(newest.arrivals)) / (newest.end_s - newest.start_s)
+def answered(
+    intervals: tuple[Interval, ...], *, window_s: float, at_s: float
+) -> tuple[float, float]:
+    """(requests answered, seconds they took in all) in the intervals that end in the window."""
+    inside = [i for i in intervals if i.end_s > at_s - window_s]
+    return sum(i.completed for i in inside), sum(i.request_s for i in inside)
 
 
 def covered_s(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -> float:

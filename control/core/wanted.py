@@ -1,0 +1,156 @@
+"""What the load calls for: the capacity that is needed, and the fewest instances that have it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+from control.core import queueing
+from control.core.demand import Demand
+from control.core.planner import Knowledge, fewest
+from control.core.service_time import ServiceTime
+from control.core.state import ControlState
+from control.core.types import Settings
+
+LOADS_KEPT = 10.0
+"""Patience is at least this many load times: instances that load slowly are let go late."""
+SEEN_AND_DRAINED_S = 2.0
+"""What it takes to see a burst and to drain what it left, beside the loading."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the load calls for, before reason and guard.
+
+    Attributes:
+        demand: the load.
+        need_rps: what the capacity must be.
+        held_rps: of that, for bursts that came before, or the headroom that the policy asks for.
+        capacities: Λ by instance count.
+        needed: the fewest instances that carry the need.
+        at_least: of these, what the load alone needs for sure; the patience looks at it.
+        hold: the most that were needed over the patience.
+        load_s: how long an instance takes to load.
+        patience_s: how long a smaller count must have been enough.
+        panic: the backlog alone takes more than half the SLO to drain.
+        fresh: whether a scale up is made by a second copy.
+    """
+
+    demand: Demand
+    need_rps: float
+    held_rps: float
+    capacities: dict[int, float]
+    needed: int
+    at_least: int
+    hold: int
+    load_s: float
+    patience_s: float
+    panic: bool
+    fresh: bool
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether no allowed count carries the need."""
+        return self.capacities[self.needed] < self.need_rps
+
+
+def wanted(
+    state: ControlState, demand: Demand, known: Knowledge, applied: Settings, *, at_s: float
+) -> Wanted:
+    """The instances that the load calls for, with these settings of the batching."""
+    policy = known.policy
+    load_s = state.load_s(policy)
+    patience_s = max(policy.quiet_s, LOADS_KEPT * load_s)
+    capacities = known.capacities(applied)
+    held_rps = _held_rps(state, demand, known, capacities, load_s=load_s, at_s=at_s)
+    need_rps = max(demand.sized_rps(capacities[applied.instances]), held_rps)
+    needed = fewest(capacities, need_rps)
+    at_least = fewest(capacities, demand.load_rps)
+    panic = demand.drain_s > policy.slo_s / 2
+    if panic:  # more instances never hurt a backlog as long as they add capacity at all
+        needed, at_least = max(needed, applied.instances), max(at_least, applied.instances)
+    before = (count for at, count in state.wanted if at > at_s - patience_s)
+    waiting = demand.backlog_in(
+        load_s, throughput_rps=known.throughput_rps(applied, applied.instances)
+    )
+    after_rps = known.throughput_rps(applied, max(needed, applied.instances))
+    return Wanted(
+        demand=demand,
+        need_rps=need_rps,
+        held_rps=held_rps,
+        capacities=capacities,
+        needed=needed,
+        at_least=at_least,
+        hold=max(at_least, fewest(capacities, held_rps), *before),
+        load_s=load_s,
+        patience_s=patience_s,
+        panic=panic,
+        fresh=waiting > after_rps * policy.slo_s / 2,
+    )
+
+
+def _held_rps(
+    state: ControlState,
+    demand: Demand,
+    known: Knowledge,
+    capacities: dict[int, float],
+    *,
+    load_s: float,
+    at_s: float,
+) -> float:
+    """The load to hold instances for beside the present one; 0 for none."""
+    policy = known.policy
+    level_rps = min(state.headroom.level_rps(), demand.load_rps)
+    learnt_rps = state.headroom.held_rps(
+        allowed_fraction=1.0 - policy.slo_target_fraction,
+        loss_s=load_s + SEEN_AND_DRAINED_S,
+        carried_rps=capacities[fewest(capacities, level_rps)],
+        at_s=at_s,
+    )
+    asked_rps = policy.headroom * level_rps if policy.headroom > 1.0 else 0.0
+    return max(learnt_rps, asked_rps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the model of the queue says of the latency, in seconds."""
+
+    mean_s: float
+    p99_s: float
+
+
+def expected(
+    service: ServiceTime, settings: Settings, instances: int, rate_rps: float
+) -> Expected | None:
+    """Mean and p99 of the latency at this load; None where it cannot be said.
+
+    Load and curve are rounded to 2 %, so that a table of earlier answers serves.
+    """
+    if not 0.0 < rate_rps < math.inf or service.of(1) <= 0:
+        return None
+    return _expected(
+        service,
+        instances,
+        settings.largest_batch,
+        settings.max_queue_delay_s,
+        round(math.log(rate_rps) / ROUNDED),
+    )
+
+
+ROUNDED = 0.02
+
+
+@functools.lru_cache(maxsize=4096)
+def _expected(
+    service: ServiceTime, instances: int, largest_batch: int, delay_s: float, rate_step: int
+) -> Expected:
+    """The prediction behind ``expected``."""
+    predicted = queueing.predict(
+        math.exp(rate_step * ROUNDED),
+        service,
+        instances=instances,
+        largest_batch=largest_batch,
+        max_queue_delay_s=delay_s,
+    )
+    return Expected(mean_s=float(predicted.latency_s.mean()), p99_s=predicted.p99_s)
