@@ -34,6 +34,18 @@ def in_flight(wanted: Settings) -> InFlight:
     return InFlight(since_s=1000.0, settings=wanted, before=settings())
 
 
+def loaded_in(seconds: float) -> Applied:
+    """A change long ago that added an instance and took so long."""
+    return Applied(
+        at_s=900.0,
+        settings=settings(2),
+        before=settings(1),
+        reload=False,
+        ok=True,
+        seconds=seconds,
+    )
+
+
 def a_policy(**changes: object) -> Policy:
     """A policy with an SLO of 50 ms, 4 instances on 4 cores, and short windows."""
     base = Policy(slo_s=0.05, max_instances=4, max_batch_size=32, cores=4, rebatch=False)

@@ -1,0 +1,95 @@
+"""The load as a lower bound over windows: what noise, a jump and a slow climb do to it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control.core.demand import bounds_of, dispersion
+from control.core.windows import Interval
+
+
+def _intervals(counts: list[float], *, span_s: float = 1.0) -> list[Interval]:
+    return [
+        Interval(
+            start_s=n * span_s,
+            end_s=(n + 1) * span_s,
+            arrivals=count,
+            completed=count,
+            failed=0.0,
+            pending=0.0,
+            statistics=None,
+            instances=1,
+            threads=1,
+        )
+        for n, count in enumerate(counts)
+    ]
+
+
+def test_bounds_by_hand() -> None:
+    """100 arrivals in the newest second, 80 in the one before."""
+    bounds = bounds_of(_intervals([80, 100]), spread=1.0)
+    assert bounds[0].low_rps == pytest.approx(70.0)
+    assert bounds[0].likely_rps == pytest.approx(110.0)
+    assert bounds[2].low_rps == pytest.approx((180 - 2.5 * 180**0.5) / 2)
+
+
+def test_noise_alone_hardly_raises_the_bound() -> None:
+    """Poisson arrivals at 150/s for ten minutes: the bound stays within 4 % above the truth."""
+    counts = np.random.default_rng(1).poisson(150, 600).astype(float).tolist()
+    lows = [
+        max(b.low_rps for b in bounds_of(_intervals(counts[n - 40 : n]), spread=1.0))
+        for n in range(40, 600)
+    ]
+    assert max(lows) < 1.04 * 150
+    assert np.mean(lows) == pytest.approx(148, rel=0.02)
+
+
+def test_a_doubling_shows_in_the_first_second() -> None:
+    """From 150/s to 300/s: seen at once, and its likely size is near 300."""
+    bounds = bounds_of(_intervals([150.0] * 30 + [300.0]), spread=1.0)
+    sure = [b for b in bounds if b.low_rps > 160]
+    assert sure
+    assert max(b.likely_rps for b in sure) == pytest.approx(317, abs=1)
+
+
+def test_bursty_arrivals_need_more_to_be_sure() -> None:
+    """The same counts prove less when counts scatter more."""
+    intervals = _intervals([150.0] * 20 + [220.0])
+    calm = bounds_of(intervals, spread=1.0)[0].low_rps
+    assert bounds_of(intervals, spread=4.0)[0].low_rps < calm
+
+
+@pytest.mark.parametrize(("factor", "low", "high"), [(1, 1.0, 1.5), (4, 2.5, 6.0)])
+def test_dispersion_of_batched_arrivals(factor: int, low: float, high: float) -> None:
+    """Arrivals that come in groups of 4 have four times the variance of their mean."""
+    rng = np.random.default_rng(3)
+    found = [
+        dispersion(_intervals((factor * rng.poisson(150 / factor, 40)).astype(float).tolist()))
+        for _ in range(50)
+    ]
+    assert low <= np.mean(found) <= high
+
+
+def test_dispersion_ignores_one_jump_of_the_level() -> None:
+    """A step is no burstiness."""
+    rng = np.random.default_rng(4)
+    counts = np.concatenate([rng.poisson(60, 20), rng.poisson(240, 20)]).astype(float)
+    assert dispersion(_intervals(counts.tolist())) < 1.6
+
+
+@given(
+    counts=st.lists(st.floats(0, 1e4), min_size=1, max_size=30),
+    more=st.floats(0, 1e4),
+    span_s=st.sampled_from([0.25, 1.0, 2.0]),
+)
+def test_more_arrivals_never_lower_a_bound(counts: list[float], more: float, span_s: float) -> None:
+    """From equal history, more in the newest interval is never less load."""
+    less = bounds_of(_intervals(counts, span_s=span_s), spread=1.0)
+    greater = bounds_of(_intervals([*counts[:-1], counts[-1] + more], span_s=span_s), spread=1.0)
+    for before, after in zip(less, greater, strict=True):
+        assert after.low_rps >= before.low_rps - 1e-9
+        assert after.likely_rps >= before.likely_rps
+    assert all(b.low_rps <= b.likely_rps for b in greater)

@@ -1,0 +1,78 @@
+"""Bursts on record: what is one, how large it was, and which are held for."""
+
+from __future__ import annotations
+
+import pytest
+
+from control.core.headroom import Headroom
+
+
+def _played(loads: list[float], *, record: Headroom | None = None) -> Headroom:
+    """One look a second with these loads."""
+    record = record or Headroom()
+    for second, load in enumerate(loads):
+        record = record.update(at_s=1000.0 + second, mean_rps=load, low_rps=load)
+    return record
+
+
+def _with_burst(factor: float, *, seconds: int = 15) -> list[float]:
+    return [100.0] * 60 + [100.0 * factor] * seconds + [100.0] * 60
+
+
+def test_a_burst_is_written_down_once_it_is_over() -> None:
+    """Twice the level for 15 s: one entry, a ratio of two."""
+    record = _played(_with_burst(2.0))
+    assert len(record.bursts) == 1
+    assert record.ratio == pytest.approx(2.0)
+
+
+def test_a_lasting_step_is_no_burst() -> None:
+    """Neither up nor down."""
+    assert _played([60.0] * 100 + [240.0] * 200 + [60.0] * 100).bursts == ()
+
+
+def test_a_slow_climb_is_no_burst() -> None:
+    """A day's curve has no bursts."""
+    assert _played([100.0 + second for second in range(300)]).bursts == ()
+
+
+def test_a_burst_on_a_climb_is_measured_against_the_middle() -> None:
+    """Level 100 before and 140 after, 240 between: twice the middle."""
+    loads = [100.0] * 60 + [240.0] * 15 + [140.0] * 60
+    assert _played(loads).ratio == pytest.approx(2.0)
+
+
+def test_noise_that_is_not_sure_is_no_burst() -> None:
+    """The mean of a few seconds stands out, the lower bound does not."""
+    record = Headroom()
+    for second, load in enumerate(_with_burst(1.5)):
+        record = record.update(at_s=1000.0 + second, mean_rps=load, low_rps=load / 1.5)
+    assert record.bursts == ()
+
+
+def test_bursts_are_forgotten_after_a_quarter_of_an_hour() -> None:
+    """What does not come again is not paid for."""
+    record = _played(_with_burst(2.0) + [100.0] * 1000)
+    assert record.bursts == ()
+    assert record.ratio == 1.0
+
+
+def _held(record: Headroom, *, loss_s: float = 5.0, carried_rps: float = 150.0) -> float:
+    return record.held_rps(
+        allowed_fraction=0.01, loss_s=loss_s, carried_rps=carried_rps, at_s=1000.0 + 135
+    )
+
+
+def test_a_burst_that_the_budget_cannot_pay_for_is_held_for() -> None:
+    """2 · 5 s in at least 300 s are 3.3 % of the requests, more than 1 %."""
+    assert _held(_played(_with_burst(2.0))) == pytest.approx(0.95 * 200.0)
+
+
+def test_a_burst_that_the_budget_pays_for_is_left_to_it() -> None:
+    """An instance that loads in a moment loses next to nothing."""
+    assert _held(_played(_with_burst(2.0)), loss_s=1.0) == 0.0
+
+
+def test_a_burst_that_is_carried_anyway_costs_nothing() -> None:
+    """The instances for the level carry it."""
+    assert _held(_played(_with_burst(2.0)), carried_rps=250.0) == 0.0
