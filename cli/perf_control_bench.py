@@ -61,6 +61,11 @@ if TYPE_CHECKING:
 )
 @click.option("--simulate", is_flag=True, help="On the simulator instead of a real Triton.")
 @click.option(
+    "--gpu",
+    is_flag=True,
+    help="A torch model on the GPU instead of the emulated accelerator; skipped without a GPU.",
+)
+@click.option(
     "--model",
     help="A model of --repository instead of the emulated accelerator; its files stay as they are.",
 )
@@ -108,6 +113,7 @@ def control_bench(
     warm_up: float | None,
     side_by_side: int | None,
     simulate: bool,
+    gpu: bool,
     model: str | None,
     repository: Path,
     shapes: tuple[str, ...],
@@ -135,11 +141,20 @@ def control_bench(
       conch perf bench control --simulate --policies conch,static-best,inferline,clairvoyant
       conch perf bench control --model minilm_int8 --shape sequence=32 --trace step --load 0.5
     """
+    from perf.bench.control import gpu as gpus
     from perf.bench.control import plan as plans
 
+    device = gpus.find_gpu() if gpu else ""
+    if gpu and not device:
+        click.echo("No GPU: nvidia-smi finds none here. The comparison on one is skipped.")
+        return
     served, policy, emulated = _subject(
         model, repository, shapes, slo, max_instances, headroom, load_time
     )
+    if device:
+        served = gpus.served(gpus.TorchModel(), device)
+        policy = replace(policy, slo_s=slo or 0.1, max_instances=max_instances or 8, cores=8)
+        emulated = None
     lengths, numbers, warm_up_s = _extent(extent, traces, seeds, duration, warm_up, simulate)
     plan = plans.made(
         lengths,
@@ -153,8 +168,8 @@ def control_bench(
     )
     if simulate and emulated is None:
         raise ConfigError(
-            f"--simulate: the simulator is of the emulated accelerator, not of {model}.",
-            hint="Leave out --model or --simulate.",
+            "--simulate: the simulator is of the emulated accelerator, not of any other model.",
+            hint="Leave out --simulate, or --model and --gpu.",
         )
     if dry_run:
         _print_plan(plan, side_by_side, as_json=as_json)

@@ -99,7 +99,7 @@ class Campaign:
         pending = deque(enumerate(self.plan.items))
         done: dict[int, ControlRun] = {}
         failures: list[str] = []
-        active: dict[Future[ControlRun], tuple[int, Item]] = {}
+        active: dict[Future[tuple[ControlRun, bool]], tuple[int, Item]] = {}
         most = 1
         with ThreadPoolExecutor(MOST_SIDE_BY_SIDE) as pool:
             try:
@@ -112,14 +112,14 @@ class Campaign:
                     for future in ended:
                         number, item = active.pop(future)
                         try:
-                            done[number] = future.result()
+                            done[number], stored = future.result()
                         except ConchError as error:
                             failures.append(f"{item.contender.label}: {error.message}")
                             self.teller.ended(item, None, stored=False)
                             self.teller.note(failures[-1])
                             continue
                         busy = done[number].busy_fraction
-                        if not known and not self._was_stored(done[number]):
+                        if not known and not stored:
                             known, limit = True, room_for(busy)
                             self.teller.note(
                                 f"one run keeps the machine {busy * 100:.0f} % busy: "
@@ -158,51 +158,41 @@ class Campaign:
         )
         return Made(runs=runs, side_by_side=self.side_by_side or os.cpu_count() or 1)
 
-    _stored: set[int] = field(default_factory=set)
-
-    def _was_stored(self, run: ControlRun) -> bool:
-        """Whether this run was made by an earlier start."""
-        return id(run) in self._stored
-
-    def _one(self, item: Item) -> ControlRun:
-        """One run, or the stored one."""
+    def _one(self, item: Item) -> tuple[ControlRun, bool]:
+        """One run, and whether an earlier start had made it."""
         self.teller.begins(item)
         if item.contender.rule == STATIC_BEST:
-            run = self._static_best(item)
+            run, stored = self._static_best(item)
         else:
-            run = self._played(item, item.contender, item.scenario)
+            run, stored = self._played(item, item.contender)
         stopped = self.stop.is_set() and not run.valid
-        self.teller.ended(item, None if stopped else run, stored=self._was_stored(run))
-        return run
+        self.teller.ended(item, None if stopped else run, stored=stored)
+        return run, stored
 
-    def _static_best(self, item: Item) -> ControlRun:
+    def _static_best(self, item: Item) -> tuple[ControlRun, bool]:
         """The fewest instances that attain the goal on this very trace, known only afterwards."""
-        best = first_static(item.scenario, self.plan.policy, self.plan.model)
+        count = first_static(item.scenario, self.plan.policy, self.plan.model)
         while True:
-            chosen = Contender(rule=STATIC, options={"count": float(best)})
-            run = self._played(item, chosen, item.scenario)
+            chosen = Contender(rule=STATIC, options={"count": float(count)})
+            run, stored = self._played(item, chosen)
             attained = slo.slo_attainment(run.latency_s, run.slo_s)
-            if attained >= GOAL or best >= self.plan.policy.max_instances or self.stop.is_set():
-                named = replace(run, rule=item.contender.label)
-                if self._was_stored(run):
-                    self._stored.add(id(named))
-                return named
-            best += 1
+            if attained >= GOAL or count >= self.plan.policy.max_instances or self.stop.is_set():
+                return replace(run, rule=item.contender.label), stored
+            count += 1
 
-    def _played(self, item: Item, chosen: Contender, scenario: Scenario) -> ControlRun:
+    def _played(self, item: Item, chosen: Contender) -> tuple[ControlRun, bool]:
         """One run of one rule, stored when it is valid."""
-        scenario = started(chosen, scenario)
+        scenario = started(chosen, item.scenario)
         key = self._key(chosen, scenario)
         if found := store.load(self.folder, key):
-            self._stored.add(id(found))
-            return found
+            return found, True
         run = self._make(item, chosen, scenario)
         if not run.valid and not self.stop.is_set():
             self.teller.note(f"{chosen.label}: not valid, once more ({run.invalid_reason})")
             run = self._make(item, chosen, scenario)
         if run.valid and not self.stop.is_set():
             store.save(run, self.folder, key)
-        return run
+        return run, False
 
     def _make(self, item: Item, chosen: Contender, scenario: Scenario) -> ControlRun:
         """One run on a real Triton."""
