@@ -81,7 +81,7 @@ def update(forecast: Forecast, rate_rps: float, at_s: float, span_s: float) -> F
     return Forecast(
         at_s=at_s,
         seen_s=seen_s,
-        level_rps=max(0.0, expected_rps + step_rps),
+        level_rps=expected_rps + step_rps,
         trend_rps_per_s=trend,
         variance=forecast.variance + (squared - forecast.variance) * doubt,
     )

@@ -68,6 +68,11 @@ def test_forecast_of_a_constant_load_is_the_load() -> None:
     assert forecast.trend_rps_per_s == pytest.approx(0.0)
 
 
+def test_forecast_begins_with_the_mean() -> None:
+    """Two readings: half each, until there are more than the level remembers."""
+    assert _told([100.0, 200.0]).level_rps == pytest.approx(150.0)
+
+
 def test_forecast_follows_a_climb() -> None:
     """10/s more each second: nearer to what comes than the level is, and it does not run away."""
     forecast = _told([100.0 + 10.0 * k for k in range(40)])
@@ -121,6 +126,7 @@ def test_forecast_is_finite_and_never_negative(
         before, forecast = forecast, update(forecast, rate_rps, at_s, span_s)
         if not (0 <= rate_rps < math.inf and 0 < span_s < math.inf):
             assert forecast is before
+        assert forecast.level_rps >= 0
         assert 0 <= forecast.ahead_rps(horizon_s) < math.inf
         assert 0 <= forecast.residual_rps < math.inf
 
@@ -151,6 +157,14 @@ def test_season_is_found_and_helps(period_s: float) -> None:
     assert wave is not None
     assert wave.period_s == pytest.approx(period_s, rel=0.02)
     assert wave.gain_fraction > 0.2
+
+
+def test_season_knows_its_period_well_enough_for_many_of_them() -> None:
+    """76 periods of 47.3 s: an error of a hundredth would have lost the phase long ago."""
+    wave = find(_history(_wave(3600, period_s=47.3, seed=8)), horizon_s=HORIZON_S)
+    assert wave is not None
+    assert wave.period_s == pytest.approx(47.3, rel=0.002)
+    assert wave.gain_fraction > 0.7
 
 
 def test_season_helps_after_it_was_found() -> None:

@@ -118,6 +118,13 @@ def test_fit_takes_one_odd_batch_for_noise(took_s: float) -> None:
     assert curve.of(8) == pytest.approx(SLOW.of(8), rel=0.10)
 
 
+def test_fit_lets_one_batch_count_as_much_as_the_prior() -> None:
+    """ℓ(1) is 5 ms, and a single batch of 8 took 12: half-way to the prior's 22.5."""
+    curve = fit({1: (1000.0, 5.0), 8: (1.0, 0.012)})
+    assert curve is not None
+    assert curve.of(8) == pytest.approx(0.017, abs=0.002)
+
+
 def test_fit_never_goes_negative() -> None:
     """Falling or superlinear times give α ≥ 0 and β ≥ 0."""
     falling = fit({1: (1000.0, 10.0), 8: (1000.0, 1.0)})
@@ -195,11 +202,11 @@ def test_curve_is_above_zero_and_never_falls(seen: dict[int, tuple[float, float]
 
 @pytest.mark.parametrize("cv", [0.03, 0.3])
 def test_learnt_knows_how_much_batches_scatter(cv: float) -> None:
-    """The coefficient of variation, from sums alone, within a quarter; the sums hide most of it."""
+    """The coefficient of variation, from sums alone, within 15%; the sums hide most of it."""
     rng = np.random.default_rng(1)
     curve = _after(60, lambda: _noisy(rng, range(1, 9), cv=cv)).at(1, threads=1, cores=None)
     assert curve is not None
-    assert curve.cv_fraction == pytest.approx(cv, rel=0.25)
+    assert curve.cv_fraction == pytest.approx(cv, rel=0.15)
 
 
 def test_learnt_takes_a_drift_for_no_scatter() -> None:
@@ -307,6 +314,15 @@ def test_learnt_sees_how_much_instances_interfere() -> None:
     assert learnt.trusted_up_to(1, None) == 3
 
 
+def test_learnt_keeps_what_a_count_showed_beyond_the_law() -> None:
+    """Free up to two, then a cliff: no law fits, but each count that was seen is known."""
+    learnt = _seen_at(1.0, 1.0, 1.6)
+    for count, level in ((1, 1.0), (2, 1.0), (3, 1.6)):
+        curve = learnt.at(count, threads=1, cores=None)
+        assert curve is not None
+        assert curve.of(8) == pytest.approx(level * TRUE.of(8), rel=0.06)
+
+
 def test_learnt_scales_a_count_that_was_seen_idle() -> None:
     """Two instances on one core, seen busy for a tenth of the time: when both are, they share."""
     learnt = Learnt()
@@ -338,6 +354,7 @@ def test_trusted_up_to_is_one_more_than_was_seen() -> None:
     assert one.trusted_up_to(1, 1) == 2
     assert one.trusted_up_to(1, 6) == 6
     assert _seen_at(1.0, 1.0).trusted_up_to(1, 2) == 3  # within the cores nothing can be told
+    assert _seen_at(1.0, 1.0).trusted_up_to(1, 8) == 8
     assert _seen_at(1.0, 1.2).trusted_up_to(1, 4) == 4
 
 
@@ -485,15 +502,9 @@ def test_damaged_or_unknown_data_is_nothing_learnt(damaged: object) -> None:
 
 
 def test_saved_evidence_is_older_after_a_time_away() -> None:
-    """A day away: what is then seen at another count outweighs what was saved."""
-    day = from_plain(to_plain(_seen_at(1.0)), away_s=86400.0)
+    """It still answers the same; what is then seen at another count finds it a day older."""
+    plain = to_plain(_seen_at(1.0))
+    day = from_plain(plain, away_s=86400.0)
+    assert day.clock_s == _seen_at(1.0).clock_s + 86400.0
     assert day.at(1, threads=1, cores=None) == _seen_at(1.0).at(1, threads=1, cores=None)
-    fresh = _after(10, lambda: _executed(TRUE, 1.2, b1=50, b4=50, b8=50), day, instances=2)
-    at_once = _after(
-        10, lambda: _executed(TRUE, 1.2, b1=50, b4=50, b8=50), _seen_at(1.0), instances=2
-    )
-    later, sooner = fresh.at(2, threads=1, cores=None), at_once.at(2, threads=1, cores=None)
-    assert later is not None
-    assert sooner is not None
-    true_s = 1.2 * TRUE.of(8)
-    assert abs(later.of(8) - true_s) <= abs(sooner.of(8) - true_s) + 1e-9
+    assert from_plain(plain, away_s=math.nan) == Learnt()
