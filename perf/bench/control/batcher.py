@@ -127,8 +127,8 @@ class Copy:
             start_s = free[0] if free[0] > times[head] else times[head]
             full = head + largest
             if delay_s and (full > end or times[full - 1] > start_s):
-                filled_s = times[full - 1] if full <= end else times[end - 1]
-                start_s = max(start_s, min(filled_s, times[head] + delay_s))
+                waited_s = times[head] + delay_s
+                start_s = max(start_s, min(times[full - 1], waited_s) if full <= end else waited_s)
             if start_s > until_s:
                 break
             tail = bisect_right(times, start_s, head, full if full < end else end)
