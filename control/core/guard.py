@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from control.core.safety import Safety
+from control.core.safety import Block, Safety
 from control.core.state import ControlState
 from control.core.types import Clamp, Observation, Policy, Settings
 
@@ -200,10 +200,19 @@ def _held(full: _Proposal, *, ready_s: float) -> Clamp | None:
 def _blocked(full: _Proposal) -> bool:
     """Whether the target failed, or was judged worse, a short while ago.
 
-    More instances than failed to load do not load either.
+    More instances than failed to load do not load either. What a rollback took back is known from
+    the change itself, too, so that a controller that starts anew knows it from the journal.
     """
     for change in full.state.changes:
-        if change.ok or change.at_s <= full.at_s - full.policy.blocked_s:
+        until_s = change.at_s + full.policy.blocked_s
+        if full.at_s >= until_s:
+            continue
+        if change.ok:
+            if change.undo and change.before is not None:
+                reload = is_reload(change.settings, change.before)
+                block = Block(settings=change.before, until_s=until_s, reload=reload)
+                if block.forbids(full.wanted, at_s=full.at_s):
+                    return True
             continue
         failed = change.settings
         grew = change.before is not None and failed.instances > change.before.instances

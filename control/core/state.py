@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from control.core import windows
+from control.core import saved, windows
 from control.core.burn_rate import ErrorBudget
 from control.core.headroom import Headroom
 from control.core.safety import Safety
@@ -28,6 +28,7 @@ class Applied:
         ok: whether it is in force; a failed one was rolled back.
         seconds: how long it took.
         before: what was in force when it began; None where it is not known.
+        undo: whether it was a rollback: ``before`` is then not tried again for a while.
     """
 
     at_s: float
@@ -36,6 +37,7 @@ class Applied:
     ok: bool
     seconds: float = 0.0
     before: Settings | None = None
+    undo: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +139,7 @@ class ControlState:
     @classmethod
     def restored(cls, *, changes: tuple[Applied, ...], learnt: Mapping[str, Any]) -> ControlState:
         """The memory of a controller that has just started: what the journal kept."""
-        del learnt  # wired with control.core.saved
-        return cls(changes=changes)
+        return cls(changes=changes, learnt=saved.from_plain(learnt))
 
     def unchanged(self) -> ControlState:
         """The memory after a change that turned out to change nothing."""

@@ -104,9 +104,7 @@ def test_guard_allows_one_change_at_a_time() -> None:
 
 
 def _seen(**changes: object) -> Observation:
-    base = Observation(
-        at_s=NOW_S, tick_id="t", counters=None, statistics=None, applied=settings(2)
-    )
+    base = Observation(at_s=NOW_S, tick_id="t", counters=None, statistics=None, applied=settings(2))
     return replace(base, **changes)
 
 
@@ -257,6 +255,17 @@ def test_guard_blocks_what_was_judged_worse() -> None:
             safety=Safety(blocked=(block,)),
         )
         assert seen.clamps == clamps
+
+
+def test_guard_knows_from_a_rollback_what_was_worse() -> None:
+    """All that a new controller has is the journal."""
+    back = replace(
+        _tried(settings(2), ago_s=60, reload=True), before=settings(2, batch=32), undo=True
+    )
+    assert _guard(settings(3, batch=32), settings(2), back).clamps == (Clamp.BLOCKED,)
+    assert _guard(settings(3), settings(2), back).clamps == ()
+    old = replace(back, at_s=NOW_S - 601)
+    assert _guard(settings(3, batch=32), settings(2), old).clamps == ()
 
 
 def test_guard_does_not_try_more_instances_than_failed_to_load() -> None:

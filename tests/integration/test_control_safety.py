@@ -1,0 +1,318 @@
+"""What goes wrong under load on a real Triton, and what the controller then does not do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+
+from control import session
+from control.core.decide import decide
+from control.core.guard import guard
+from control.core.state import ControlState
+from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
+from control.journal import Journal
+from control.loop import Mode, Tick
+from control.observe import settings_of
+from control.policy_file import ModelPolicy, PolicyFile
+from perf import traces
+from perf.replay import ReplayTarget, replay
+from perf.replay_result import Outcome, ReplayResult
+from perf.traces import Trace
+from serving.repository import Repository
+from serving.runtime import endpoint as endpoints
+from tests.integration import scripted
+from tests.integration.conftest import wait_until
+
+pytestmark = pytest.mark.alone
+
+X = {"x": np.ones((1, 4), np.float32)}
+CONCH = Path(sys.executable).with_name("conch")
+TICK_S = 0.25
+QUICK = ModelPolicy(
+    slo=0.2,
+    max_instances=3,
+    max_batch_size=8,
+    rebatch=False,
+    fast_window=0.5,
+    stable_window=1.5,
+    quiet=3.0,
+    cooldown=0.5,
+)
+CALM = (Reason.HOLD_STEADY, Reason.HOLD_QUIET_TIME)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, start_server, connect):
+    """(repository, client, endpoint): models that take 20 ms a batch of 4 at most, without CPU."""
+    folder = tmp_path_factory.mktemp("safety")
+    root = folder / "repository"
+    root.mkdir()
+    for name in ("careless", "blind", "restarted"):
+        scripted.publish(root, name, max_batch_size=4, batch_s=0.02)
+    scripted.publish(root, "picky", max_batch_size=4, batch_s=0.02, refuse_batch=6)
+    server = start_server(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONCH_CACHE", str(folder / "cache"))
+        endpoints.save(server.endpoint)
+        yield Repository(root), connect(server), server.endpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stubborn:
+    """Conch's rule, but wherever that would hold it wants these settings, if the guard lets it."""
+
+    wanted: Settings
+    name: str = "stubborn"
+
+    def decide(
+        self, state: ControlState, seen: Observation, policy: Policy
+    ) -> tuple[Decision, ControlState]:
+        """See above."""
+        decision, state = decide(state, seen, policy)
+        if decision.applied is None or decision.reason not in CALM:
+            return decision, state
+        if state.safety.recent.completed < 60:  # so that there is a before
+            return decision, state
+        guarded = guard(
+            self.wanted,
+            decision.applied,
+            state,
+            policy,
+            at_s=seen.at_s,
+            seen=seen,
+            safety=state.safety,
+        )
+        decision = replace(
+            decision,
+            reason=Reason.SCALE_BY_RULE,
+            desired=guarded.settings,
+            clamps=guarded.clamps,
+        )
+        return decision, state
+
+
+@contextmanager
+def _load(endpoint: endpoints.Endpoint, model: str, trace: Trace) -> Iterator[list[ReplayResult]]:
+    """Open-loop load on the model for as long as the block lasts."""
+    stop, results = threading.Event(), list[ReplayResult]()
+    target = ReplayTarget(grpc_url=endpoint.grpc_url, model=model, inputs=X)
+    thread = threading.Thread(
+        target=lambda: results.append(replay(trace, target, slo_s=0.2, stop=stop))
+    )
+    thread.start()
+    try:
+        yield results
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _run(
+    loop: session.ControlLoop, *, until: Callable[[list[Tick]], bool], at_most_s: float
+) -> list[Tick]:
+    """The ticks until something came true; fails when it did not in time."""
+    stop, ticks = threading.Event(), list[Tick]()
+
+    def saw(tick: Tick) -> None:
+        ticks.append(tick)
+        if until(ticks):
+            stop.set()
+
+    loop.run(tick_s=TICK_S, stop=stop, duration_s=at_most_s, on_tick=saw)
+    assert stop.is_set(), [(t.decision.reason.name, t.decision.clamps) for t in ticks]
+    return ticks
+
+
+def _with(loop: session.ControlLoop, model: str, wanted: Settings) -> None:
+    """The stubborn rule and short times for a model of the loop."""
+    loop.rules = {model: Stubborn(wanted=wanted)}
+    short = {"settle_s": 0.5, "watch_s": 4.0, "watch_requests": 100}
+    loop.policies = {model: replace(loop.policies[model], **short)}
+
+
+def test_a_change_for_the_worse_is_taken_back(served) -> None:
+    """A batcher that waits for a second: judged, rolled back and blocked; no request fails."""
+    repository, client, endpoint = served
+    good = settings_of(client.config("careless"))
+    bad = replace(good, max_batch_size=64, max_queue_delay_s=1.0)
+    policy = PolicyFile(tick=TICK_S, models={"careless": QUICK})
+    with (
+        session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as loop,
+        _load(endpoint, "careless", traces.poisson(60.0, 60, seed=1)) as results,
+    ):
+        _with(loop, "careless", bad)
+        ticks = _run(loop, until=lambda ts: Clamp.BLOCKED in ts[-1].decision.clamps, at_most_s=40.0)
+    ends = [tick.ended for tick in ticks if tick.ended]
+    assert [end.decision.reason for end in ends] == [Reason.SCALE_BY_RULE, Reason.ROLLBACK]
+    assert [end.decision.desired for end in ends] == [bad, good]
+    assert ends[1].decision.at_s - ends[0].decision.at_s <= 60.0
+    assert settings_of(client.config("careless")) == good
+    assert settings_of(repository.read_config("careless")) == good
+    assert results[0].number_of(Outcome.FAILED) == 0
+    assert results[0].number_of(Outcome.OK) > 200
+    with Journal(session.journal_path(repository), read_only=True) as journal:
+        tried = journal.tried("careless", since_s=0.0)
+    assert [(change.settings, change.undo) for change in tried] == [(bad, False), (good, True)]
+    assert tried[1].before == bad
+
+
+def test_a_model_that_does_not_load_is_brought_back_and_blocked(served) -> None:
+    """Triton refuses the new settings; the old ones serve on, and it is not tried again."""
+    repository, client, endpoint = served
+    good = settings_of(client.config("picky"))
+    policy = PolicyFile(tick=TICK_S, models={"picky": QUICK})
+    with (
+        session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as loop,
+        _load(endpoint, "picky", traces.poisson(60.0, 60, seed=2)) as results,
+    ):
+        _with(loop, "picky", replace(good, max_batch_size=6))
+        ticks = _run(loop, until=lambda ts: Clamp.BLOCKED in ts[-1].decision.clamps, at_most_s=20.0)
+    (end,) = [tick.ended for tick in ticks if tick.ended]
+    assert "does not fit into memory" in end.error
+    assert settings_of(client.config("picky")) == good
+    assert settings_of(repository.read_config("picky")) == good
+    assert results[0].number_of(Outcome.FAILED) == 0
+
+
+class Proxy:
+    """A way to the metrics that can be shut and opened again, on one port."""
+
+    def __init__(self, target: str) -> None:
+        class Forward(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = requests.get(target, timeout=2).content
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                """Not on stderr."""
+
+        self._handler, self._port = Forward, 0
+        self._server: ThreadingHTTPServer | None = None
+        self.open()
+
+    @property
+    def url(self) -> str:
+        """Where the metrics are read."""
+        return f"http://127.0.0.1:{self._port}/metrics"
+
+    def open(self) -> None:
+        """Let everybody through."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler)
+        self._port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def shut(self) -> None:
+        """Refuse every connection."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+
+def test_lost_metrics_only_hold_and_then_it_goes_on(served) -> None:
+    """The load triples while nothing is seen: no change; it is met when the metrics are back."""
+    repository, client, endpoint = served
+    policy = PolicyFile(tick=TICK_S, models={"blind": QUICK})
+    proxy = Proxy(endpoint.metrics_url)
+    endpoint = replace(endpoint, explicit_metrics_url=proxy.url)
+    trace = traces.steps(((100.0, 4.0), (300.0, 56.0)), seed=3)
+    with ExitStack() as stack:
+        stack.callback(proxy.shut)
+        loop = stack.enter_context(session.session(endpoint, repository, policy, mode=Mode.ACTIVE))
+        results = stack.enter_context(_load(endpoint, "blind", trace))
+        _run(loop, until=lambda ts: ts[-1].decision.reason in CALM, at_most_s=10.0)
+        proxy.shut()
+        ticks: list[Tick] = []
+        loop.run(tick_s=TICK_S, stop=threading.Event(), duration_s=4.0, on_tick=ticks.append)
+        assert {tick.decision.reason for tick in ticks} == {Reason.HOLD_NO_DATA}
+        assert not any(tick.begun for tick in ticks)
+        assert settings_of(client.config("blind")).instances == 1
+        proxy.open()
+        _run(loop, until=lambda ts: ts[-1].ended is not None, at_most_s=15.0)
+        assert settings_of(client.config("blind")).instances >= 2
+    assert results[0].number_of(Outcome.FAILED) == 0
+
+
+class Controller:
+    """A ``conch control run`` of its own process; its ticks as they come."""
+
+    def __init__(self, policy: Path, repository: Repository, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [
+                str(CONCH),
+                *("control", "run", str(policy), "--jsonl"),
+                *("--repository", str(repository.root), *arguments),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.decisions: list[dict[str, Any]] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.decisions.append(json.loads(line)["decision"])
+
+    def ends(self) -> None:
+        """Kill it, stopped or not."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+
+
+def test_a_killed_controller_is_followed_by_the_one_that_waits(served, tmp_path: Path) -> None:
+    """Not while the first is only stopped; and three instances stay for one whole quiet time."""
+    repository, client, endpoint = served
+    config = repository.read_config("restarted")
+    config.instance_group[0].count = 3
+    repository.write_config("restarted", config, reason="too many for the load")
+    client.load("restarted")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        f"tick: {TICK_S}\nmodels:\n  restarted: "
+        "{slo: 200ms, max_instances: 3, max_batch_size: 4, rebatch: false, fast_window: 500ms, "
+        "stable_window: 1500ms, quiet: 3s, cooldown: 500ms, load_time: 200ms}\n"
+    )
+    with ExitStack() as stack:
+        results = stack.enter_context(
+            _load(endpoint, "restarted", traces.poisson(40.0, 60, seed=4))
+        )
+        first = Controller(policy, repository)
+        stack.callback(first.ends)
+        assert wait_until(lambda: len(first.decisions) > 2)
+        second = Controller(policy, repository, "--wait")
+        stack.callback(second.ends)
+        time.sleep(1.5)  # it is up, and waits
+        os.kill(first.process.pid, signal.SIGSTOP)
+        time.sleep(1.5)
+        assert second.decisions == []
+        assert second.process.poll() is None
+        first.ends()
+        assert wait_until(
+            lambda: any(d["desired"] != d["applied"] for d in second.decisions), timeout_s=20
+        )
+    assert all(d["desired"] == d["applied"] for d in first.decisions)
+    change = next(d for d in second.decisions if d["desired"] != d["applied"])
+    assert change["reason"] == Reason.SCALE_DOWN.name
+    assert change["at_s"] - second.decisions[0]["at_s"] >= QUICK.quiet
+    assert results[0].number_of(Outcome.FAILED) == 0
