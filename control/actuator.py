@@ -92,6 +92,7 @@ class Actuator:
         self._repository = repository
         self._client = client
         self._clock = clock
+        self._answered: dict[str, bool] = {}
 
     def plan(self, model: str, wanted: Settings, *, fresh: bool = False) -> Change:
         """What would be written for these settings; writes nothing.
@@ -155,6 +156,7 @@ class Actuator:
         with self._repository.lock(model):
             desired = self._repository.read_config(model)
             if self._in_force(desired):
+                self._answers(desired)
                 return False
             log.warning("config.drift_found", model=model)
             self._fence()
@@ -203,10 +205,17 @@ class Actuator:
         return self._action(change, Outcome.APPLIED, seconds, revision=revision)
 
     def _answers(self, config: ModelConfig) -> bool:
-        """Whether the model answers the synthetic inference now: only then can it be a proof.
+        """Whether the model answers the synthetic inference: only then can it be a proof.
 
         A sequence or decoupled model, or one that wants real content, refuses it in good health.
+        Asked once a model: the question waits in the queue that a scale up is to shorten.
         """
+        if config.name not in self._answered:
+            self._answered[config.name] = self._ask(config)
+        return self._answered[config.name]
+
+    def _ask(self, config: ModelConfig) -> bool:
+        """Try the synthetic inference."""
         try:
             probe.probe(self._client, config)
         except InferenceFailed as error:

@@ -57,8 +57,9 @@ def test_decide_takes_a_second_copy_where_the_load_saturates_the_first() -> None
     """Nothing waits yet, but much would when a slow instance is loaded."""
     story = Story(obeys=False).passes(20, load_rps=200)
     story.state = replace(story.state, changes=(loaded_in(10.0),))
-    story.passes(16, load_rps=660)
-    assert story.pending == 0
+    for _ in range(16):
+        story.tick(700)
+        story.pending = 0.0
     assert story.last.reason is Reason.SCALE_UP_LOAD
     assert story.last.fresh
 
@@ -67,7 +68,9 @@ def test_decide_changes_in_place_where_nothing_would_wait_for_long() -> None:
     """The same load, but an instance that loads in a tenth of a second."""
     story = Story(obeys=False).passes(20, load_rps=200)
     story.state = replace(story.state, changes=(loaded_in(0.1),))
-    story.passes(16, load_rps=660)
+    for _ in range(16):
+        story.tick(700)
+        story.pending = 0.0
     assert story.last.reason is Reason.SCALE_UP_LOAD
     assert not story.last.fresh
 
