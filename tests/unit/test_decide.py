@@ -58,7 +58,7 @@ def test_decide_takes_a_second_copy_where_the_load_saturates_the_first() -> None
     story = Story(obeys=False).passes(20, load_rps=200)
     story.state = replace(story.state, changes=(loaded_in(10.0),))
     for _ in range(16):
-        story.tick(700)
+        story.tick(680)
         story.pending = 0.0
     assert story.last.reason is Reason.SCALE_UP_LOAD
     assert story.last.fresh
@@ -69,7 +69,7 @@ def test_decide_changes_in_place_where_nothing_would_wait_for_long() -> None:
     story = Story(obeys=False).passes(20, load_rps=200)
     story.state = replace(story.state, changes=(loaded_in(0.1),))
     for _ in range(16):
-        story.tick(700)
+        story.tick(680)
         story.pending = 0.0
     assert story.last.reason is Reason.SCALE_UP_LOAD
     assert not story.last.fresh
