@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ class Copy:
     uncounted: list[tuple[float, float, int, int]] = field(default_factory=list)
     _batches: dict[int, tuple[int, float]] = field(default_factory=dict)
     _served: list[tuple[int, Callable[[float], None]]] = field(default_factory=list)
-    _empty: Callable[[float], None] | None = None
+    _idle: Callable[[float], None] | None = None
 
     def __post_init__(self) -> None:
         """All requests are its own until another copy takes over."""
@@ -121,7 +122,7 @@ class Copy:
         alpha_s, beta_s, beside_s = self.alpha_s, self.beta_s, self.beside_s
         factor, answers, uncounted = self.totals.factor, self.totals.answers, self.uncounted
         jitter = self.totals.jitter_fraction > 0
-        waited_for = bool(self._served) or self._empty is not None
+        waited_for = bool(self._served) or self._idle is not None
         head = self.head
         while head < end:
             start_s = free[0] if free[0] > times[head] else times[head]
@@ -152,18 +153,30 @@ class Copy:
             if self.head > request:
                 del self._served[number]
                 return at_s, act
-        if self._empty is not None and not self.waiting(at_s):
-            act, self._empty = self._empty, None
-            return at_s, act
+        if self._idle is not None and self.idle_s(at_s) < self._next_s():
+            act, self._idle = self._idle, None
+            return self.idle_s(at_s), act
         return None
 
     def when_served(self, request: int, act: Callable[[float], None]) -> None:
         """Do this when the request is in a batch."""
         self._served.append((request, act))
 
-    def when_empty(self, act: Callable[[float], None]) -> None:
-        """Do this when a batch leaves no request waiting."""
-        self._empty = act
+    def when_idle(self, act: Callable[[float], None]) -> None:
+        """Do this when an instance finds nothing to do; told ahead, with the moment."""
+        self._idle = act
+
+    def is_idle(self, at_s: float) -> bool:
+        """Whether an instance has nothing to do."""
+        return self.free_s[0] <= at_s < self._next_s()
+
+    def idle_s(self, at_s: float) -> float:
+        """When an instance is free next."""
+        return max(at_s, self.free_s[0])
+
+    def _next_s(self) -> float:
+        """When the next request that is in no batch came or comes."""
+        return self.totals.times[self.head] if self.head < self.end else math.inf
 
     def arrived(self, at_s: float) -> int:
         """The first request that arrives after this moment."""

@@ -5,8 +5,8 @@ a free one takes what waits up to B, and a batch of b is busy for ℓ(b) with ji
 what a real Triton 2.51 did with the emulated accelerator:
 
 * in place, more: the new instances load side by side and take work as soon as they have loaded, but
-  the load call returns only when the queue was empty once, and shows the old count until then. No
-  other change can begin before; a queue that is never empty holds it up without limit;
+  the load call returns only when nothing waited and an instance was free, and shows the old count
+  until then. No other change can begin before; a queue that is never empty holds it up for ever;
 * in place, fewer: the surplus takes no more batches almost at once; the call returns later;
 * full reload: a second copy loads beside the first. From the swap on it gets all new requests; what
   waited stays with the old copy, which works it off with its own instances and is then removed.
@@ -245,7 +245,7 @@ class SimulatedServer:
             for number in range(1, more + 1):
                 ready_s = at_s + self._loading_s(more if self.actuation.parallel else number)
                 self._at(ready_s, self._copies[-1].add)
-            self._at(at_s + self._loading_s(more), lambda s: self._when_empty(wanted, s))
+            self._at(at_s + self._loading_s(more), lambda s: self._when_idle(wanted, s))
             return
 
         def remove(_: float) -> None:
@@ -259,17 +259,18 @@ class SimulatedServer:
         self._at(at_s + self.actuation.remove_s, remove)
         self._at(at_s + max(self.actuation.unload_s, self.actuation.remove_s), removed)
 
-    def _when_empty(self, wanted: Settings, at_s: float) -> None:
-        """The load call returns when nothing waits."""
+    def _when_idle(self, wanted: Settings, at_s: float) -> None:
+        """The load call returns when nothing waits and an instance is free."""
 
-        def empty(now_s: float) -> None:
+        def idle(now_s: float) -> None:
             self._shown = wanted
             self._done(now_s, reload=False)
 
-        if self._copies[-1].waiting(at_s):
-            self._copies[-1].when_empty(empty)
+        current = self._copies[-1]
+        if current.is_idle(at_s):
+            idle(at_s)
         else:
-            empty(at_s)
+            current.when_idle(lambda s: self._at(s, idle))
 
     def _reload(self, wanted: Settings, at_s: float) -> None:
         """Load a second copy, swap, and let the first work off what waits."""
