@@ -39,7 +39,7 @@ POLICY = Policy(
     load_s=0.5,
 )
 WARM_UP_S = 3.0
-STEP = traces.steps(((40, WARM_UP_S + 2), (220, 8)), seed=3)
+STEP = traces.steps(((40, WARM_UP_S + 2), (220, 6)), seed=3)
 
 
 class Watch:
@@ -101,7 +101,7 @@ def test_every_request_after_the_warm_up_is_there_and_none_failed(
         np.testing.assert_allclose(run.intended_s, scored)
         assert run.valid, run.invalid_reason
         assert run.failed == 0
-        assert run.duration_s == pytest.approx(10.0)
+        assert run.duration_s == pytest.approx(8.0)
         assert not run.simulated
         # No batch is faster than its own time, less the jitter's cut of three deviations.
         assert run.latency_s.min() > (MODEL.alpha_s + MODEL.beta_s) * 0.9
