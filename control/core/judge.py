@@ -25,6 +25,9 @@ SLOWER_THAN_BEFORE = 1.2
 FASTER = 0.9
 MATTERS_OF_SLO = 0.05
 """A difference below this share of the SLO is noise of the transport, not the change's doing."""
+CLEARLY_MISSED = 5.0
+"""Fewer instances are worse only where this many times the budgeted share misses the SLO: slower
+is what was expected of them, and a minute of noise must not cost ten minutes of an instance."""
 LEAST_REQUESTS = 20.0
 LEAST_FAILED = 5.0
 MORE_FAILED = 0.01
@@ -198,7 +201,10 @@ def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdic
     if burning and not watch.burning and not heavier and not watch.grows:
         return Verdict.WORSE
     seen = max(after.completed, after.arrivals)
-    if seen < policy.watch_requests and at_s < watch.since_s + policy.settle_s + policy.watch_s:
+    settled_s = watch.since_s + policy.settle_s
+    if at_s < settled_s + policy.stable_window_s:  # a queue's mean over less is mostly chance
+        return None
+    if seen < policy.watch_requests and at_s < settled_s + policy.watch_s:
         return None
     if seen < LEAST_REQUESTS or heavier:
         return Verdict.NEUTRAL
@@ -228,12 +234,14 @@ def _carries_less(watch: Watch) -> bool:
 def _slower(watch: Watch, policy: Policy) -> bool:
     """Whether requests take longer than before and than was predicted, by more than noise.
 
-    Without a prediction, or without a time to compare with, the SLO itself must be missed.
+    Where the count alone was changed, without a prediction, or without a time to compare with, the
+    SLO itself must be missed.
     """
     before, after = watch.before, watch.after
-    misses = after.missed_fraction > max(
-        1.0 - policy.slo_target_fraction, 2.0 * before.missed_fraction
-    )
+    budget = 1.0 - policy.slo_target_fraction
+    if not watch.reload:
+        budget *= CLEARLY_MISSED
+    misses = after.missed_fraction > max(budget, 2.0 * before.missed_fraction)
     if after.mean_s is None:  # they came and nobody was answered
         return misses
     known = [watch.predicted_s] if watch.predicted_s is not None else []
@@ -245,7 +253,7 @@ def _slower(watch: Watch, policy: Policy) -> bool:
         return False
     if known and after.mean_s - max(known) <= MATTERS_OF_SLO * policy.slo_s:
         return False
-    return misses if len(known) < 2 else True
+    return misses or (watch.reload and len(known) == 2)
 
 
 def _better(watch: Watch) -> Verdict:

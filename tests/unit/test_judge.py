@@ -53,6 +53,7 @@ def test_it_is_open_until_enough_was_seen() -> None:
     """499 requests are not enough, 500 are, and so is the time."""
     few, enough = period(0.02, span_s=4.99), period(0.02, span_s=5.0)
     assert verdict(watch(few), later_s=10.0) is None
+    assert verdict(watch(enough), later_s=8.0) is None  # not even one stable window
     assert verdict(watch(enough), later_s=10.0) is Verdict.NEUTRAL
     assert verdict(watch(few), later_s=33.0) is Verdict.NEUTRAL
 
@@ -112,6 +113,13 @@ def test_without_a_prediction_the_slo_must_be_missed() -> None:
     assert verdict(watch(period(0.15), predicted_s=None)) is Verdict.WORSE
 
 
+def test_fewer_instances_are_worse_only_when_the_slo_is_missed() -> None:
+    """Slower is what was expected of them."""
+    fewer = settings(1, batch=8)
+    assert verdict(watch(period(0.06), settings=fewer)) is Verdict.NEUTRAL
+    assert verdict(watch(period(0.12), settings=fewer)) is Verdict.WORSE
+
+
 def test_requests_without_an_answer_are_worse() -> None:
     """They came, and nobody was answered."""
     stuck = Period().plus(
@@ -155,7 +163,7 @@ class Told:
 
     def __init__(self, applied: Settings = GOOD) -> None:
         self.safety, self.applied, self.at_s = Safety(), applied, T0
-        self.policy = replace(POLICY, watch_s=10.0, settle_s=2.0)
+        self.policy = replace(POLICY, watch_s=10.0, settle_s=2.0, stable_window_s=3.0)
 
     def looks(self, count: int, mean_s: float, *, applied: Settings | None = None) -> Told:
         """Looks of 100 requests that take so long."""
@@ -217,7 +225,7 @@ def test_instances_added_meanwhile_stay_and_do_not_end_the_watch() -> None:
 def test_a_worse_scale_down_goes_back_to_the_count() -> None:
     """Exactly that count is blocked."""
     fewer = replace(GOOD, instances=1)
-    told = Told().looks(10, 0.02).changes(fewer).looks(8, 0.08)
+    told = Told().looks(10, 0.02).changes(fewer).looks(10, 0.12)
     assert told.safety.rollback_of(fewer) == GOOD
     assert told.safety.forbids(fewer, at_s=told.at_s)
     assert not told.safety.forbids(replace(GOOD, instances=3), at_s=told.at_s)
