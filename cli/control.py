@@ -12,6 +12,7 @@ import click
 from rich.table import Table
 
 from cli.control_freeze import pause, resume, until
+from cli.control_replay import replay_
 from cli.control_rules import rules
 from cli.options import json_option, server_options
 from cli.output import print_table
@@ -49,6 +50,9 @@ def control() -> None:
       conch control run examples/minilm/policy.yaml
       conch control explain minilm_int8
     """
+
+
+control.add_command(replay_)
 
 
 @control.command()

@@ -17,11 +17,12 @@ import structlog
 
 from conch.errors import ApplyRejected, ConchError
 from control.actuator import Action, Actuator, Outcome
+from control.core import saved
 from control.core.policies.conch import Conch
 from control.core.policies.rule import Rule
 from control.core.state import Applied, ControlState, InFlight
 from control.core.step import Begun, Ended, Event, Looked, Started, step
-from control.core.types import Decision, Observation, Policy, Settings
+from control.core.types import Decision, Observation, Policy, Reason, Settings
 from control.freeze import Freezes
 from control.journal import Journal
 from control.observe import Observer, Survey
@@ -30,6 +31,7 @@ from serving.model_config import ReloadKind
 log = structlog.get_logger()
 
 PRUNE_EVERY_S = 3600.0
+SAVE_EVERY_S = 60.0
 _CONCH = Conch()
 
 
@@ -128,7 +130,8 @@ class ControlLoop:
         for model in self.policies:
             now_s = self.clock()
             tried = self.journal.tried(model, since_s=now_s - 3600.0)
-            self._step(model, Started(at_s=now_s, changes=tried))
+            learnt = self.journal.learnt(model)
+            self._step(model, Started(at_s=now_s, changes=tried, learnt=learnt))
             try:
                 self.actuator.reconcile(model)
             except ConchError as error:
@@ -143,11 +146,14 @@ class ControlLoop:
         self.fence()
         frozen = self.frozen()
         survey = self.observer.survey(self.policies)
-        for model in self.policies:
-            try:
-                yield self._tick(model, survey, frozen)
-            except ConchError as error:
-                log.error("tick.failed", model=model, error=error.message)
+        try:
+            for model in self.policies:
+                try:
+                    yield self._tick(model, survey, frozen)
+                except ConchError as error:
+                    log.error("tick.failed", model=model, error=error.message)
+        finally:
+            self._write(self.journal.flush)
 
     def run(
         self,
@@ -163,11 +169,15 @@ class ControlLoop:
         """
         begun_s = time.monotonic()
         due_s = prune_s = begun_s
+        save_s = begun_s + SAVE_EVERY_S
         try:
             while not stop.is_set():
                 if time.monotonic() >= prune_s:
                     prune_s += PRUNE_EVERY_S
-                    self._prune()
+                    self._write(self._prune)
+                if time.monotonic() >= save_s:
+                    save_s += SAVE_EVERY_S
+                    self._write(self._save)
                 for done in self.tick():
                     if on_tick:
                         on_tick(done)
@@ -188,19 +198,36 @@ class ControlLoop:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+        self._write(self._save)
+        self._write(self.journal.flush)
 
     def _prune(self) -> None:
-        """Forget old ticks; a full disk is said and is no reason to stop."""
+        """Forget old ticks; what is remembered now is where a replay of the rest begins."""
+        now_s = self.clock()
+        for model, state in self._states.items():
+            self.journal.checkpoint(model, state, at_s=now_s)
+        self.journal.prune(before_s=now_s - self.keep_journal_s)
+
+    def _save(self) -> None:
+        """Keep what was learnt for the next controller."""
+        if self.mode is not Mode.ACTIVE:  # an active one may be running beside this one
+            return
+        learnt = {name: saved.to_plain(state.learnt) for name, state in self._states.items()}
+        self.journal.save_learnt(learnt, at_s=self.clock())
+
+    def _write(self, write: Callable[[], object]) -> None:
+        """Write the journal; a full disk is said, and is no reason to stop looking."""
         try:
-            self.journal.prune(before_s=self.clock() - self.keep_journal_s)
+            write()
         except ConchError as error:
-            log.error("journal.not_pruned", error=error.message)
+            log.error("journal.not_written", error=error.message)
 
     def _step(self, model: str, event: Event) -> Decision | None:
         """Feed the core one event."""
         rule = self.rules.get(model, _CONCH)
         state = self._states.get(model, ControlState())
         self._states[model], decision = step(rule, state, event, self.policies[model])
+        self.journal.append(model, event, decision, at_s=self.clock())
         return decision
 
     def _tick(self, model: str, survey: Survey, frozen: Freezes) -> Tick:
@@ -209,7 +236,6 @@ class ControlLoop:
         seen = replace(seen, frozen=frozen.of(model, now_s=seen.at_s) is not None)
         decision = self._step(model, Looked(seen=seen))
         assert decision is not None  # noqa: S101  # a look is always answered
-        self.journal.record(model, seen, decision, mode=self.mode.value)
         self._tell(model, decision)
         free = model not in self._acting and not seen.frozen  # whatever the rule says
         begin = decision.changes and self.mode is Mode.ACTIVE and free
@@ -264,8 +290,9 @@ class ControlLoop:
         except ConchError as error:
             log.error("change.failed", model=model, error=error.message)
             rejected = isinstance(error, ApplyRejected)
-            self._step(model, Ended(change=self._change(acting, rejected, ok=False)))
-            self._record_end(acting.action_id, error)
+            failed = self._change(acting, rejected, ok=False)
+            self._step(model, Ended(change=failed))
+            self._record_end(acting.action_id, error, failed)
             return Ending(decision=decision, action=None, error=error.message)
         change = None
         if action.outcome is not Outcome.UNCHANGED:
@@ -273,7 +300,7 @@ class ControlLoop:
             ok = action.outcome is Outcome.APPLIED
             change = self._change(acting, reload, ok=ok, seconds=action.seconds)
         self._step(model, Ended(change=change))
-        self._record_end(acting.action_id, action)
+        self._record_end(acting.action_id, action, change)
         return Ending(decision=decision, action=action, error=action.error)
 
     def _change(self, acting: _Acting, reload: bool, *, ok: bool, seconds: float = 0.0) -> Applied:
@@ -286,14 +313,15 @@ class ControlLoop:
             reload=reload,
             ok=ok,
             seconds=seconds,
+            undo=acting.decision.reason is Reason.ROLLBACK,
         )
 
-    def _record_end(self, action_id: int, result: Action | ConchError) -> None:
+    def _record_end(
+        self, action_id: int, result: Action | ConchError, change: Applied | None
+    ) -> None:
         """Record the end; a journal that cannot must not hide what happened."""
-        try:
-            self.journal.end(action_id, result, at_s=self.clock())
-        except ConchError as error:
-            log.error("journal.not_written", error=error.message)
+        at_s = self.clock()
+        self._write(lambda: self.journal.end(action_id, result, at_s=at_s, change=change))
 
     def _tell(self, model: str, decision: Decision) -> None:
         """A log line when something changes, or the reason did."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -88,6 +89,13 @@ def session(
             frozen=partial(freeze.read, repository),
             fence=fence,
             keep_journal_s=policy.keep_journal,
+        )
+        journal.start_run(
+            at_s=time.time(),
+            mode=mode.value,
+            policies=loop.policies,
+            rules=loop.rules,
+            tick_s=policy.tick,
         )
         loop.start()
         yield loop

@@ -1,0 +1,222 @@
+"""A journal replays to its own decisions, through restarts, changes and what was forgotten."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from cli.main import root as cli
+from control import checkpoint, codec, replay
+from control import journal as journals
+from control.core.policies import rule_named
+from control.core.state import Applied, ControlState
+from control.core.step import Begun, Ended, Event, Looked, Started, step
+from control.core.types import Decision, Observation, Policy
+from control.journal import Journal
+from control.journal_reader import Run
+from tests.unit.story import Story, a_policy, in_flight
+from tests.unit.test_journal import ACTION
+
+RULE = rule_named("conch")
+POLICY = a_policy(quiet_s=20.0, cooldown_s=5.0, rebatch=True, rebatch_after_s=10.0)
+
+
+class Recorder:
+    """A loop without a server: a story's looks go to the core, and every event to the journal."""
+
+    def __init__(self, journal: Journal, story: Story, policy: Policy = POLICY) -> None:
+        self.journal, self.story, self.policy = journal, story, policy
+        self.state = ControlState()
+        self.decisions: list[Decision] = []
+
+    def starts(self) -> None:
+        """A controller begins, and knows what the journal kept."""
+        now_s = self.story.at_s
+        self.journal.start_run(
+            at_s=now_s, mode="active", policies={"m": self.policy}, rules={"m": RULE}, tick_s=1.0
+        )
+        self.state = ControlState()
+        tried = self.journal.tried("m", since_s=now_s - 3600)
+        self.takes(Started(at_s=now_s, changes=tried, learnt=self.journal.learnt("m")))
+
+    def takes(self, event: Event) -> Decision | None:
+        """One event."""
+        self.state, decided = step(RULE, self.state, event, self.policy)
+        self.journal.append("m", event, decided, at_s=self.story.at_s)
+        return decided
+
+    def passes(self, seconds: int, load_rps: float) -> None:
+        """So many looks; a change takes effect at the next one."""
+        for _ in range(seconds):
+            seen = _look(self.story, load_rps)
+            decided = self.takes(Looked(seen=seen))
+            assert decided is not None
+            self.decisions.append(decided)
+            if decided.changes and self.state.in_flight is None:
+                self._apply(decided)
+        self.journal.flush()
+
+    def _apply(self, decided: Decision) -> None:
+        wanted = decided.desired
+        assert wanted is not None
+        number = self.journal.begin("m", decided, at_s=self.story.at_s)
+        self.takes(Begun(change=in_flight(wanted)))
+        change = Applied(
+            at_s=self.story.at_s, settings=wanted, reload=False, ok=True, before=decided.applied
+        )
+        self.takes(Ended(change=change))
+        self.journal.end(number, ACTION, at_s=self.story.at_s, change=change)
+        self.story.applied = wanted
+
+
+def _look(story: Story, load_rps: float) -> Observation:
+    """The story's next look; what the story itself would decide is left out."""
+    story.obeys, story.state = False, ControlState()
+    story.tick(load_rps)
+    assert story.state.last is not None
+    return story.state.last
+
+
+def _record(path: Path) -> Recorder:
+    """Two runs of more than 100 looks each: up, down, a jump, a restart, an idle end."""
+    with Journal(path) as journal:
+        recorder = Recorder(journal, Story(policy=POLICY))
+        recorder.starts()
+        recorder.passes(20, 100)
+        recorder.passes(30, 900)
+        recorder.passes(60, 100)
+        recorder.starts()
+        recorder.passes(15, 300)
+        recorder.passes(10, 1500)
+        recorder.passes(60, 50)
+        recorder.passes(20, 0)
+    return recorder
+
+
+def _runs(path: Path, rule: Any = None) -> list[tuple[Run, replay.Replayed]]:
+    with Journal(path, read_only=True) as journal:
+        done = []
+        for run in journal.runs():
+            own, policy = replay.rule_of(run, "m")
+            records = journal.records(run.id, "m")
+            done.append((run, replay.replay(records, rule or own, policy, own=rule is None)))
+        return done
+
+
+def test_replay_gives_every_decision_again(tmp_path: Path) -> None:
+    """More than 200 looks through SQLite, with changes and a restart: equal bit by bit."""
+    recorder = _record(tmp_path / "j")
+    assert any(d.changes for d in recorder.decisions)
+    done = _runs(tmp_path / "j")
+    assert sum(r.looks for _, r in done) == len(recorder.decisions) > 200
+    assert [(r.equal, r.forgotten, r.differences) for _, r in done] == [
+        (110, 0, ()),
+        (105, 0, ()),
+    ]
+    assert all(r.original_instance_s == r.replayed_instance_s > 100 for _, r in done)
+
+
+def test_replay_finds_a_decision_that_was_changed(tmp_path: Path) -> None:
+    """One bit of one term is enough."""
+    _record(tmp_path / "j")
+    with Journal(tmp_path / "j") as journal:
+        entry = next(iter(journal.entries("m", last=50)))
+        terms = {**entry.decision.terms, "fast_rps": entry.decision.terms["fast_rps"] + 1e-9}
+        forged = codec.look(entry.observation, replace(entry.decision, terms=terms))
+        journal._execute("UPDATE event SET data = ? WHERE id = ?", (codec.packed(forged), entry.id))
+    (_, first), (_, second) = _runs(tmp_path / "j")
+    assert first.equal == first.looks
+    assert [d.id for d in second.differences] == [entry.id]
+    found = second.differences[0]
+    assert list(replay.differing(found.original, found.replayed)) == ["terms.fast_rps"]
+
+
+def test_replay_begins_at_a_checkpoint_where_the_start_was_forgotten(tmp_path: Path) -> None:
+    """The looks after it are exact; acted ones before it are kept, and known to have no memory."""
+    with Journal(tmp_path / "j") as journal:
+        recorder = Recorder(journal, Story(policy=POLICY))
+        recorder.starts()
+        recorder.passes(20, 100)
+        recorder.passes(30, 900)
+        journal.checkpoint("m", recorder.state, at_s=recorder.story.at_s)
+        recorder.passes(60, 100)
+        journal.prune(before_s=recorder.story.at_s - 20)
+    ((_, done),) = _runs(tmp_path / "j")
+    acted = sum(d.changes for d in recorder.decisions[:50])
+    assert (done.forgotten, done.looks, done.equal) == (acted, 60, 60)
+
+
+def test_replay_knows_nothing_after_a_gap(tmp_path: Path) -> None:
+    """Events that a full disk has cost are not passed over in silence."""
+    with Journal(tmp_path / "j") as journal:
+        recorder = Recorder(journal, Story(policy=POLICY))
+        recorder.starts()
+        recorder.passes(20, 100)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(journals, "MOST_WAITING", 5)
+            recorder.passes(7, 100)
+    ((_, done),) = _runs(tmp_path / "j")
+    assert (done.looks, done.equal) == (20, 20)
+    assert done.forgotten > 0
+
+
+def test_another_rule_sees_the_same_looks_and_decides_its_own(tmp_path: Path) -> None:
+    """Nobody is asked to be equal; what each wanted is counted."""
+    _record(tmp_path / "j")
+    for _, done in _runs(tmp_path / "j", rule_named("static", {"count": 4})):
+        assert done.equal == 0
+        assert done.replayed_instance_s == pytest.approx(4 * done.looks, abs=8)  # 1 at the start
+        assert done.original_instance_s < done.replayed_instance_s
+
+
+def test_checkpoint_gives_the_same_memory_back(tmp_path: Path) -> None:
+    """Through JSON text; only types of the core are made."""
+    recorder = _record(tmp_path / "j")
+    data = json.loads(json.dumps(checkpoint.pack(recorder.state)))
+    assert checkpoint.unpack(data) == recorder.state
+    for evil in (["of", "os:system", {}], ["of", "control.core.types:math", {}], ["x"], 3):
+        with pytest.raises(ValueError, match=r".+"):
+            checkpoint.unpack(evil)
+
+
+def _cli(*arguments: str) -> Any:
+    return CliRunner().invoke(cli, ["control", "replay", *arguments])
+
+
+def test_command_counts_and_fails_on_a_difference(tmp_path: Path) -> None:
+    """All equal is exit 0; a table of what another rule would do; JSON for programs."""
+    path = str(tmp_path / "j")
+    _record(tmp_path / "j")
+    data = json.loads(_cli(path, "--json").stdout)
+    assert [row["equal"] for row in data["runs"]] == [row["looks"] for row in data["runs"]]
+    other = _cli(path, "--rule", "static:count=4", "--run", "1")
+    assert other.exit_code == 0, other.output
+    assert "static" in other.stdout
+    (tmp_path / "p.yaml").write_text("version: 1\ndefaults:\n  slo: 50ms\n  max_instances: 1\n")
+    by_policy = json.loads(_cli(path, "--policy", str(tmp_path / "p.yaml"), "--json").stdout)
+    assert not by_policy["exact"]
+    assert sum(len(row["differences"]) for row in by_policy["runs"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--rule", "nobody"), "not known"),
+        (("--rule", "static:count"), "must be KEY=VALUE"),
+        (("--run", "99"), "not in the journal"),
+        (("--model", "other"), "can be replayed"),
+    ],
+)
+def test_command_refuses_what_is_not_there(
+    tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    """With the way on, and no traceback."""
+    _record(tmp_path / "j")
+    result = _cli(str(tmp_path / "j"), *arguments)
+    assert says in f"{result.output}{result.exception}"
+    assert result.exit_code != 0
