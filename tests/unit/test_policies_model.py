@@ -69,6 +69,7 @@ def test_static_mean_sizes_once_to_the_mean_of_the_first_seconds() -> None:
     assert story.last.terms["mean_rps"] == pytest.approx(200.0)
     assert story.applied.instances == min(c for c, rps in carried.items() if rps >= 200.0)
     before = story.counts
+    assert story.sees(60, load_rps=50, batch=8, utilisation=1.0).counts == before  # much slower
     assert story.sees(120, load_rps=3000, **TRULY).counts == before
 
 
@@ -120,6 +121,20 @@ def test_inferline_goes_down_to_the_peak_of_30_seconds_after_15_quiet_ones() -> 
     story.sees(25, load_rps=50, **TRULY)
     assert story.applied.instances == 2
     story.sees(5, load_rps=50, **TRULY)
+    assert story.applied.instances == 1
+
+
+def test_inferline_does_not_go_down_within_15_seconds_of_a_change() -> None:
+    """With a short memory of the peak only the last change holds it."""
+    story = RuleStory(rule=InferLine(down_window_s=6.0), policy=PLAIN).sees(
+        30, load_rps=50, **TRULY
+    )
+    story.sees(1, load_rps=1500, **TRULY)
+    up = story.applied.instances
+    assert up > 1
+    story.sees(14, load_rps=50, **TRULY)
+    assert story.applied.instances == up
+    story.sees(1, load_rps=50, **TRULY)
     assert story.applied.instances == 1
 
 
