@@ -33,6 +33,14 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
             "raise `min_instances` so that bursts find an instance."
         ),
         Reason.SCALE_DOWN: "Nothing. When it goes down and up in turns, raise `quiet`.",
+        Reason.HOLD_FROZEN: (
+            "`conch control status` says until when. `conch control resume MODEL` ends it."
+        ),
+        Reason.ROLLBACK: (
+            "Nothing at once: the last good settings come back, and those are not tried again for "
+            "10 minutes. See [the guard](../explanation/guard.md) for what is worse; when it "
+            "comes often, `rebatch: false` keeps the batching as it is."
+        ),
         Reason.REBATCH: (
             "Nothing. `plan_gain` in its terms says what was expected of it. `rebatch: false` in "
             "the policy forbids it."
@@ -61,6 +69,19 @@ CLAMPS: Mapping[Clamp, str] = MappingProxyType(
         Clamp.BLOCKED: (
             "Look why it failed: `conch control status`, `conch repo history MODEL` and the log's "
             "`config.rejected`. It is tried again after 10 minutes."
+        ),
+        Clamp.MEMORY: (
+            "Free some memory, or lower `max_instances`. An instance is expected to take 1.2 times "
+            "what one took so far, and a reload holds every instance twice for a while."
+        ),
+        Clamp.FROZEN: "`conch control resume MODEL` ends it.",
+        Clamp.BURN_RATE: (
+            "Nothing: too many requests miss the SLO for a change that adds no capacity. It passes "
+            "when that is over. If it does not, raise `max_instances` or shrink the model."
+        ),
+        Clamp.CHANGE_BUDGET: (
+            "Nothing; what adds capacity is never held. When it comes often, raise `quiet`: the "
+            "count goes up and down too much."
         ),
         Clamp.CHANGE_IN_FLIGHT: "Nothing; it passes when the change has ended.",
     }
