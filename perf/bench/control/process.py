@@ -52,11 +52,12 @@ class Controller:
 
 @contextmanager
 def controller(
-    endpoint: Endpoint, policy: Path, repository: Path, log: Path
+    endpoint: Endpoint, policy: Path, repository: Path, log: Path, *, longest_s: float
 ) -> Iterator[Controller]:
     """The control loop, from its first look at the server to the end of the block.
 
-    A change that is in flight at the end is waited for.
+    A change that is in flight at the end is waited for. After ``longest_s`` it ends by itself, for
+    the case that nobody is left to end it.
 
     Raises:
         LoadError: when it does not look at the server within a minute; with its last words.
@@ -69,6 +70,7 @@ def controller(
         ENV_ADMIN_KEY: endpoint.admin_key or "",
     }
     arguments = ["control", "run", str(policy), "--jsonl", "--repository", str(repository)]
+    arguments += ["--duration", f"{longest_s:g}s"]
     with (
         log.open("w") as errors,
         subprocess.Popen(

@@ -40,6 +40,8 @@ from serving.runtime.endpoint import Endpoint
 from serving.runtime.supervisor import TritonServer
 
 DEADLINE_S = 30.0
+AFTER_S = 120.0
+"""A controller that nobody ended ends so long after the last answer."""
 STATIC = "static"
 EXPECTED = "expected_p99_s"  # the term of a decision that says what p99 the rule expects
 
@@ -165,7 +167,13 @@ def play(
                 policy = folder / "policy.yaml"
                 policy.write_text(policy_text(served.model, asked), encoding="utf-8")
                 beside = rule.enter_context(
-                    controller(server.endpoint, policy, root, folder / "control.log")
+                    controller(
+                        server.endpoint,
+                        policy,
+                        root,
+                        folder / "control.log",
+                        longest_s=asked.trace.duration_s + DEADLINE_S + AFTER_S,
+                    )
                 )
             seen = _replayed(server, served, asked, beside, on_progress, stop)
         journal = session.journal_path(Repository(root))
