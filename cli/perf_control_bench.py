@@ -273,7 +273,8 @@ def _made(
                 served=served,
                 folder=folder,
                 teller=teller,
-                side_by_side=side_by_side,
+                # What computes on this machine's cores or its GPU would disturb its neighbour.
+                side_by_side=side_by_side or (1 if plan.model is None else None),
                 stop=stop,
             ).make()
         except KeyboardInterrupt:

@@ -218,11 +218,17 @@ def _p99(
     axes.set_yscale("log")
     axes.set_ylim(lowest / 1.3, highest * 1.6)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: _two_or_five(value)))
     axes.set_ylabel("p99 latency (ms, log)")
     axes.set_title(
         f"p99 latency of the arrivals of each {length_s:g} s, from the intended time "
         "(x: over 1 % unanswered)"
     )
+
+
+def _two_or_five(value: float) -> str:
+    """The number between two powers of ten as an axis says it: only 2 and 5 times the lower one."""
+    return f"{value:,.6g}" if f"{value:e}"[0] in "25" else ""
 
 
 def _windows(run: ControlRun, length_s: float) -> slo.Windows:
