@@ -198,9 +198,12 @@ def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdic
     ):
         return Verdict.WORSE
     heavier = _heavier(watch)
-    if burning and not watch.burning and not heavier and not watch.grows:
-        return Verdict.WORSE
     seen = max(after.completed, after.arrivals)
+    if burning and not watch.burning and not heavier and not watch.grows:
+        # What a reload itself made slow is over: the new settings must burn by themselves.
+        limit = policy.burn_limit * (1.0 - policy.slo_target_fraction)
+        if seen >= LEAST_REQUESTS and after.missed_fraction > limit:
+            return Verdict.WORSE
     settled_s = watch.since_s + policy.settle_s
     if at_s < settled_s + policy.stable_window_s:  # a queue's mean over less is mostly chance
         return None

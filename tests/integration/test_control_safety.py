@@ -26,6 +26,7 @@ from control.core.guard import guard
 from control.core.state import ControlState
 from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
 from control.journal import Journal
+from control.lease import Fenced
 from control.loop import Mode, Tick
 from control.observe import settings_of
 from control.policy_file import ModelPolicy, PolicyFile
@@ -316,3 +317,23 @@ def test_a_killed_controller_is_followed_by_the_one_that_waits(served, tmp_path:
     assert change["reason"] == Reason.SCALE_DOWN.name
     assert change["at_s"] - second.decisions[0]["at_s"] >= QUICK.quiet
     assert results[0].number_of(Outcome.FAILED) == 0
+
+
+def test_one_that_slept_through_a_takeover_writes_nothing(served) -> None:
+    """Its lock file is gone and another has it: neither its loop nor its actuator goes on."""
+    repository, client, endpoint = served
+    policy = PolicyFile(tick=TICK_S, models={"blind": QUICK})
+    before = repository.config_text("blind")
+    now = settings_of(client.config("blind"))
+    with session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as first:
+        list(first.tick())
+        (repository.state / "control.lock").unlink()
+        with session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as second:
+            with pytest.raises(Fenced):
+                first.run(tick_s=TICK_S, stop=threading.Event(), duration_s=5.0)
+            wanted = replace(now, instances=now.instances + 1)
+            with pytest.raises(Fenced):
+                first.actuator.apply("blind", wanted, reason="late")
+            assert repository.config_text("blind") == before
+            assert second.actuator.apply("blind", wanted, reason="in turn").error == ""
+            second.actuator.apply("blind", now, reason="back")

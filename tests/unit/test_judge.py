@@ -93,8 +93,9 @@ def test_failures_count_while_it_settles_and_while_a_queue_drains() -> None:
 
 
 def test_a_budget_that_begins_to_burn_is_worse() -> None:
-    """Unless it burnt before, or only instances were added."""
-    few = period(0.02, span_s=1.0)
+    """Unless it burnt before, only instances were added, or the change alone made it burn."""
+    few = period(0.12, span_s=1.0)
+    assert verdict(watch(period(0.02, span_s=1.0)), later_s=5.0, burning=True) is None
     assert verdict(watch(few), later_s=5.0, burning=True) is Verdict.WORSE
     assert verdict(watch(few, burning=True), later_s=5.0, burning=True) is None
     more = watch(few, settings=settings(3, batch=8))

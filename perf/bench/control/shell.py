@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from control.core.policies.rule import Rule
 from control.core.state import Applied, ControlState, InFlight
 from control.core.step import Begun, Ended, Event, Looked, Started, step
-from control.core.types import Decision, Policy
+from control.core.types import Decision, Policy, Reason
 from perf.bench.control.run import ChangeMade, ControlRun
 from perf.bench.control.scenarios import Scenario
 from perf.bench.control.simulated import Actuation, SimulatedServer
@@ -142,4 +142,5 @@ def _applied(change: ChangeMade, at_s: float) -> Applied:
         reload=change.reload,
         ok=change.ok,
         seconds=change.ended_s - change.begun_s,
+        undo=change.reason == Reason.ROLLBACK.name,
     )
