@@ -148,9 +148,19 @@ control.add_command(rules)
 
 @control.command("explain")
 @click.argument("model")
+@click.option("--tick", "tick_id", metavar="ID", help="The decision of this tick.")
+@click.option(
+    "--at",
+    "at_s",
+    type=float,
+    metavar="SECONDS",
+    help="The decision that was in force then, in seconds since the epoch.",
+)
 @known_repository_option
 @json_option
-def explain_(model: str, repository: Path | None, as_json: bool) -> None:
+def explain_(
+    model: str, tick_id: str | None, at_s: float | None, repository: Path | None, as_json: bool
+) -> None:
     """Why the last decision for MODEL is what it is.
 
     The last decision that changed something is shown too, when the newest one only holds.
@@ -158,18 +168,23 @@ def explain_(model: str, repository: Path | None, as_json: bool) -> None:
     \b
     Example:
       conch control explain minilm_int8
+      conch control explain minilm_int8 --tick 3f9c2a
     """
+    if tick_id is not None and at_s is not None:
+        raise click.UsageError("--tick and --at: give one of them.")
     repo = open_repository(repository)
     repo.config_path(model)
     with Journal(session.journal_path(repo), read_only=True) as journal:
-        entries = list(journal.entries(model, last=3600))
-    if not entries:
+        if tick_id is not None:
+            newest = journal.entry(model, tick_id)
+        else:
+            newest = next(journal.entries(model, last=1, until_s=at_s), None)
+        changed = None if tick_id is not None else journal.last_change(model, until_s=at_s)
+    if newest is None:
         raise ConfigError(
-            f"explain {model}: the journal has no decision for it yet.",
+            f"explain {model}: the journal has no such decision for it.",
             hint="Run `conch control once --dry-run` or `conch control run` first.",
         )
-    newest = entries[-1]
-    changed = next((e for e in reversed(entries) if e.decision.changes), None)
     if as_json:
         data = {
             "schema": 1,
@@ -181,7 +196,7 @@ def explain_(model: str, repository: Path | None, as_json: bool) -> None:
         return
     now_s = time.time()
     click.echo("\n".join(explain.lines(model, newest.decision, now_s=now_s)))
-    if changed and changed is not newest:
+    if changed and changed.id != newest.id:
         click.echo("\nThe last change:\n")
         click.echo("\n".join(explain.lines(model, changed.decision, now_s=now_s)))
 
@@ -201,12 +216,14 @@ def status(repository: Path | None, as_json: bool) -> None:
     with Journal(session.journal_path(repo), read_only=True) as journal:
         latest = [entry for m in journal.models() for entry in journal.entries(m, last=1)]
         actions = journal.actions()
+        rules = {run.id: run.rules for run in journal.runs()}
     frozen = freeze.read(repo)
     rows = [
         {
             "model": entry.model,
             "mode": entry.mode,
             "frozen": _frozen(frozen, entry.model, now_s),
+            "rule": rules.get(entry.run, {}).get(entry.model, ("unknown", {}))[0],
             "age_s": round(now_s - entry.decision.at_s, 1),
             "reason": entry.decision.reason.name,
             "desired": codec.plain(entry.decision.desired),
@@ -222,17 +239,20 @@ def status(repository: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"schema": 1, "models": rows}, indent=2))
         return
-    table = Table("model", "mode", "age s", "load req/s", "applied", "desired", "reason", "actions")
+    columns = ("model", "mode", "rule", "age s", "load req/s", "applied", "desired", "reason")
+    table = Table(*columns, "actions", "in flight")
     for entry, row in zip(latest, rows, strict=True):
         table.add_row(
             entry.model,
             f"{entry.mode}, frozen {row['frozen']}" if row["frozen"] else entry.mode,
+            str(row["rule"]),
             str(row["age_s"]),
             str(row["offered_rps"]),
             explain.describe(entry.decision.applied),
             explain.describe(entry.decision.desired),
             entry.decision.reason.name,
             str(row["actions"]),
+            str(row["unfinished_actions"]),
         )
     print_table(table)
     click.echo("Next: conch control explain MODEL", err=True)

@@ -54,7 +54,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 def text(value: Any) -> str:
     """A dataclass of the core as JSON text: enums by name, and Infinity and NaN as they are."""
     kind: Any = type(value)
-    return json.dumps(_adapter(kind).dump_python(value), default=_name)
+    return json.dumps(_adapter(kind).dump_python(value, warnings=False), default=_plainer)
 
 
 def packed(content: str) -> bytes:
@@ -153,8 +153,12 @@ def action(value: Action) -> dict[str, Any]:
     return {**data, "kind": value.kind.value, "outcome": value.outcome.value}
 
 
-def _name(value: Any) -> str:
-    """An enum's member by its name: its words may change."""
+def _plainer(value: Any) -> Any:
+    """What JSON lacks: an enum's member goes by its name, as its words may change."""
     if isinstance(value, enum.Enum):
         return value.name
+    if isinstance(value, Mapping):  # one that is no dict
+        return dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     raise TypeError(f"{type(value).__name__} is not JSON")

@@ -4,6 +4,23 @@ from __future__ import annotations
 
 from control.core.types import Decision, Settings
 
+_TOLD = frozenset(
+    {
+        "fast_rps",
+        "stable_rps",
+        "pending_count",
+        "drain_s",
+        "service_alpha_s",
+        "service_beta_s",
+        "forecast_rps",
+        "expected_p99_s",
+        "need_rps",
+        "slo_s",
+        "applied_instances",
+    }
+)
+"""Terms that have a sentence of their own; the rest goes into a table."""
+
 
 def lines(model: str, decision: Decision, *, now_s: float) -> list[str]:
     """The explanation, one line each; empty lines separate its parts."""
@@ -14,6 +31,7 @@ def lines(model: str, decision: Decision, *, now_s: float) -> list[str]:
         *_inputs(decision),
         "",
         *_formula(decision),
+        *_rest(decision),
         "",
         f"applied   {describe(decision.applied)}",
         f"desired   {describe(decision.desired)}",
@@ -47,19 +65,38 @@ def describe(settings: Settings | None) -> str:
 def _inputs(decision: Decision) -> list[str]:
     """What was measured."""
     terms = decision.terms
-    if "need_rps" not in terms:
+    if "need_rps" not in terms or "fast_rps" not in terms:
         return ["inputs    there is nothing to decide from yet"]
-    return [
-        (
-            f"inputs    offered load {terms['fast_rps']:.1f} req/s (fast window), "
-            f"{terms['stable_rps']:.1f} req/s (stable window)"
-        ),
-        f"          {terms['pending_count']:.0f} waiting, {terms['drain_s'] * 1e3:.0f} ms to drain",
-        (
+    text = [f"inputs    offered load {terms['fast_rps']:.1f} req/s (fast window)"]
+    if "stable_rps" in terms:
+        text[0] += f", {terms['stable_rps']:.1f} req/s (stable window)"
+    if "pending_count" in terms and "drain_s" in terms:
+        waiting, drain_ms = terms["pending_count"], terms["drain_s"] * 1e3
+        text.append(f"          {waiting:.0f} waiting, {drain_ms:.0f} ms to drain")
+    if "service_alpha_s" in terms and "service_beta_s" in terms:
+        text.append(
             f"          service time ℓ(b) = {terms['service_alpha_s'] * 1e3:.2f} ms·b + "
             f"{terms['service_beta_s'] * 1e3:.2f} ms (learnt from batch_stats)"
-        ),
-    ]
+        )
+    if "forecast_rps" in terms:
+        text.append(f"          forecast {terms['forecast_rps']:.1f} req/s")
+    if "expected_p99_s" in terms:
+        text.append(f"          p99 expected as it is: {terms['expected_p99_s'] * 1e3:.0f} ms")
+    return text
+
+
+def _rest(decision: Decision) -> list[str]:
+    """Every other number that the decision was made with."""
+    left = {
+        name: value
+        for name, value in decision.terms.items()
+        if name not in _TOLD and not name.startswith("capacity_")
+    }
+    if not left:
+        return []
+    width = max(len(name) for name in left)
+    rows = [f"  {name:{width}}  {value:.6g}" for name, value in sorted(left.items())]
+    return ["", "terms", *rows]
 
 
 def _formula(decision: Decision) -> list[str]:

@@ -74,6 +74,7 @@ class Journal(JournalReader):
                     return
                 self._db.close()
             self._db = _connect(path, read_only=False)
+            journal_schema.version_of(self._db)  # a newer file is left as it is
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             journal_schema.bring_up_to_date(self._db)

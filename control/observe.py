@@ -129,7 +129,11 @@ class Observer:
 
 
 def settings_of(config: ModelConfig) -> Settings:
-    """The knobs in a config."""
+    """The knobs in a config.
+
+    Triton does not touch a version that stays: a policy that names the version which is served
+    anyway is in force, but the config that Triton shows is the one that version was loaded with.
+    """
     batching = model_config.batching(config)
     return Settings(
         instances=model_config.instance_count(config),

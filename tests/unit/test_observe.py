@@ -1,13 +1,19 @@
-"""Configs as the loop's settings, and back."""
+"""Configs as the loop's settings, and back; what a Prometheus of several servers is asked."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from conch.errors import ConfigError, TritonUnavailable
+from control import machine, sources
+from control.machine import Machine
 from control.observe import settings_of, threads_of, threads_ours, with_settings
-from serving import model_config
+from serving import metrics, model_config
+from serving.repository import Repository
 
 CPU = """
 name: "m" backend: "onnxruntime" max_batch_size: 8
@@ -20,9 +26,20 @@ def test_with_settings_and_settings_of_are_inverse() -> None:
     """Every knob goes into the config and comes out again."""
     config = model_config.parse(CPU)
     wanted = replace(
-        settings_of(config), instances=3, max_batch_size=4, max_queue_delay_s=0.005, threads=2
+        settings_of(config),
+        instances=3,
+        max_batch_size=4,
+        max_queue_delay_s=0.005,
+        threads=2,
+        version=3,
+        response_cache=True,
     )
-    assert settings_of(with_settings(config, wanted)) == wanted
+    changed = with_settings(config, wanted)
+    assert settings_of(changed) == wanted
+    back = replace(settings_of(config), threads=2)
+    assert settings_of(with_settings(changed, back)) == back
+    several = model_config.with_versions(config, [1, 2])
+    assert settings_of(several).version is None
 
 
 def test_with_settings_leaves_an_equal_config_alone() -> None:
@@ -46,3 +63,110 @@ def test_threads_are_ours_only_for_onnxruntime_on_the_cpu(
     """A GPU instance or another backend is left alone, and takes no core from another."""
     config = model_config.parse(text)
     assert (threads_of(config), threads_ours(config)) == (threads, ours)
+
+
+def _answers(monkeypatch: pytest.MonkeyPatch, *answers: list[dict[str, Any]]) -> list[str]:
+    """Prometheus gives these answers in turn; gives the queries."""
+    asked: list[str] = []
+    left = list(answers)
+
+    def now(self: object, query: str) -> list[dict[str, Any]]:
+        asked.append(query)
+        return left.pop(0)
+
+    monkeypatch.setattr(sources.Prometheus, "now", now)
+    return asked
+
+
+def _series(name: str, value: float, **labels: str) -> dict[str, Any]:
+    return {"metric": {"__name__": name, **labels}, "value": [0, str(value)]}
+
+
+SUCCESS = "nv_inference_request_success"
+
+
+def test_prometheus_is_asked_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counters, their times and the gateway's totals: three queries, however many models."""
+    asked = _answers(
+        monkeypatch,
+        [
+            _series(SUCCESS, 5, model="a.b", instance="s:1"),
+            _series(SUCCESS, 7, model="c", instance="s:1"),
+            _series("nv_cpu_utilization", 0.5, instance="s:1"),
+            _series("nv_cpu_utilization", 0.9, instance="other:1"),
+        ],
+        [_series("", 100.5, model="a.b"), _series("", 101.5, model="c")],
+        [_series("", 42, conch="c")],
+    )
+    source = sources.PrometheusCounters("http://p", arrivals='hits{to="MODEL"}')
+    sample = source.sample(["a.b", "c"])
+    assert len(asked) == 3
+    assert 'model=~"a[.]b|c"' in asked[0]
+    assert 'sum(hits{to="a.b"})' in asked[2]
+    seen = sample.counters("c")
+    assert seen is not None
+    assert (seen.success, sample.at_s) == (7, {"a.b": 100.5, "c": 101.5})
+    assert sample.arrivals == {"c": 42}
+    assert sample.snapshot.host is not None
+    assert sample.snapshot.host.busy_fraction == 0.5
+
+
+def test_prometheus_of_a_fleet_must_be_told_which_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum over servers is the load of none of them."""
+    two = [_series(SUCCESS, 5, model="m", instance=name) for name in ("s:1", "s:2")]
+    _answers(monkeypatch, two)
+    with pytest.raises(ConfigError, match="2 servers") as refused:
+        sources.PrometheusCounters("http://p").sample(["m"])
+    assert "prometheus_instance: s:1" in refused.value.hint
+    asked = _answers(monkeypatch, two[:1], [])
+    sources.PrometheusCounters("http://p", instance="s:1").sample(["m"])
+    assert 'instance="s:1"' in asked[0]
+
+
+def test_history_is_empty_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer is no history; a scrape that is too seldom for the step is averaged for longer."""
+    windows: list[str] = []
+
+    def answer(self: object, query: str, **_: float) -> list[dict[str, Any]]:
+        windows.append(query.split("[")[1].split("]")[0])
+        if len(windows) == 1:
+            return []
+        return [{"values": [[10.0, "2.5"], [20.0, "3.5"]]}]
+
+    monkeypatch.setattr(sources.Prometheus, "range", answer)
+    history = sources.PrometheusHistory("http://p")
+    assert history.rates("m", 60, 10, now_s=100) == ((10.0, 2.5), (20.0, 3.5))
+    assert windows == ["10000ms", "60000ms"]
+
+    def silent(self: object, query: str, **_: float) -> list[dict[str, Any]]:
+        raise TritonUnavailable("gone", hint="")
+
+    monkeypatch.setattr(sources.Prometheus, "range", silent)
+    assert history.rates("m", 60, 10) == ()
+
+
+def test_copy_is_estimated_from_the_files_where_no_process_is_seen(tmp_path: Path) -> None:
+    """Twice the newest version; nothing is made up where there is none."""
+    folder = tmp_path / "m" / "2" / "weights"
+    folder.mkdir(parents=True)
+    (folder / "w").write_bytes(b"x" * 500)
+    config, repository = model_config.parse(CPU), Repository(tmp_path)
+    assert Machine().copy_bytes("m", config, repository, [1, 2]) == 1000
+    assert Machine().copy_bytes("m", config, repository, []) is None
+    assert Machine().copy_bytes("m", config, None, [1]) is None
+
+
+def test_gpu_of_a_model_is_its_busiest_and_its_fullest() -> None:
+    """Other GPUs of the machine do not count; without any nothing is said."""
+    text = (
+        'nv_inference_request_success{model="m",gpu_uuid="A"} 1\n'
+        'nv_inference_request_success{model="m",gpu_uuid="B"} 1\n'
+    )
+    for name, busy, used in (("A", 0.2, 90), ("B", 0.6, 10), ("C", 0.9, 99)):
+        text += f'nv_gpu_utilization{{gpu_uuid="{name}"}} {busy}\n'
+        text += f'nv_gpu_memory_total_bytes{{gpu_uuid="{name}"}} 100\n'
+        text += f'nv_gpu_memory_used_bytes{{gpu_uuid="{name}"}} {used}\n'
+    snapshot = metrics.parse(text)
+    use = machine.gpu_use("m", snapshot)
+    assert (use.busy_fraction, use.memory_free_bytes) == (0.6, 10)
+    assert machine.gpu_use("other", snapshot) == machine.Use()
