@@ -22,6 +22,7 @@ STUB = "triton_python_backend_stub"
 COPIES_OF_FILES = 2
 """A loaded model is taken to be twice as large as its files: weights, and what they work in."""
 _LOOK_AGAIN_S = 30.0
+_LEAST_CPU_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class Machine:
         self._pid = pid
         self._clock = clock
         self._times = _times() if pid is not None else (0.0, 0.0)
+        self._busy: float | None = None
         self._stubs: dict[str, int] = {}
         self._stubs_at_s: float | None = None
         self._files: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -54,9 +56,12 @@ class Machine:
     def use(self, snapshot: Snapshot | None) -> Use:
         """Of the whole machine; its CPU since the last call."""
         if self._pid is not None:
-            (busy, total), self._times = _difference(self._times)
+            now = _times()
+            busy, total = now[0] - self._times[0], now[1] - self._times[1]
+            if total >= _LEAST_CPU_S:  # the kernel counts in hundredths of a second
+                self._times, self._busy = now, min(1.0, max(0.0, busy / total))
             return Use(
-                busy_fraction=min(1.0, max(0.0, busy / total)) if total > 0 else None,
+                busy_fraction=self._busy,
                 memory_free_bytes=int(psutil.virtual_memory().available),
             )
         host = snapshot.host if snapshot else None
@@ -142,9 +147,3 @@ def _times() -> tuple[float, float]:
     # guest times are in user and nice already
     total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     return total - times.idle - getattr(times, "iowait", 0.0), total
-
-
-def _difference(old: tuple[float, float]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """((busy, total) since ``old``, the new totals)."""
-    new = _times()
-    return (new[0] - old[0], new[1] - old[1]), new

@@ -94,6 +94,7 @@ def test_look_tells_of_cache_versions_machine_and_memory(seen) -> None:
     _, client, observer = seen
     _ask(client, "cached", 10)
     _look_after(observer, "cached", 10)
+    assert wait_until(lambda: observer.look("quick").cpu_fraction is not None)
     survey = observer.survey(["quick", "cached"])
     look, other = (observer.look(name, survey=survey) for name in ("cached", "quick"))
     assert look.counters is not None
