@@ -50,6 +50,11 @@ class _Proposal:
         """Whether it takes a full reload whatever we wish."""
         return is_reload(self.wanted, self.applied)
 
+    @property
+    def owed(self) -> bool:
+        """Whether it only gives up what the budget has promised to others."""
+        return is_owed(self.wanted, self.applied, self.seen)
+
 
 def guard(
     proposal: Settings,
@@ -78,6 +83,7 @@ def guard(
         safety: what was judged worse, and whether the error budget burns.
         undo: whether this is a rollback. It waits for no cooldown and no budget of reloads or
             changes, may take any step down, and passes while the error budget burns.
+            A change that gives others their share of the budget waits for neither, too.
         adds_capacity: whether the change is meant to carry more; None for "if it has more
             instances". Such a change waits for no cooldown and no budget of changes: it only costs
             money, and waiting costs the SLO.
@@ -124,6 +130,14 @@ def may_act_at_s(state: ControlState, policy: Policy) -> float:
     return state.changes[-1].at_s + policy.cooldown_s if state.changes else 0.0
 
 
+def is_owed(wanted: Settings, applied: Settings, seen: Observation | None) -> bool:
+    """Whether the change does nothing but bring the count down towards the budget's cap."""
+    cap = seen.cap if seen is not None else None
+    if cap is None or is_reload(wanted, applied):
+        return False
+    return cap <= wanted.instances < applied.instances
+
+
 def is_reload(wanted: Settings, applied: Settings) -> bool:
     """Whether the change touches anything but the instance count."""
     return replace(wanted, instances=applied.instances) != applied
@@ -157,7 +171,8 @@ def _bounded(
         count = max(cap, 1, applied.instances)
         clamps.append(Clamp.BUDGET)
     step = max(granularity, math.floor(applied.instances * policy.step_down_fraction))
-    if applied.instances - count > step and not undo:
+    owed = cap is not None and applied.instances > cap and count >= cap
+    if applied.instances - count > step and not undo and not owed:
         count = applied.instances - step
         clamps.append(Clamp.STEP_DOWN)
     # Up to a whole multiple on the way up and on the way down: never fewer than were asked for,
@@ -184,6 +199,8 @@ def _held(full: _Proposal, *, ready_s: float) -> Clamp | None:
     if full.undo:
         failed = bool(state.changes) and not state.changes[-1].ok
         return Clamp.COOLDOWN if failed and full.at_s < ready_s else None
+    if full.owed:  # others wait for it
+        return None
     if _blocked(full):
         return Clamp.BLOCKED
     if full.safety.burns and not full.adds_capacity:

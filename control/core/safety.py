@@ -48,6 +48,7 @@ class Safety:
         burns: whether only changes that add capacity are allowed now.
         before: what was seen before the change that is in flight; None without one.
         predicted: the settings that were proposed last, and their predicted mean request time.
+        owed: settings that the budget forces; they are worse for the model and nobody's fault.
     """
 
     correction: Correction = field(default_factory=Correction)
@@ -61,6 +62,7 @@ class Safety:
     burns: bool = False
     before: Period | None = None
     predicted: tuple[Settings, float] | None = None
+    owed: Settings | None = None
 
     def absorb(
         self,
@@ -153,9 +155,11 @@ class Safety:
         A change of the count does not end the watch of a change of the batching: a bad batching
         must not escape because instances were added to carry it.
         """
-        after = replace(self.unchanged(), changed_s=at_s, recent=Period())
+        after = replace(self.unchanged(), changed_s=at_s, recent=Period(), owed=None)
         if not ok:
             return after
+        if settings == self.owed:
+            return replace(after, watch=None, undo=None, last_good=settings)
         if self.undo is not None and same_batching(settings, self.undo):
             return replace(after, undo=None, watch=None)
         good = self.last_good or was
