@@ -12,6 +12,7 @@ import click
 from cli.options import json_option
 from cli.perf_actuator import actuator
 from cli.perf_control_bench import control_bench
+from cli.perf_queue_model import queue_model
 from conch.errors import ConfigError, ThresholdMissed
 from conch.names import model_name
 from conch.units import DURATION
@@ -110,6 +111,7 @@ def backend(
 
 
 bench.add_command(actuator)
+bench.add_command(queue_model)
 bench.add_command(control_bench)
 
 
