@@ -24,6 +24,8 @@ from control.core.state import ControlState
 from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
 from control.core.wanted import Expected, Wanted, expected, wanted
 
+LOOK_S = 1.0
+"""How old a look is on average when what follows from it begins."""
 CORRECTED_BEYOND = 0.1
 """Predictions within this share of what is seen are good enough; κ corrects what is beyond."""
 
@@ -47,11 +49,17 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         return _within_bounds(state, seen, applied, fast_rps, policy)
     known = _known(state, seen, applied, policy)
     if known is None:
-        return _hold(state, seen, Reason.HOLD_IDLE, {"fast_rps": fast_rps}, policy)
+        return _idle(state, seen, applied, fast_rps, policy)
 
     service = known.service(applied.instances, seen.threads)
     demand = demands.measure(
-        state, seen, policy, applied=applied, service=service, fast_rps=fast_rps
+        state,
+        seen,
+        policy,
+        ahead_s=state.load_s(policy) + LOOK_S,
+        applied=applied,
+        service=service,
+        fast_rps=fast_rps,
     )
     now = expected(service, applied, applied.instances, demand.stable_rps)
     if state.intervals != before:
@@ -62,13 +70,31 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     if plan is not None:
         state = replace(state, planned_s=seen.at_s)
     decision = _guarded(state, seen, applied, want, reason, proposal, plan, policy)
-    decision = replace(decision, terms=_terms(state, want, service, now, plan, decision, policy))
+    terms = _terms(state, want, service, now, plan, decision, policy, cap=seen.cap)
+    decision = replace(decision, terms=terms)
     if decision.changes and decision.desired is not None:
-        after = known.service(decision.desired.instances, decision.desired.threads or seen.threads)
-        then = expected(after, decision.desired, decision.desired.instances, demand.stable_rps)
-        mean_s = then.mean_s if then else None
-        state = replace(state, safety=state.safety.proposed(decision.desired, mean_s))
+        state = _proposed(state, decision.reason, decision.desired, demand, known)
     return decision, state
+
+
+def _proposed(
+    state: ControlState, reason: Reason, desired: Settings, demand: Demand, known: Knowledge
+) -> ControlState:
+    """The memory with what is expected of a change that is about to begin."""
+    after = known.service(desired.instances, desired.threads or known.threads)
+    then = expected(after, desired, desired.instances, demand.stable_rps)
+    safety = state.safety.proposed(desired, then.mean_s if then else None)
+    owed = desired if reason is Reason.OVER_BUDGET else None
+    return replace(state, safety=replace(safety, owed=owed))
+
+
+def _idle(
+    state: ControlState, seen: Observation, applied: Settings, fast_rps: float, policy: Policy
+) -> tuple[Decision, ControlState]:
+    """A decision for a model without a single batch: it may only give up what others need."""
+    if _surplus(seen, applied, policy) and _is_warm(state, seen.at_s, policy):
+        return _within_bounds(state, seen, applied, fast_rps, policy)
+    return _hold(state, seen, Reason.HOLD_IDLE, {"fast_rps": fast_rps}, policy)
 
 
 def _known(
@@ -125,6 +151,9 @@ def _propose(
     """Reason and proposal, before the guard."""
     policy, demand, at_s = known.policy, want.demand, seen.at_s
     warm = _is_warm(state, at_s, policy)
+    if warm and _surplus(seen, applied, policy):
+        most = applied.instances - _surplus(seen, applied, policy)
+        return Reason.OVER_BUDGET, replace(applied, instances=most), None
     if want.needed > applied.instances and (warm or want.panic):
         reason = Reason.SCALE_UP_BACKLOG if want.panic else Reason.SCALE_UP_LOAD
         return reason, replace(applied, instances=want.needed), None
@@ -211,11 +240,20 @@ def _out_of_bounds(applied: Settings, policy: Policy) -> bool:
     return not policy.min_instances <= applied.instances <= policy.max_instances
 
 
+def _surplus(seen: Observation, applied: Settings, policy: Policy) -> int:
+    """Instances beyond the model's share of the budget; its least is always its own."""
+    if seen.cap is None:
+        return 0
+    return max(0, applied.instances - max(seen.cap, policy.min_instances))
+
+
 def _within_bounds(
     state: ControlState, seen: Observation, applied: Settings, fast_rps: float, policy: Policy
 ) -> tuple[Decision, ControlState]:
-    """A decision that brings the count within the policy's bounds, step by step."""
+    """A decision that brings the count within the bounds of policy and budget, step by step."""
     count = min(max(applied.instances, policy.min_instances), policy.max_instances)
+    outside = count != applied.instances
+    count -= _surplus(seen, replace(applied, instances=count), policy)
     guarded = guard(
         replace(applied, instances=count),
         applied,
@@ -223,11 +261,12 @@ def _within_bounds(
         policy,
         at_s=seen.at_s,
         granularity=seen.granularity,
+        seen=seen,
     )
     decision = Decision(
         tick_id=seen.tick_id,
         at_s=seen.at_s,
-        reason=Reason.OUT_OF_BOUNDS,
+        reason=Reason.OUT_OF_BOUNDS if outside else Reason.OVER_BUDGET,
         applied=applied,
         desired=guarded.settings,
         terms={
@@ -272,6 +311,8 @@ def _terms(
     plan: BatchingPlan | None,
     decision: Decision,
     policy: Policy,
+    *,
+    cap: int | None,
 ) -> dict[str, float]:
     """Every number that the decision used."""
     demand = want.demand
@@ -279,6 +320,7 @@ def _terms(
         "fast_rps": demand.fast_rps,
         "stable_rps": demand.stable_rps,
         "load_rps": demand.load_rps,
+        "forecast_rps": demand.forecast_rps,
         "pending_count": demand.pending,
         "drain_s": demand.drain_s,
         "headroom": policy.headroom,
@@ -294,6 +336,8 @@ def _terms(
         "hold_instances": float(want.hold),
         **undo.terms(state),
     }
+    if cap is not None:
+        terms["cap_instances"] = float(cap)
     if decision.applied is not None:
         terms["applied_instances"] = float(decision.applied.instances)
     if now is not None:

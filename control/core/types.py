@@ -36,6 +36,7 @@ class Reason(enum.Enum):
     REBATCH = "rebatch: another batch size, delay or thread count carries clearly more"
     OUT_OF_BOUNDS = "out of bounds: the applied count is not what the policy allows"
     AT_LIMIT = "at the limit: the load needs more than the policy allows"
+    OVER_BUDGET = "over budget: others need the instances that are beyond this model's share"
 
 
 class Clamp(enum.Enum):
@@ -186,7 +187,7 @@ class Policy:
     utilisation_limit: float = 0.95
     fast_window_s: float = 2.0
     stable_window_s: float = 6.0
-    quiet_s: float = 40.0
+    quiet_s: float = 30.0
     hysteresis: float = 1.05
     step_down_fraction: float = 0.5
     cooldown_s: float = 5.0

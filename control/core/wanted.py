@@ -13,7 +13,7 @@ from control.core.service_time import ServiceTime
 from control.core.state import ControlState
 from control.core.types import Settings
 
-LOADS_KEPT = 10.0
+LOADS_KEPT = 5.0
 """Patience is at least this many load times: instances that load slowly are let go late."""
 SEEN_AND_DRAINED_S = 2.0
 """What it takes to see a burst and to drain what it left, beside the loading."""

@@ -48,7 +48,9 @@ def loaded_in(seconds: float) -> Applied:
 
 def a_policy(**changes: object) -> Policy:
     """A policy with an SLO of 50 ms, 4 instances on 4 cores, and short windows."""
-    base = Policy(slo_s=0.05, max_instances=4, max_batch_size=32, cores=4, rebatch=False)
+    base = Policy(
+        slo_s=0.05, max_instances=4, max_batch_size=32, cores=4, rebatch=False, quiet_s=40
+    )
     return replace(base, **changes)
 
 

@@ -51,7 +51,7 @@ class Actuation:
     parallel: bool = True
     remove_s: float = 0.2
     unload_s: float = 2.5
-    probe_before_s: float = 10.0
+    probe_before_s: float = 0.0
     probe_after: bool = True
     batch_s: float = 0.001
     transport_s: float = 0.002
