@@ -20,22 +20,37 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
         ),
         Reason.HOLD_STEADY: "Nothing.",
         Reason.HOLD_QUIET_TIME: (
-            "Nothing. `quiet` and `cooldown` in the policy say how long it waits."
+            "Nothing. It waits for `quiet`, or for five loading times of an instance where these "
+            "are longer; `patience_s` in its terms says how long."
         ),
         Reason.SCALE_UP_LOAD: (
-            "Nothing. It is an in-place change of the instance count, or a reload where the load, "
-            "averaged or at the newest look alone, is more than 1.1 times the capacity and the "
-            "queue would never be empty."
+            "Nothing. It is an in-place change of the instance count, or a reload where so much "
+            "would wait at the end of an instance's loading that the new count needs half the SLO "
+            "to drain it."
         ),
         Reason.SCALE_UP_BACKLOG: (
             "Nothing. It is a reload, because an in-place change can starve behind a full queue: "
             "see [how Triton behaves](../explanation/triton-behaviour.md). When it comes often, "
-            "raise `min_instances` so that bursts find an instance."
+            "set `headroom`, or raise `min_instances`, so that bursts find an instance."
         ),
         Reason.SCALE_DOWN: "Nothing. When it goes down and up in turns, raise `quiet`.",
         Reason.HOLD_FROZEN: (
             "`conch control status` says until when. `conch control resume MODEL` ends it."
         ),
+        Reason.HOLD_RULE: (
+            "Nothing. `conch control rules NAME` tells how the policy's `rule` decides; its "
+            "numbers are in the terms."
+        ),
+        Reason.SCALE_BY_RULE: (
+            "Nothing. `conch control rules NAME` tells how the policy's `rule` decides; its "
+            "numbers are in the terms."
+        ),
+        Reason.QUALITY_DOWN: (
+            "Raise `max_instances` or the budget if the better version should have gone on. "
+            "Without `versions` in the policy the version never changes."
+        ),
+        Reason.QUALITY_UP: "Nothing.",
+        Reason.CACHE_SWITCH: "Nothing. `response_cache: false` in the policy forbids it.",
         Reason.ROLLBACK: (
             "Nothing at once: the last good settings come back, and those are not tried again for "
             "10 minutes. See [the guard](../explanation/guard.md) for what is worse; when it "
@@ -49,9 +64,13 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
             "Nothing: it goes to the nearest bound, down in steps. Change `min_instances` or "
             "`max_instances` if that is not what you want."
         ),
+        Reason.OVER_BUDGET: (
+            "Raise `budget`, or this model's `weight`, if the others should not have come first."
+        ),
         Reason.AT_LIMIT: (
             "Raise `max_instances` if the machine has cores or memory left, relax `slo`, shrink "
-            "the model (`conch export`), or send some load elsewhere."
+            "the model (`conch export`), or send some load elsewhere. With `cap_instances` in its "
+            "terms the limit is the budget: it waits for what others are about to give up."
         ),
     }
 )
@@ -69,6 +88,14 @@ CLAMPS: Mapping[Clamp, str] = MappingProxyType(
         Clamp.BLOCKED: (
             "Look why it failed: `conch control status`, `conch repo history MODEL` and the log's "
             "`config.rejected`. It is tried again after 10 minutes."
+        ),
+        Clamp.BUDGET: (
+            "Raise `budget` or this model's `weight` if the others should not have come first. A "
+            "scale up for whose second copy there is no room is made in place."
+        ),
+        Clamp.PROBE: (
+            "Nothing; the next step follows when the new count was seen at work. Nobody can say "
+            "how instances that share full cores or a device will slow each other down."
         ),
         Clamp.MEMORY: (
             "Free some memory, or lower `max_instances`. An instance is expected to take 1.2 times "

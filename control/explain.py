@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from control.core.types import Decision, Settings
+from control.core.decide import CORRECTED_BEYOND
+from control.core.types import Decision, Reason, Settings
 
 _TOLD = frozenset(
     {
@@ -14,6 +15,8 @@ _TOLD = frozenset(
         "service_beta_s",
         "forecast_rps",
         "expected_p99_s",
+        "load_rps",
+        "held_rps",
         "need_rps",
         "slo_s",
         "applied_instances",
@@ -59,14 +62,18 @@ def describe(settings: Settings | None) -> str:
     threads = "" if settings.threads is None else f" of {settings.threads} threads"
     if settings.threads == 1:
         threads = " of 1 thread"
-    return f"{settings.instances} {plural}{threads}, {batching}"
+    version = "" if settings.version is None else f", version {settings.version}"
+    cache = ", response cache" if settings.response_cache else ""
+    return f"{settings.instances} {plural}{threads}, {batching}{version}{cache}"
 
 
 def _inputs(decision: Decision) -> list[str]:
     """What was measured."""
     terms = decision.terms
-    if "need_rps" not in terms or "fast_rps" not in terms:
-        return ["inputs    there is nothing to decide from yet"]
+    if "fast_rps" not in terms:
+        nothing = decision.reason is Reason.HOLD_NO_DATA
+        told = "there is nothing to decide from yet" if nothing else "none but the terms below"
+        return [f"inputs    {told}"]
     text = [f"inputs    offered load {terms['fast_rps']:.1f} req/s (fast window)"]
     if "stable_rps" in terms:
         text[0] += f", {terms['stable_rps']:.1f} req/s (stable window)"
@@ -103,11 +110,14 @@ def _formula(decision: Decision) -> list[str]:
     """The comparison that was made, with numbers."""
     terms = decision.terms
     if "need_rps" not in terms:
-        return ["formula   hold while anything needed is missing"]
-    text = [
-        f"formula   need = max(fast, stable) + backlog to drain = {terms['need_rps']:.1f} req/s",
-        f"          capacity for p99 ≤ {terms['slo_s'] * 1e3:.0f} ms less the margin:",
-    ]
+        missing = decision.reason in (Reason.HOLD_NO_DATA, Reason.HOLD_IDLE)
+        return [f"formula   {'hold while anything needed is missing' if missing else 'none'}"]
+    text = [f"formula   need = {terms['need_rps']:.1f} req/s: {_need(decision)}"]
+    corrected = abs(terms.get("correction", 1.0) - 1.0) > CORRECTED_BEYOND
+    slower = round(terms["correction"], 1) if corrected else 1.0
+    slo_ms = terms["slo_s"] * 1e3
+    limit = f"{slo_ms:.0f} ms ÷ {slower:g} (κ)" if corrected else f"{slo_ms:.0f} ms"
+    text.append(f"          capacity for p99 ≤ {limit} less the margin:")
     for count, carried in _capacities(decision):
         verdict = "enough" if carried >= terms["need_rps"] else "too little"
         text.append(f"            {count} × instance: {carried:7.1f} req/s  {verdict}")
@@ -118,6 +128,18 @@ def _formula(decision: Decision) -> list[str]:
             f"at most, {terms['plan_gain']:.2f} × as it is"
         )
     return text
+
+
+def _need(decision: Decision) -> str:
+    """Where the need comes from, in words."""
+    terms = decision.terms
+    need_rps, held_rps = terms["need_rps"], terms.get("held_rps", 0.0)
+    load_rps = terms.get("load_rps", need_rps)
+    if 0.0 < held_rps >= need_rps:
+        return f"held for bursts; the load is at least {load_rps:.1f} req/s"
+    if need_rps > load_rps:
+        return f"a load of surely {load_rps:.1f} req/s is too much, and is met by its likely rate"
+    return "what the load is at least, over all windows and by its trend"
 
 
 def _capacities(decision: Decision) -> list[tuple[int, float]]:

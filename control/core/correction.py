@@ -1,9 +1,10 @@
 """κ: how much slower requests really are than the model of the queue says, slowly learnt.
 
-Theory of operation. Each look gives a ratio of a seen and a predicted latency. Its moving average
-multiplies the load that is planned for. Such a factor is known to oscillate when it learns from
-transients (Dynamo's planner lists it among its own limits), so it is bounded, slow, and frozen
-while a change settles, while one is in flight and in a panic.
+Theory of operation. Each look gives a ratio of a seen and a predicted latency. The SLO that is
+planned for is divided by its moving average where that is off by more than a tenth. Such a factor
+is known to oscillate when it learns from transients (Dynamo's planner lists it among its own
+limits), so it is bounded, slow, and frozen while a change settles, while one is in flight and in a
+panic.
 """
 
 from __future__ import annotations

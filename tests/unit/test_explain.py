@@ -1,0 +1,74 @@
+"""A decision in words: where the need comes from, and what comes before any formula."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from control import explain
+from control.core.types import Decision, Reason, Settings
+
+ONE = Settings(instances=1, max_batch_size=8, dynamic_batching=True, max_queue_delay_s=0.0)
+TERMS = {
+    "fast_rps": 90.0,
+    "load_rps": 80.0,
+    "held_rps": 0.0,
+    "need_rps": 80.0,
+    "slo_s": 0.4,
+    "capacity_1_rps": 100.0,
+    "capacity_2_rps": 200.0,
+}
+
+
+def told(reason: Reason = Reason.HOLD_STEADY, *, applied: Settings = ONE, **terms: Any) -> str:
+    """The explanation of a decision with these terms beside ``TERMS``."""
+    decision = Decision(
+        tick_id="t", at_s=0.0, reason=reason, applied=applied, desired=applied, terms=terms
+    )
+    return "\n".join(explain.lines("m", decision, now_s=1.0))
+
+
+@pytest.mark.parametrize(
+    ("terms", "says"),
+    [
+        ({}, "need = 80.0 req/s: what the load is at least"),
+        ({"need_rps": 120.0}, "need = 120.0 req/s: a load of surely 80.0 req/s is too much"),
+        ({"need_rps": 150.0, "held_rps": 150.0}, "need = 150.0 req/s: held for bursts"),
+    ],
+    ids=["load", "jump", "bursts"],
+)
+def test_explain_says_where_the_need_comes_from(terms: dict[str, float], says: str) -> None:
+    """The load itself, the likely rate of a jump, or what is held for bursts."""
+    assert says in told(**{**TERMS, **terms})
+
+
+@pytest.mark.parametrize(
+    ("correction", "limit"), [(1.09, "p99 ≤ 400 ms less"), (1.26, "p99 ≤ 400 ms ÷ 1.3 (κ) less")]
+)
+def test_explain_shows_the_slo_that_was_planned_for(correction: float, limit: str) -> None:
+    """κ is named where it counts: beyond a tenth."""
+    assert limit in told(**TERMS, correction=correction)
+
+
+def test_explain_of_a_rule_shows_the_rule_s_own_numbers() -> None:
+    """A rule has no need of ours; that is no missing data."""
+    text = told(Reason.SCALE_BY_RULE, utilisation=0.9)
+    assert "missing" not in text
+    assert "nothing to decide from" not in text
+    assert "utilisation  0.9" in text
+
+
+def test_explain_names_version_and_cache_where_they_are_set() -> None:
+    """Nothing of the settings is left out."""
+    applied = Settings(
+        instances=2,
+        max_batch_size=8,
+        dynamic_batching=True,
+        max_queue_delay_s=0.0,
+        version=3,
+        response_cache=True,
+    )
+    assert "2 instances, batches of up to 8, max queue delay 0 ms, version 3, response cache" in (
+        told(applied=applied)
+    )
