@@ -23,6 +23,7 @@ from perf.bench.control.plan import CLAIRVOYANT, STATIC_BEST, Contender, Item, P
 from perf.bench.control.real import Play, Served
 from perf.bench.control.run import ControlRun
 from perf.bench.control.scenarios import EMULATED, Scenario
+from perf.bench.control.shell import TICK_S
 from perf.bench.control.side_by_side import Job, run_all
 from perf.bench.control.static_best import static_best
 from perf.bench.emulated import EmulatedModel
@@ -30,7 +31,6 @@ from perf.replay import Progress
 
 BUSY_LIMIT = 0.6
 MOST_SIDE_BY_SIDE = 8
-TICK_S = 1.0
 STATIC = "static"
 GOAL, NEAR = 0.99, 0.97
 """The attainment that the best static count in hindsight needs, and that of one worth a try."""

@@ -23,7 +23,7 @@ SHOWN = ("conch", STATIC_BEST, "hpa-utilisation:target=0.7", "inferline")
 """The rules that are compared on a real Triton where nobody says otherwise."""
 FULL_S: Mapping[str, float] = {"stationary": 120.0, "step": 240.0, "azure": 300.0, "bursts": 300.0}
 QUICK_S: Mapping[str, float] = {"step": 80.0, "azure": 100.0}
-FULL_WARM_UP_S, QUICK_WARM_UP_S = 30.0, 20.0
+FULL_WARM_UP_S, QUICK_WARM_UP_S = 90.0, 20.0
 FULL_SEEDS, QUICK_SEEDS = (1, 2), (1,)
 SIMULATED_S, SIMULATED_SEEDS = 900.0, (1, 2, 3, 4, 5)
 AROUND_S = 15.0

@@ -14,7 +14,7 @@ from perf.bench.control.scenarios import Scenario
 from perf.bench.control.simulated import Actuation, SimulatedServer
 from perf.bench.emulated import EmulatedModel
 
-TICK_S = 1.0
+TICK_S = 0.5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +83,7 @@ def simulate(
         ended = server.ended(now_s) if acting else None
         if acting and ended:
             changes.append(_change_made(acting, ended.at_s, reload=ended.reload))
-            core.step(Ended(change=_applied(changes[-1], server.epoch_s + now_s)))
+            core.step(Ended(change=applied(changes[-1], server.epoch_s + now_s)))
             acting = None
         decision = core.step(Looked(seen=server.observe(now_s)))
         assert decision is not None  # a look is always answered
@@ -133,7 +133,7 @@ def _change_made(acting: _Acting, ended_s: float, *, reload: bool) -> ChangeMade
     )
 
 
-def _applied(change: ChangeMade, at_s: float) -> Applied:
+def applied(change: ChangeMade, at_s: float) -> Applied:
     """The change as the core remembers it; it is told at the tick after its end."""
     return Applied(
         at_s=at_s,
