@@ -1,15 +1,22 @@
-"""Capacity Λ(c, B, d): the greatest offered load that keeps p99 within the SLO's margin."""
+"""Capacity Λ(c, B, d): the greatest offered load that keeps p99 within the SLO's margin.
+
+Theory of operation. Only ratios count: with all times divided by the latency limit, Λ is that of a
+model whose limit is 1 s, divided by the limit. So answers are kept under the normalised curve,
+rounded to ``ROUNDING``, and one table serves all models and lasts while ℓ drifts within that.
+"""
 
 from __future__ import annotations
 
 import functools
-import math
 
 from control.core import queueing
 from control.core.service_time import ServiceTime
 from control.core.types import Policy
 
+ROUNDING = 0.02
+"""Step of the normalised service times, as a fraction."""
 _STEPS = 9
+_DIGITS = 3
 
 
 def capacity_rps(
@@ -19,60 +26,71 @@ def capacity_rps(
     largest_batch: int,
     max_queue_delay_s: float,
     policy: Policy,
+    overhead_s: float = 0.0,
+    transport_s: float = 0.0,
 ) -> float:
     """The largest λ with simulated p99 ≤ (1 - ε)·S and λ ≤ ρ·c·B/ℓ(B); 0 when ℓ alone misses it.
 
-    Found by bisection over the simulator; the curve is rounded to 5% first, so that a table of
-    earlier answers serves while ℓ drifts within that.
+    Found by bisection over the simulator. More instances never carry less at equal ℓ.
+
+    Args:
+        service: ℓ(b) as it is with ``instances`` busy.
+        instances, largest_batch, max_queue_delay_s: c, B, d.
+        policy: S, ε and ρ.
+        overhead_s: between two batches of an instance.
+        transport_s: part of every latency that is spent beside the queue.
 
     Example:
         ℓ = 1 ms·b + 4 ms, c = 1, B = 8, d = 0, S = 50 ms: full batches give 8/12 ms = 667/s.
     """
-    return _capacity(
-        ServiceTime(alpha_s=_rounded(service.alpha_s), beta_s=_rounded(service.beta_s)),
+    limit_s = policy.slo_s * (1.0 - policy.margin_fraction) - transport_s
+    if limit_s <= 0.0 or service.of(largest_batch) <= 0.0:
+        return 0.0
+    found = _normalised(
+        service.scaled(1.0 / limit_s).rounded(ROUNDING),
         instances,
         largest_batch,
-        max_queue_delay_s,
-        policy.slo_s * (1.0 - policy.margin_fraction),
+        round(max_queue_delay_s / limit_s, _DIGITS) if largest_batch > 1 else 0.0,
+        round(overhead_s / limit_s, _DIGITS),
         policy.utilisation_limit,
     )
+    return found / limit_s
 
 
-@functools.lru_cache(maxsize=4096)
-def _capacity(
+@functools.lru_cache(maxsize=65536)
+def _normalised(
     service: ServiceTime,
     instances: int,
     largest_batch: int,
-    max_queue_delay_s: float,
-    limit_s: float,
+    delay: float,
+    overhead: float,
     utilisation_limit: float,
 ) -> float:
-    """The bisection behind ``capacity_rps``."""
-    full_s = service.of(largest_batch)
-    if full_s <= 0:
+    """Λ for a latency limit of 1."""
+    # Nearly alone, a request waits out the delay: a load that is kept only because it fills
+    # batches is no capacity.
+    if service.of(1) + delay > 1.0:
         return 0.0
 
-    def fits(rate_rps: float) -> bool:
-        predicted = queueing.predict(
-            rate_rps,
+    def fits(rate: float) -> bool:
+        return queueing.keeps(
+            rate,
             service,
             instances=instances,
             largest_batch=largest_batch,
-            max_queue_delay_s=max_queue_delay_s,
+            max_queue_delay_s=delay,
+            overhead_s=overhead,
+            limit_s=1.0,
         )
-        return predicted.p99_s <= limit_s
 
-    low, high = 0.0, utilisation_limit * instances * largest_batch / full_s
-    if fits(high):
+    per_batch = service.of(largest_batch) + overhead
+    low, high = 0.0, utilisation_limit * instances * largest_batch / per_batch
+    if not fits(high):
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        high = low
+    if instances == 1:
         return high
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
-def _rounded(seconds: float) -> float:
-    """To steps of 5%."""
-    if seconds <= 0:
-        return 0.0
-    return float(math.exp(round(math.log(seconds) / 0.05) * 0.05))
+    fewer = _normalised(service, instances - 1, largest_batch, delay, overhead, utilisation_limit)
+    return max(high, fewer)

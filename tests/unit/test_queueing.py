@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from control.core import queueing
-from control.core.capacity import capacity_rps
 from control.core.service_time import ServiceTime
-from tests.unit.story import TRUE, a_policy
+from tests.unit.story import TRUE
 
 FIXED = ServiceTime(alpha_s=0.0, beta_s=0.01)
 
@@ -53,7 +52,7 @@ def test_simulate_waits_for_the_delay_and_no_longer() -> None:
     lone = queueing.simulate(
         np.array([0.0, 1.0]), FIXED, instances=1, largest_batch=2, max_queue_delay_s=0.005
     )
-    assert lone.latency_s.tolist() == pytest.approx([0.015, 0.01])
+    assert lone.latency_s.tolist() == pytest.approx([0.015, 0.015])
     pair = queueing.simulate(
         np.array([0.0, 0.002]), FIXED, instances=1, largest_batch=2, max_queue_delay_s=0.005
     )
@@ -74,27 +73,60 @@ def test_a_small_delay_saves_work_at_low_load() -> None:
     assert patient.busy_fraction == pytest.approx(0.59, abs=0.04)
 
 
-def _capacity(instances: int = 1, batch: int = 8, slo_s: float = 0.05) -> float:
-    return capacity_rps(
-        TRUE,
-        instances=instances,
-        largest_batch=batch,
-        max_queue_delay_s=0,
-        policy=a_policy(slo_s=slo_s),
+def test_the_delay_runs_on_while_all_instances_are_busy() -> None:
+    """B = 3, d = 8 ms, ℓ = 10 ms: what came at 12 ms starts when its delay ends, not later."""
+    seen = queueing.simulate(
+        np.array([0.0, 0.0, 0.0, 0.012]),
+        FIXED,
+        instances=1,
+        largest_batch=3,
+        max_queue_delay_s=0.008,
     )
+    assert seen.latency_s[3] == pytest.approx(0.008 + 0.01)
+    late = queueing.simulate(
+        np.array([0.0, 0.0, 0.0, 0.001]),
+        FIXED,
+        instances=1,
+        largest_batch=3,
+        max_queue_delay_s=0.008,
+    )
+    assert late.latency_s[3] == pytest.approx(0.009 + 0.01)
 
 
-def test_capacity_grows_with_instances_and_with_the_slo() -> None:
-    """More of either carries more, and never more than full batches can."""
-    assert 1.8 * _capacity(1) < _capacity(2) < 2.3 * _capacity(1)
-    assert _capacity(slo_s=0.03) < _capacity(slo_s=0.05) <= 8 / TRUE.of(8)
+def test_simulate_counts_overhead_transport_and_backlog() -> None:
+    """Two wait already, B = 1: the second starts after ℓ and the overhead; transport is added."""
+    seen = queueing.simulate(
+        np.array([1.0]),
+        FIXED,
+        instances=1,
+        largest_batch=1,
+        max_queue_delay_s=0,
+        overhead_s=0.002,
+        transport_s=0.001,
+        backlog_count=2,
+    )
+    assert seen.latency_s.tolist() == pytest.approx([0.011, 0.023, 0.011])
 
 
-def test_capacity_grows_with_the_batch_where_the_fixed_cost_is_large() -> None:
-    """β = 4α: batches of 8 carry about three times what single requests do."""
-    assert _capacity(batch=8) > 2.5 * _capacity(batch=1)
+def test_scatter_of_the_service_time_makes_the_wait_longer() -> None:
+    """M/G/1 at ρ = 0.8: the wait grows by 1 + cv² (Pollaczek-Khinchine); cv = 0.3."""
+    scattered = ServiceTime(alpha_s=0.0, beta_s=0.01, cv_fraction=0.3)
+    waits_s = [
+        float(
+            queueing.simulate(
+                _poisson(80), curve, instances=1, largest_batch=1, max_queue_delay_s=0
+            ).latency_s.mean()
+        )
+        - 0.01
+        for curve in (FIXED, scattered)
+    ]
+    assert waits_s[1] / waits_s[0] == pytest.approx(1.09, abs=0.04)
 
 
-def test_capacity_is_zero_when_the_service_time_alone_misses_the_slo() -> None:
-    """ℓ(1) = 5 ms cannot meet 4 ms."""
-    assert _capacity(slo_s=0.004) == 0.0
+@pytest.mark.parametrize("rate_rps", [300.0, 550.0, 640.0])
+def test_keeps_agrees_with_predict(rate_rps: float) -> None:
+    """Giving up early changes no answer."""
+    setting = {"instances": 1, "largest_batch": 8, "max_queue_delay_s": 0.002}
+    p99_s = queueing.predict(rate_rps, TRUE, **setting).p99_s
+    assert queueing.keeps(rate_rps, TRUE, **setting, limit_s=p99_s * 1.02)
+    assert not queueing.keeps(rate_rps, TRUE, **setting, limit_s=p99_s * 0.98)
