@@ -312,7 +312,7 @@ def test_the_shell_tells_the_core_of_begin_and_end_and_lets_one_change_be_in_fli
     """A change is in flight from its tick until the first tick after its end."""
     seen: list[tuple[ControlState, Observation]] = []
     rule = Script(wanted=lambda at_s: 3 if at_s >= 5 else None, seen=seen)
-    run = simulate(rule, POLICY, load(), model=STEADY, actuation=IDEAL)
+    run = simulate(rule, POLICY, load(), model=STEADY, actuation=IDEAL, tick_s=1.0)
     flights = [look.at_s - 1e6 for state, look in seen if state.in_flight is not None]
     assert flights == [6.0, 7.0]  # begun at 5, after that look; ended at 8, told before that look
     (change,) = run.changes
