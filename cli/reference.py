@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from cli import main as command_line
 from control import advice
 from control.core.types import Clamp, Reason
-from control.policy_file import ModelPolicy, PolicyFile
+from control.policy_file import Budget, ModelPolicy, PolicyFile
 
 NOTE = "<!-- Made by `python -m cli.reference docs/reference`; edit {source}, not this page. -->"
 WIDTH = 80
@@ -100,6 +100,9 @@ def policy_page() -> str:
         POLICY_HEAD,
         "## The file",
         _fields(PolicyFile),
+        "## The budget",
+        "What the models share, under `budget`.",
+        _fields(Budget),
         "## A model, or the defaults",
         "A model's section under `models` is laid over `defaults`.",
         _fields(ModelPolicy),

@@ -143,15 +143,16 @@ def test_readme_links_every_page():
     assert {page.resolve() for page in PAGES} - {README.resolve()} <= linked
 
 
-def test_policy_of_the_how_to_is_valid():
+def test_policies_of_the_how_to_are_valid():
     """What people copy must work."""
     from conch import config_file
     from control.policy_file import PolicyFile
 
     page = (ROOT / "docs/how-to/run-control.md").read_text(encoding="utf-8")
-    found = re.search(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
-    assert found is not None
-    assert "minilm_int8" in config_file.loads(found[1], PolicyFile, source="page").models
+    found = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    policies = [config_file.loads(text, PolicyFile, source="page") for text in found]
+    assert "minilm_int8" in policies[0].models
+    assert policies[1].budget.instances is not None
 
 
 def test_environment_page_has_every_variable_of_the_code():

@@ -15,7 +15,7 @@ from cli import reference
 from conch import config_file, errors
 from control import advice
 from control.core.types import Clamp, Reason
-from control.policy_file import ModelPolicy, PolicyFile
+from control.policy_file import Budget, ModelPolicy, PolicyFile
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "reference"
@@ -72,7 +72,7 @@ def test_every_reason_and_clamp_has_advice(kind: type[enum.Enum], todo: dict[enu
 
 def test_every_key_of_a_policy_is_described():
     """An empty cell would say nothing."""
-    for section in (PolicyFile, ModelPolicy):
+    for section in (PolicyFile, Budget, ModelPolicy):
         assert [key for key, field in section.model_fields.items() if not field.description] == []
 
 
