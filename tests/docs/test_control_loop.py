@@ -1,0 +1,70 @@
+"""The page on the control loop has every reason and term, and the numbers of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from control.core import correction, demand, headroom, planner, wanted
+from control.core.types import Policy, Reason
+from tests.unit.story import Story, a_policy, settings
+
+PAGE = (Path(__file__).parents[2] / "docs/explanation/control-loop.md").read_text(encoding="utf-8")
+GUARD = (Path(__file__).parents[2] / "docs/explanation/guard.md").read_text(encoding="utf-8")
+TERMS = PAGE.split("## The terms of a decision")[1]
+POLICY = Policy(slo_s=0.1)
+
+
+def terms_used() -> set[str]:
+    """The terms of two lives: a jump, a budget, a plan; and too many. Counts are replaced by N."""
+    policy = a_policy(rebatch=True, rebatch_after_s=5.0)
+    story = Story(policy=policy, cap=4).passes(20, load_rps=100).passes(10, load_rps=1500)
+    outside = Story(applied=settings(6)).passes(8, load_rps=100)
+    names = {name for life in (story, outside) for d in life.decisions for name in d.terms}
+    return {re.sub(r"capacity_\d+_rps", "capacity_N_rps", name) for name in names}
+
+
+def test_every_term_of_a_decision_has_a_meaning():
+    """Whoever reads `conch control explain` finds each name on the page, and no other."""
+    named = set(re.findall(r"`([a-z0-9N_]+)`", "\n".join(_first_cells(TERMS))))
+    used = {name for name in terms_used() if not name.startswith("plan_")}
+    assert named == used
+    assert "`plan_…`" in TERMS
+    assert any(name.startswith("plan_") for name in terms_used())
+
+
+@pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
+def test_every_reason_is_on_the_page(reason: Reason):
+    """The table says when each is given, or the text that none gives it."""
+    assert f"`{reason.name}`" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        (PAGE, ", ".join(f"{window_s:g} s: {z:g}" for window_s, z in demand.WINDOWS)),
+        (PAGE, "(variance / mean), {:g} to {:g}".format(*demand.DISPERSION)),
+        (PAGE, f"forecast - {demand.SURE:g}·residual"),
+        (PAGE, f"max(`quiet`, {wanted.LOADS_KEPT:g} · loading time)"),
+        (PAGE, f"(loading time + {wanted.SEEN_AND_DRAINED_S:g} s)"),
+        (PAGE, f"for {headroom.SHORT:g} · ratio · level"),
+        (PAGE, f"written down {headroom.AROUND_S:g} s later"),
+        (PAGE, f"ρ = {POLICY.utilisation_limit:g}"),
+        (PAGE, f"with {(POLICY.hysteresis - 1) * 100:.0f} % to spare"),
+        (PAGE, f"the gain must be {POLICY.rebatch_gain:g}"),
+        (PAGE, f"Of those within {(1 - planner.NEAR_BEST) * 100:.0f} % of the most"),
+        (PAGE, f"within {correction.LOW:g} and {correction.HIGH:g}"),
+        (PAGE, f"frozen for {POLICY.correct_after_s:g} s"),
+        (GUARD, f"Above {POLICY.burn_limit:g} over {POLICY.burn_long_s / 60:g} minutes"),
+    ],
+)
+def test_number_of_the_page_is_the_code_s(page: str, text: str):
+    """A constant that is changed is changed on the page, too."""
+    assert text in page
+
+
+def _first_cells(table: str) -> list[str]:
+    """The first cell of each row."""
+    return [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
