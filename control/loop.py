@@ -18,6 +18,7 @@ import structlog
 from conch.errors import ApplyRejected, ConchError
 from control.actuator import Action, Actuator, Outcome
 from control.core import saved
+from control.core.budget import Shares
 from control.core.policies.conch import Conch
 from control.core.policies.rule import Rule
 from control.core.state import Applied, ControlState, InFlight
@@ -98,6 +99,7 @@ class ControlLoop:
         observer, actuator, journal: the shell's hands; see their modules.
         rules: by model; Conch's own where a model has none.
         mode: active or advisory.
+        shares: of the budget that the models have together; None without one.
         frozen: what a person froze, read at each tick.
         fence: raises when another controller has taken over; asked before each tick.
         keep_journal_s: ticks without an action are forgotten after this long.
@@ -110,6 +112,7 @@ class ControlLoop:
     journal: Journal
     rules: Mapping[str, Rule] = field(default_factory=dict)
     mode: Mode = Mode.ACTIVE
+    shares: Shares | None = None
     frozen: Callable[[], Freezes] = Freezes
     fence: Callable[[], None] = lambda: None
     keep_journal_s: float = 7 * 86400.0
@@ -146,6 +149,7 @@ class ControlLoop:
         self.fence()
         frozen = self.frozen()
         survey = self.observer.survey(self.policies)
+        self.shares = self.shares.tick() if self.shares else None
         try:
             for model in self.policies:
                 try:
@@ -234,6 +238,8 @@ class ControlLoop:
         ended = self._ended(model)
         seen = self.observer.look(model, survey=survey, clock=self.clock)
         seen = replace(seen, frozen=frozen.of(model, now_s=seen.at_s) is not None)
+        if self.shares:
+            seen = replace(seen, cap=self.shares.cap(model, seen))
         decision = self._step(model, Looked(seen=seen))
         assert decision is not None  # noqa: S101  # a look is always answered
         self._tell(model, decision)
@@ -241,6 +247,9 @@ class ControlLoop:
         begin = decision.changes and self.mode is Mode.ACTIVE and free
         if begin:
             self._begin(model, decision)
+        if self.shares:
+            in_flight = self._states[model].in_flight
+            self.shares = self.shares.looked(model, seen, decision, in_flight)
         return Tick(model=model, observation=seen, decision=decision, begun=begin, ended=ended)
 
     def act(self, model: str, decision: Decision) -> Action:

@@ -13,6 +13,7 @@ from conch import config_file
 from conch.config_file import FileModel
 from conch.names import model_name
 from conch.units import Duration
+from control.core.budget import Limit
 from control.core.policies import rule_named
 from control.core.policies.rule import Rule
 from control.core.types import Policy
@@ -34,13 +35,16 @@ class ModelPolicy(FileModel):
     rebatch_after: Duration = Field(
         30.0, description="Watch the same settings this long before each batching plan."
     )
-    quiet: Duration = Field(60.0, description="Scale down only after this long without need.")
+    quiet: Duration = Field(
+        30.0,
+        description="Scale down only after this long without need, or five loading times if more.",
+    )
     cooldown: Duration = Field(
-        15.0, description="Least time between a change and a scale down or rebatch."
+        5.0, description="Least time between a change and a scale down or rebatch."
     )
     fast_window: Duration = Field(2.0, gt=0, description="Averaging window for scale up.")
     stable_window: Duration = Field(6.0, gt=0, description="Averaging window for the steady load.")
-    margin: float = Field(0.2, ge=0, lt=1, description="Share of the SLO kept as a margin.")
+    margin: float = Field(0.1, ge=0, lt=1, description="Share of the SLO kept as a margin.")
     reloads_per_hour: int = Field(4, ge=0, description="At most this many full reloads an hour.")
     target: float = Field(
         0.99, gt=0, lt=1, description="Share of the requests that must meet the objective."
@@ -110,6 +114,11 @@ class Budget(FileModel):
     memory_mib: int | None = Field(
         None, ge=1, description="Memory of all instances together, in MiB."
     )
+
+    def typed(self) -> Limit:
+        """The core's limit."""
+        memory_bytes = None if self.memory_mib is None else self.memory_mib * 2**20
+        return Limit(instances=self.instances, cores=self.cores, memory_bytes=memory_bytes)
 
 
 class PolicyFile(FileModel):

@@ -12,6 +12,7 @@ from pathlib import Path
 from conch.errors import ConfigError, TritonUnavailable
 from control import freeze
 from control.actuator import Actuator
+from control.core.budget import Limit, Shares
 from control.journal import Journal
 from control.lease import sole_writer
 from control.loop import ControlLoop, Mode
@@ -86,6 +87,7 @@ def session(
             actuator=Actuator(repository, client, fence=fence),
             journal=journal,
             mode=mode,
+            shares=shares_of(policy, names),
             frozen=partial(freeze.read, repository),
             fence=fence,
             keep_journal_s=policy.keep_journal,
@@ -129,6 +131,26 @@ def models(policy: PolicyFile, repository: Repository, client: TritonClient) -> 
             hint="Load it first: `conch serve --model NAME`.",
         )
     return wanted
+
+
+def shares_of(policy: PolicyFile, names: list[str]) -> Shares | None:
+    """How the models share the policy's budget; None where it sets none.
+
+    Raises:
+        ConfigError: when the least of all models is more than the budget's instances.
+    """
+    limit = policy.budget.typed()
+    if limit == Limit():
+        return None
+    policies = {name: policy.policy_of(name) for name in names}
+    least = sum(each.min_instances for each in policies.values())
+    if limit.instances is not None and least > limit.instances:
+        raise ConfigError(
+            f"budget: instances = {limit.instances}, must be at least {least}, "
+            f"the min_instances of {len(names)} models together.",
+            hint="Raise it, or control fewer models.",
+        )
+    return Shares(limit=limit, policies=policies)
 
 
 def _source(endpoint: Endpoint, policy: PolicyFile, names: list[str]) -> CounterSource:

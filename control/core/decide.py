@@ -26,6 +26,9 @@ from control.core.wanted import Expected, Wanted, expected, wanted
 
 LOOK_S = 1.0
 """How old a look is on average when what follows from it begins."""
+WAIT_FOR_SHARE_S = 10.0
+"""So long those that hold more than their share of the budget may take to give it up."""
+MOST_GAIN = 1e6
 CORRECTED_BEYOND = 0.1
 """Predictions within this share of what is seen are good enough; κ corrects what is beyond."""
 
@@ -39,7 +42,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     state = state.absorb(seen, policy)
     applied = seen.applied
     fast_rps = windows.rate_rps(state.intervals, window_s=policy.fast_window_s, at_s=seen.at_s)
-    missing = _missing(seen, fast_rps)
+    missing = _missing(state, seen, fast_rps)
     if missing or applied is None or fast_rps is None:
         return _hold(state, seen, Reason.HOLD_NO_DATA, {"missing": float(len(missing))}, policy)
     first = undo.first(state, seen, policy)
@@ -155,12 +158,14 @@ def _propose(
         most = applied.instances - _surplus(seen, applied, policy)
         return Reason.OVER_BUDGET, replace(applied, instances=most), None
     if want.needed > applied.instances and (warm or want.panic):
+        if _waits_for_share(state, seen, applied, want):
+            return Reason.AT_LIMIT, applied, None
         reason = Reason.SCALE_UP_BACKLOG if want.panic else Reason.SCALE_UP_LOAD
         return reason, replace(applied, instances=want.needed), None
     if not warm:
         return Reason.HOLD_WARMING_UP, applied, None
     plan = None
-    due = _plan_is_due(state, policy, at_s=at_s, overloaded=want.overloaded)
+    due = _plan_is_due(state, policy, at_s=at_s, overloaded=want.overloaded or not want.reachable)
     if policy.rebatch and known.can_rebatch and due:
         plan = plan_batching(applied, known, rate_rps=demand.stable_rps, need_rps=want.need_rps)
         if _pays(plan, applied, policy, urgent=want.overloaded or want.panic):
@@ -175,6 +180,8 @@ def _propose(
         if quiet and want.hold < applied.instances and room and not want.panic:
             return Reason.SCALE_DOWN, replace(applied, instances=want.hold), plan
         return Reason.HOLD_QUIET_TIME, applied, plan
+    if not want.reachable:
+        return Reason.AT_LIMIT, applied, plan
     return Reason.HOLD_STEADY, applied, plan
 
 
@@ -240,6 +247,19 @@ def _out_of_bounds(applied: Settings, policy: Policy) -> bool:
     return not policy.min_instances <= applied.instances <= policy.max_instances
 
 
+def _waits_for_share(
+    state: ControlState, seen: Observation, applied: Settings, want: Wanted
+) -> bool:
+    """Whether the budget allows only a part of the need, and may soon allow all of it.
+
+    A saturated model that grows by too little has that change in flight until its queue is empty.
+    """
+    if seen.cap is None or not applied.instances < seen.cap < want.needed:
+        return False
+    recent = [count for at_s, count in state.wanted if at_s > seen.at_s - WAIT_FOR_SHARE_S]
+    return len(recent) < 2 or min(recent) <= seen.cap
+
+
 def _surplus(seen: Observation, applied: Settings, policy: Policy) -> int:
     """Instances beyond the model's share of the budget; its least is always its own."""
     if seen.cap is None:
@@ -280,13 +300,15 @@ def _within_bounds(
     return decision, state
 
 
-def _missing(seen: Observation, fast_rps: float | None) -> list[str]:
-    """Which parts of the look are missing."""
+def _missing(state: ControlState, seen: Observation, fast_rps: float | None) -> list[str]:
+    """Which parts of the look are missing; ``newest`` is the interval that ends with its sample."""
+    newest = state.intervals[-1] if state.intervals else None
     parts = {
         "counters": seen.counters,
         "statistics": seen.statistics,
         "applied": seen.applied,
         "rate": fast_rps,
+        "newest": newest if newest is not None and newest.end_s == seen.sampled_s else None,
     }
     return [name for name, value in parts.items() if value is None]
 
@@ -345,7 +367,7 @@ def _terms(
     terms |= {f"capacity_{count}_rps": carried for count, carried in want.capacities.items()}
     if plan is not None:
         terms |= {
-            "plan_gain": plan.gain,
+            "plan_gain": min(plan.gain, MOST_GAIN),  # infinite where nothing is carried now
             "plan_capacity_rps": plan.capacity_rps,
             "plan_applied_capacity_rps": plan.applied_capacity_rps,
             "plan_max_batch_size": float(plan.settings.max_batch_size),

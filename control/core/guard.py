@@ -98,6 +98,9 @@ def guard(
         clamps.append(Clamp.RELOAD_BUDGET)
         fresh = False
     grows = wanted.instances > applied.instances and not is_reload(wanted, applied)
+    if fresh and grows and cap is not None and applied.instances + wanted.instances > cap:
+        clamps.append(Clamp.BUDGET)  # no room for both copies
+        fresh = False
     ready_s = may_act_at_s(state, policy)
     full = _Proposal(
         wanted=wanted,

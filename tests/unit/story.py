@@ -61,6 +61,7 @@ class Story:
     policy: Policy = field(default_factory=a_policy)
     applied: Settings = field(default_factory=settings)
     obeys: bool = True
+    cap: int | None = None
     at_s: float = 1000.0
     state: ControlState = field(default_factory=ControlState)
     counters: ModelCounters = field(default_factory=ModelCounters)
@@ -84,6 +85,7 @@ class Story:
             counters=replace(self.counters, pending=self.pending),
             statistics=self.statistics,
             applied=self.applied,
+            cap=self.cap,
         )
         seen = replace(seen, **dict.fromkeys(missing))
         decision, self.state = decide(self.state, seen, self.policy)
