@@ -8,6 +8,7 @@ import pytest
 
 from conch.errors import ConfigError
 from control import policy_file
+from control.core.types import Policy
 
 GOOD = """\
 version: 1
@@ -73,3 +74,9 @@ def test_load_of_a_missing_file(tmp_path: Path) -> None:
     """It says which file."""
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
         policy_file.load(tmp_path / "none.yaml")
+
+
+def test_policy_without_a_key_is_the_core_s_own() -> None:
+    """What was measured with the core's defaults is what users get."""
+    of_file = policy_file.PolicyFile().policy_of("m", cores=4)
+    assert of_file == Policy(slo_s=0.1, max_instances=4, cores=4)
