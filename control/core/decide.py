@@ -180,9 +180,7 @@ def _propose(
         if quiet and want.hold < applied.instances and room and not want.panic:
             return Reason.SCALE_DOWN, replace(applied, instances=want.hold), plan
         return Reason.HOLD_QUIET_TIME, applied, plan
-    if not want.reachable:
-        return Reason.AT_LIMIT, applied, plan
-    return Reason.HOLD_STEADY, applied, plan
+    return want.steady, applied, plan
 
 
 def _guarded(

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import NamedTuple
-
-import numpy as np
 
 BURST_AT_LEAST = 1.25
 AROUND_S = 45.0
@@ -23,6 +22,9 @@ CLOSE_S = 5.0
 PEAK_S = 2.0
 REMEMBERED_S = 900.0
 LEAST_HORIZON_S = 300.0
+SCALES_UP_TO = 4.0
+"""A burst of more times its level has a size of its own, and does not grow with the level: 200/s
+upon one a minute are no ×12,000."""
 SHORT = 0.95
 """Of a burst's load; it is over before the queue of the rest matters."""
 LEVEL_S = 60.0
@@ -36,31 +38,45 @@ class Load(NamedTuple):
     low_rps: float
 
 
+class Burst(NamedTuple):
+    """One that is over: its load, also as a ratio to the level around it."""
+
+    at_s: float
+    ratio: float
+    peak_rps: float
+
+    def again_rps(self, level_rps: float) -> float:
+        """What it is at another level; never below that."""
+        if self.ratio <= SCALES_UP_TO:
+            return level_rps * self.ratio
+        return max(level_rps, min(level_rps * self.ratio, self.peak_rps))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headroom:
     """What is remembered of bursts.
 
     Attributes:
         loads: of the last ticks, newest last.
-        bursts: (at_s, ratio) of those that are over.
+        bursts: those that are over.
         since_s: when the record began.
     """
 
     loads: tuple[Load, ...] = ()
-    bursts: tuple[tuple[float, float], ...] = ()
+    bursts: tuple[Burst, ...] = ()
     since_s: float = 0.0
 
     @property
     def ratio(self) -> float:
         """The largest burst on record as a ratio to its level; 1 without one."""
-        return max((ratio for _, ratio in self.bursts), default=1.0)
+        return max((burst.ratio for burst in self.bursts), default=1.0)
 
     def level_rps(self) -> float:
         """Median load of the last minute before the newest look; 0 without any."""
         if not self.loads:
             return 0.0
         since_s = self.loads[-1].at_s - LEVEL_S
-        return float(np.median([load.mean_rps for load in self.loads if load.at_s > since_s]))
+        return float(median([load.mean_rps for load in self.loads if load.at_s > since_s]))
 
     def held_rps(
         self, *, allowed_fraction: float, loss_s: float, carried_rps: float, at_s: float
@@ -79,12 +95,14 @@ class Headroom:
         """
         level_rps = self.level_rps()
         horizon_s = max(LEAST_HORIZON_S, min(REMEMBERED_S, at_s - self.since_s))
+        if level_rps <= 0:
+            return 0.0
         lost_fraction = 0.0
-        for ratio in sorted((ratio for _, ratio in self.bursts), reverse=True):
-            burst_rps = SHORT * level_rps * ratio
+        for again_rps in sorted((b.again_rps(level_rps) for b in self.bursts), reverse=True):
+            burst_rps = SHORT * again_rps
             if burst_rps <= carried_rps:
                 break
-            lost_fraction += ratio * loss_s / horizon_s
+            lost_fraction += again_rps / level_rps * loss_s / horizon_s
             if lost_fraction > allowed_fraction:
                 return burst_rps
         return 0.0
@@ -94,15 +112,15 @@ class Headroom:
         horizon_s = at_s - 2 * AROUND_S - CLOSE_S
         kept = (load for load in self.loads if horizon_s < load.at_s < at_s)
         loads = (*kept, Load(at_s, mean_rps, low_rps))
-        bursts = tuple(b for b in self.bursts if at_s - REMEMBERED_S < b[0] <= at_s)
+        bursts = tuple(b for b in self.bursts if at_s - REMEMBERED_S < b.at_s <= at_s)
         found = burst(loads, at_s=at_s)
         if found is not None:
             bursts = _with(bursts, found)
         return Headroom(loads=loads, bursts=bursts, since_s=self.since_s or at_s)
 
 
-def burst(loads: Sequence[Load], *, at_s: float) -> tuple[float, float] | None:
-    """(when, ratio) where the load ``AROUND_S`` ago stood out of what was before and after it.
+def burst(loads: Sequence[Load], *, at_s: float) -> Burst | None:
+    """The burst where the load ``AROUND_S`` ago stood out of what was before and after it.
 
     The ratio is to the middle of both levels. None where it did not stand out, or the record is
     too short to tell.
@@ -115,19 +133,17 @@ def burst(loads: Sequence[Load], *, at_s: float) -> tuple[float, float] | None:
     after = [load.mean_rps for load in loads if load.at_s >= middle_s + CLOSE_S]
     if not around or not before or not after:
         return None
-    levels = float(np.median(before)), float(np.median(after))
-    surely_rps = float(np.median([load.low_rps for load in around]))
+    levels = float(median(before)), float(median(after))
+    surely_rps = float(median([load.low_rps for load in around]))
     if surely_rps < BURST_AT_LEAST * max(levels) or sum(levels) <= 0:
         return None
-    peak_rps = float(np.median([load.mean_rps for load in around]))
-    return middle_s, 2.0 * peak_rps / sum(levels)
+    peak_rps = float(median([load.mean_rps for load in around]))
+    return Burst(middle_s, 2.0 * peak_rps / sum(levels), peak_rps)
 
 
-def _with(
-    bursts: tuple[tuple[float, float], ...], found: tuple[float, float]
-) -> tuple[tuple[float, float], ...]:
+def _with(bursts: tuple[Burst, ...], found: Burst) -> tuple[Burst, ...]:
     """The record with a burst; the ticks of one burst are one entry, its highest."""
-    if bursts and found[0] - bursts[-1][0] <= AROUND_S:
-        at_s, ratio = bursts[-1]
-        return (*bursts[:-1], (max(at_s, found[0]), max(ratio, found[1])))
+    if bursts and found.at_s - bursts[-1].at_s <= AROUND_S:
+        last = bursts[-1]
+        return (*bursts[:-1], Burst(*map(max, last, found)))
     return (*bursts, found)

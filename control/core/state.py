@@ -96,10 +96,17 @@ class ControlState:
         """The memory after one more look.
 
         A look without a trusted interval is a gap: what was quiet before it proves nothing after
-        it, so the quiet time starts again. A source that has no newer sample yet is no gap.
+        it, so the quiet time starts again. A source that has no newer sample yet is no gap, nor is
+        a look that failed: the counters are totals, so the next look tells what came meanwhile.
         """
-        if self._same_sample(seen):
+        if self._same_sample(seen) or (self.last is not None and not _is_whole(seen)):
             return self
+        if self.last is not None and seen.at_s < self.last.at_s:
+            return self._set_back(seen.at_s, policy)._absorbed(seen, policy)
+        return self._absorbed(seen, policy)
+
+    def _absorbed(self, seen: Observation, policy: Policy) -> ControlState:
+        """The memory with a look that has a sample of its own."""
         new = None
         if self.last is not None:
             new = windows.interval(self.last, seen, stale_s=policy.stale_s)
@@ -128,6 +135,29 @@ class ControlState:
                 policy,
                 burning=self.budget.burning(policy, at_s=seen.at_s),
                 at_s=seen.at_s,
+            ),
+        )
+
+    def _set_back(self, at_s: float, policy: Policy) -> ControlState:
+        """The memory after the clock was set back: nothing in it is later than now.
+
+        What waits for a time that lies an hour ahead would wait for an hour.
+        """
+        safety, watch = self.safety, self.safety.watch
+        changed_s = safety.changed_s
+        return replace(
+            self,
+            intervals=tuple(i for i in self.intervals if i.end_s < at_s),
+            settings_since_s=min(self.settings_since_s, at_s),
+            planned_s=min(self.planned_s, at_s),
+            safety=replace(
+                safety,
+                changed_s=None if changed_s is None else min(changed_s, at_s),
+                watch=None if watch is None else replace(watch, since_s=min(watch.since_s, at_s)),
+                blocked=tuple(
+                    replace(block, until_s=min(block.until_s, at_s + policy.blocked_s))
+                    for block in safety.blocked
+                ),
             ),
         )
 
@@ -206,6 +236,11 @@ class ControlState:
             threads=new.threads,
             span_s=new.end_s - new.start_s,
         )
+
+
+def _is_whole(seen: Observation) -> bool:
+    """Whether the look can begin or end an interval."""
+    return seen.counters is not None and seen.applied is not None
 
 
 def _batching(settings: Settings | None) -> Settings | None:

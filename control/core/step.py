@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from control.core import windows
 from control.core.policies.rule import Rule
 from control.core.state import Applied, ControlState, InFlight
-from control.core.types import Decision, Observation, Policy
+from control.core.types import Decision, Observation, Policy, Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +58,33 @@ Event = Started | Looked | Begun | Ended
 def step(
     rule: Rule, state: ControlState, event: Event, policy: Policy
 ) -> tuple[ControlState, Decision | None]:
-    """The memory after the event, and the decision where it was a look. Pure."""
+    """The memory after the event, and the decision where it was a look. Pure.
+
+    A look with a number that none can be is answered by a hold, whatever the rule, and forgotten.
+    """
     match event:
         case Started():
             return ControlState.restored(changes=event.changes, learnt=event.learnt), None
         case Looked():
-            decision, state = rule.decide(state, event.seen, policy)
+            seen = windows.usable(event.seen)
+            if seen is None:
+                return state, _no_data(event.seen)
+            decision, state = rule.decide(state, seen, policy)
             return state, decision
         case Begun():
             return state.begun(event.change), None
         case Ended():
             change = event.change
             return (state.unchanged() if change is None else state.tried(change)), None
+
+
+def _no_data(seen: Observation) -> Decision:
+    """A hold for a look that cannot be used."""
+    return Decision(
+        tick_id=seen.tick_id,
+        at_s=seen.at_s,
+        reason=Reason.HOLD_NO_DATA,
+        applied=seen.applied,
+        desired=seen.applied,
+        terms={"unusable": 1.0},
+    )

@@ -11,12 +11,15 @@ from control.core.demand import Demand
 from control.core.planner import Knowledge, fewest
 from control.core.service_time import ServiceTime
 from control.core.state import ControlState
-from control.core.types import Settings
+from control.core.types import Reason, Settings
 
 LOADS_KEPT = 5.0
 """Patience is at least this many load times: instances that load slowly are let go late."""
 SEEN_AND_DRAINED_S = 2.0
 """What it takes to see a burst and to drain what it left, beside the loading."""
+OUT_OF_REACH = 0.5
+"""Where no count keeps the SLO, instances are counted by this share of their throughput: the queue
+must not grow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ class Wanted:
         patience_s: how long a smaller count must have been enough.
         panic: the backlog alone takes more than half the SLO to drain.
         fresh: whether a scale up is made by a second copy.
+        reachable: whether any count keeps the SLO at any load; ``capacities`` are shares of the
+            throughput where none does.
     """
 
     demand: Demand
@@ -48,11 +53,17 @@ class Wanted:
     patience_s: float
     panic: bool
     fresh: bool
+    reachable: bool = True
 
     @property
     def overloaded(self) -> bool:
         """Whether no allowed count carries the need."""
         return self.capacities[self.needed] < self.need_rps
+
+    @property
+    def steady(self) -> Reason:
+        """Why nothing is changed where the count fits."""
+        return Reason.HOLD_STEADY if self.reachable else Reason.AT_LIMIT
 
 
 def wanted(
@@ -63,6 +74,11 @@ def wanted(
     load_s = state.load_s(policy)
     patience_s = max(policy.quiet_s, LOADS_KEPT * load_s)
     capacities = known.capacities(applied)
+    reachable = any(carried > 0 for carried in capacities.values())
+    if not reachable:
+        capacities = {
+            count: OUT_OF_REACH * known.throughput_rps(applied, count) for count in capacities
+        }
     held_rps = _held_rps(state, demand, known, capacities, load_s=load_s, at_s=at_s)
     need_rps = max(demand.sized_rps(capacities[applied.instances]), held_rps)
     needed = fewest(capacities, need_rps)
@@ -87,6 +103,7 @@ def wanted(
         patience_s=patience_s,
         panic=panic,
         fresh=waiting > after_rps * policy.slo_s / 2,
+        reachable=reachable,
     )
 
 
@@ -130,7 +147,7 @@ def expected(
     if not 0.0 < rate_rps < math.inf or service.of(1) <= 0:
         return None
     return _expected(
-        service,
+        service.rounded(ROUNDED),
         instances,
         settings.largest_batch,
         settings.max_queue_delay_s,

@@ -6,12 +6,27 @@ All functions are of values; the newest interval is last.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import operator
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from control.core.types import Observation
 from serving import metrics, statistics
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
+
+_COUNTERS = operator.attrgetter(*(f.name for f in fields(ModelCounters)))
+_STATISTICS = operator.attrgetter(*(f.name for f in fields(ModelStatistics) if f.name != "batches"))
+_GAUGES = (
+    "arrivals",
+    "request_p99_s",
+    "cpu_fraction",
+    "memory_free_bytes",
+    "memory_copy_bytes",
+    "gpu_fraction",
+)
+LARGEST = 1e15
+"""Of a counter or a sum of seconds; no server gets there, and squares of it are still finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +72,30 @@ class Interval:
         if self.statistics is None:
             return 0.0
         return sum(stat.busy_s for stat in self.statistics.batches.values())
+
+
+def usable(seen: Observation) -> Observation | None:
+    """The look, or None where a time, a counter or a setting is NaN, infinite or beyond reason.
+
+    A gauge that is none, which a decision can do without, is left out of the look.
+    """
+    numbers: list[float] = [seen.at_s, seen.sampled_s]
+    if seen.counters is not None:
+        numbers += _COUNTERS(seen.counters)
+    if seen.statistics is not None:
+        numbers += _STATISTICS(seen.statistics)
+        for size, stat in seen.statistics.batches.items():
+            numbers += (size, stat.count, stat.busy_s)
+    if seen.applied is not None:
+        numbers.append(seen.applied.max_queue_delay_s)
+    if not all(-LARGEST <= number <= LARGEST for number in numbers):
+        return None
+    left_out: dict[str, Any] = {
+        name: None
+        for name in _GAUGES
+        if (value := getattr(seen, name)) is not None and not 0.0 <= value <= LARGEST
+    }
+    return replace(seen, **left_out) if left_out else seen
 
 
 def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval | None:
