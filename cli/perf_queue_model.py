@@ -46,7 +46,7 @@ def queue_model(points: int, seconds: float, seed: int, out: Path, as_json: bool
     """Compare predicted with measured p99 on a real Triton, with an emulated accelerator.
 
     Each point serves a model whose batches sleep, asks it in an open loop, learns its service time
-    from that run, and predicts the p99 for the same arrivals. The full grid takes about 5 minutes.
+    from that run, and predicts the p99 for the same arrivals. The full grid takes about 8 minutes.
     Exits with 5 when the median error is over 20 %, or the worst over 40 %.
 
     \b

@@ -36,7 +36,7 @@ from serving.runtime.supervisor import TritonServer
 from serving.statistics import ModelStatistics, delta
 
 GOAL_MEDIAN, GOAL_WORST = 0.20, 0.40
-GROUP_RPS, GROUP_SIZE = 800.0, 4
+GROUP_RPS, GROUP_SIZE = 450.0, 4
 LOADS = (0.3, 0.8, 0.5, 0.9, 0.7)
 COUNTS, SIZES, DELAYS_S = (1, 2, 4, 8), (1, 4, 8, 16), (0.02, 0.06)
 SLOW, FAST = (0.008, 0.032), (0.002, 0.008)
