@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 import pytest
 
 from control.core import correction, demand, headroom, planner, wanted
-from control.core.types import Policy, Reason
+from control.core.policies.conch import Conch
+from control.core.state import ControlState
+from control.core.step import Looked, step
+from control.core.types import Observation, Policy, Reason
 from tests.unit.story import Story, a_policy, settings
 
 PAGE = (Path(__file__).parents[2] / "docs/explanation/control-loop.md").read_text(encoding="utf-8")
@@ -22,7 +26,10 @@ def terms_used() -> set[str]:
     policy = a_policy(rebatch=True, rebatch_after_s=5.0)
     story = Story(policy=policy, cap=4).passes(20, load_rps=100).passes(10, load_rps=1500)
     outside = Story(applied=settings(6)).passes(8, load_rps=100)
-    names = {name for life in (story, outside) for d in life.decisions for name in d.terms}
+    broken = Observation(at_s=math.nan, tick_id="t", counters=None, statistics=None, applied=None)
+    _, held = step(Conch(), ControlState(), Looked(seen=broken), policy)
+    decisions = [*story.decisions, *outside.decisions, held]
+    names = {name for decision in decisions if decision for name in decision.terms}
     return {re.sub(r"capacity_\d+_rps", "capacity_N_rps", name) for name in names}
 
 
