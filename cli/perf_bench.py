@@ -13,6 +13,7 @@ from cli.options import json_option
 from cli.perf_actuator import actuator
 from cli.perf_control_bench import control_bench
 from cli.perf_queue_model import queue_model
+from cli.perf_scale import budget, scale
 from conch.errors import ConfigError, ThresholdMissed
 from conch.names import model_name
 from conch.units import DURATION
@@ -113,6 +114,8 @@ def backend(
 bench.add_command(actuator)
 bench.add_command(queue_model)
 bench.add_command(control_bench)
+bench.add_command(budget)
+bench.add_command(scale)
 
 
 def _onnx_file(model: str, repository: Path) -> Path:
