@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from control.core.planner import BatchingPlan, Knowledge, plan_batching
+from control.core.planner import BatchingPlan, Knowledge, fewest, plan_batching
 from control.core.service_time import Learnt, ServiceTime
 from control.core.types import Policy, Settings
 from serving.statistics import BatchStat, ModelStatistics
@@ -89,3 +89,20 @@ def test_plan_keeps_the_batch_that_an_ensemble_needs() -> None:
     assert held.settings.max_batch_size == 8
     held = _plan(DEFAULT, flat, 100.0, a_policy(max_batch_size=4), least_batch_size=8)
     assert held.settings.max_batch_size == 8
+
+
+def test_an_instance_that_adds_next_to_nothing_is_not_added() -> None:
+    """In an overload, too: it would take its time to load and leave the queue as it is."""
+    assert fewest({1: 183.0, 2: 185.0}, 300.0) == 1
+    assert fewest({1: 183.0, 2: 240.0}, 300.0) == 2
+    assert fewest({1: 0.0, 2: 10.0}, 300.0) == 2
+    linear = {count: 10.0 * count for count in range(1, 65)}
+    assert fewest(linear, 633.0) == 64
+
+
+def test_more_load_never_takes_fewer_instances() -> None:
+    """Whatever the curve of the capacities."""
+    capacities = {1: 183.0, 2: 185.0, 3: 192.0, 4: 190.0, 5: 260.0}
+    counts = [fewest(capacities, float(need)) for need in range(100, 400)]
+    assert counts == sorted(counts)
+    assert counts[-1] == 5
