@@ -14,6 +14,7 @@ from cli.perf_actuator import actuator
 from cli.perf_control_bench import control_bench
 from cli.perf_queue_model import queue_model
 from cli.perf_scale import budget, scale
+from cli.perf_tuned import tuned
 from conch.errors import ConfigError, ThresholdMissed
 from conch.names import model_name
 from conch.units import DURATION
@@ -116,6 +117,7 @@ bench.add_command(queue_model)
 bench.add_command(control_bench)
 bench.add_command(budget)
 bench.add_command(scale)
+bench.add_command(tuned)
 
 
 def _onnx_file(model: str, repository: Path) -> Path:

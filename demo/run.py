@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from conch.errors import ConfigError, LoadError, ParityError
 from demo import contender, outcome
 from demo.contender import Watched
-from demo.scenario import Scenario, static_default, step_trace
+from demo.scenario import Scenario, step_trace
 from export import pipeline
 from export.report import Report
 from perf import capacity
@@ -21,7 +21,7 @@ from perf.replay import Progress, ReplayTarget
 from perf.replay_result import ReplayResult
 from perf.traces import Trace
 from serving.client import TritonClient
-from serving.model_config import ModelConfig
+from serving.model_config import ModelConfig, static_default
 from serving.repository import Repository
 from serving.runtime.supervisor import TritonServer
 

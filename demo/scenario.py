@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from perf import traces
 from perf.traces import Trace
-from serving import model_config
-from serving.model_config import Batching, ModelConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +43,3 @@ def step_trace(scenario: Scenario, capacity_rps: float) -> Trace:
         ((low, scenario.low_s), (high, scenario.high_s), (low, scenario.low_s)),
         seed=scenario.seed,
     )
-
-
-def static_default(published: ModelConfig) -> ModelConfig:
-    """The config as Triton's defaults would have it: 1 instance, no batching, default threads."""
-    config = model_config.with_instances(published, 1)
-    config = model_config.with_batching(
-        config,
-        Batching(max_batch_size=published.max_batch_size, dynamic=False, max_queue_delay_us=0),
-    )
-    for key in ("intra_op_thread_count", "inter_op_thread_count"):
-        config.parameters.pop(key, None)
-    return config

@@ -285,6 +285,17 @@ def with_parameter(config: ModelConfig, key: str, value: str) -> ModelConfig:
     return new
 
 
+def static_default(published: ModelConfig) -> ModelConfig:
+    """The config as Triton's defaults would have it: 1 instance, no batching, default threads."""
+    config = with_batching(
+        with_instances(published, 1),
+        Batching(max_batch_size=published.max_batch_size, dynamic=False, max_queue_delay_us=0),
+    )
+    for key in ("intra_op_thread_count", "inter_op_thread_count"):
+        config.parameters.pop(key, None)
+    return config
+
+
 def _copy(config: ModelConfig) -> ModelConfig:
     """A message of its own with the same content."""
     new = ModelConfig()
