@@ -11,47 +11,49 @@ Each finished piece is a file in a folder: a second start goes on from there.
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from conch.errors import ConfigError, LoadError
 from control import codec
 from control.core.types import Policy, Settings
-from control.observe import with_settings
+from control.observe import settings_of, with_settings
 from control.policy_file import ModelPolicy
 from perf import slo, traces
 from perf.bench import tuned_score
 from perf.bench.control.real import STATIC, Play, Served, play
 from perf.bench.control.run import ControlRun
+from perf.bench.tuned_probe import probe
 from perf.bench.tuned_score import Tried
+from perf.bench.tuned_summary import (
+    CONCH,
+    DEFAULT,
+    REFERENCE,
+    Piece,
+    changes_of,
+    line_of,
+    summary,
+)
 from perf.inputs import make_inputs
-from perf.replay import Progress, ReplayTarget, replay
-from perf.replay_result import ReplayResult
+from perf.replay import ReplayTarget
 from serving import model_config
 from serving.client import TritonClient
 from serving.model_config import ModelConfig
 from serving.repository import Repository
 from serving.runtime.supervisor import TritonServer
 
-Piece = dict[str, Any]
-
-REFERENCE, DEFAULT, CONCH = "reference_default", "default", "conch"
 ROUGH_S, ROUGH_PRECISION = 4.0, 0.15
 WARM_UP_S = 5.0
 PROBES = 12
-OVERLOAD_SLOS = 3.0
-"""A p99 of so many SLOs, or as much work waiting, ends a probe early."""
+LAGGED = "fell behind"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,9 +236,7 @@ class TunedBench:
         trace = traces.poisson(rate_rps, self.extent.cold_s, seed=number)
         run = self._play(trace, CONCH)
         last = [change.after for change in run.changes if change.ok]
-        default = Settings(
-            instances=1, max_batch_size=0, dynamic_batching=False, max_queue_delay_s=0
-        )
+        default = settings_of(self.subject.default(self.subject.model))
         return {
             "rate_rps": rate_rps,
             **tuned_score.cold_start(run),
@@ -258,18 +258,18 @@ class TunedBench:
                 for label, target in targets.items():
                     rate_rps = tuned_score.next_rate(tried[label], starts[label])
                     if rate_rps is not None:
-                        probe = self._tried(
+                        found = self._tried(
                             client,
                             target,
                             rate_rps,
                             1000 * number + turn,
                             window_s=self.extent.window_s,
                         )
-                        tried[label].append(probe)
+                        tried[label].append(found)
         return {
             label: {
                 "rps": tuned_score.capacity_rps(probes),
-                "probes": [asdict(probe) for probe in probes],
+                "probes": [asdict(each) for each in probes],
             }
             for label, probes in tried.items()
         }
@@ -283,36 +283,11 @@ class TunedBench:
         *,
         window_s: float,
     ) -> Tried:
-        """One probe; afterwards the server is idle again."""
+        """One probe, told."""
         slo_s = self.subject.slo_s
-        trace = traces.poisson(rate_rps, window_s, seed=seed)
-        for _ in range(2):
-            stop = threading.Event()
-            run = replay(
-                trace,
-                target,
-                slo_s=slo_s,
-                deadline_s=10.0,
-                on_progress=functools.partial(_watch, stop, slo_s, rate_rps),
-                stop=stop,
-            )
-            if not (stop.is_set() or run.valid) and _clients_fault(run, slo_s):
-                continue
-            break
-        if errors := run.error_counts():
-            raise LoadError(
-                f"bench tuned: {sum(errors.values())} requests failed ({next(iter(errors))}).",
-                hint="Look into the server's log; try `conch perf run` with the same --shape.",
-            )
-        answered_s = run.latency_s[~np.isnan(run.sent_s)]
-        attainment = 0.0 if stop.is_set() else slo.slo_attainment(run.latency_s, slo_s)
-        found = Tried(
-            rate_rps=rate_rps, attainment=attainment, p99_s=slo.percentile_s(answered_s, 99)
-        )
-        if not found.carried:
-            _drain(client, target, slo_s)
+        found = probe(client, target, slo_s, rate_rps, window_s=window_s, seed=seed)
         self.note(
-            f"  {target.model} {rate_rps:.0f} req/s: {attainment * 100:.2f} %, "
+            f"  {target.model} {rate_rps:.0f} req/s: {found.attainment * 100:.2f} %, "
             f"p99 {found.p99_s * 1e3:.0f} ms"
         )
         return found
@@ -334,6 +309,9 @@ class TunedBench:
 
         A server that takes both cores delays the client on this machine, too. That is part of
         every latency, and the same for all; such a run counts, as what it says is the worst case.
+
+        Raises:
+            LoadError: when the run is not valid for another reason.
         """
         subject = self.subject
 
@@ -353,7 +331,13 @@ class TunedBench:
             policy=subject.policy(self.cores),
             instances=1,
         )
-        return play(served, asked)
+        run = play(served, asked)
+        if not run.valid and LAGGED not in run.invalid_reason:
+            raise LoadError(
+                f"bench tuned: {run.invalid_reason}.",
+                hint="Start it again: finished pieces are kept.",
+            )
+        return run
 
     @contextmanager
     def _served(
@@ -387,90 +371,9 @@ class TunedBench:
                     )
 
 
-def _watch(stop: threading.Event, slo_s: float, rate_rps: float, seen: Progress) -> None:
-    """End a probe that is clearly too much."""
-    waiting = max(20.0, OVERLOAD_SLOS * slo_s * rate_rps)
-    if seen.p99_s > OVERLOAD_SLOS * slo_s or seen.outstanding > waiting:
-        stop.set()
-
-
-def _clients_fault(run: ReplayResult, slo_s: float) -> bool:
-    """Whether a run misses the SLO only because our own client sent late."""
-    served_s = run.latency_s - (run.sent_s - run.intended_s)
-    return (
-        slo.slo_attainment(run.latency_s, slo_s)
-        < tuned_score.TARGET
-        <= slo.slo_attainment(served_s, slo_s)
-    )
-
-
-def _drain(client: TritonClient, target: ReplayTarget, quiet_s: float) -> None:
-    """Wait until three requests in a row take less than ``quiet_s``; 15 s at most."""
-    until_s = time.monotonic() + 15.0
-    quiet = 0
-    while quiet < 3 and time.monotonic() < until_s:
-        start_s = time.monotonic()
-        client.infer(target.model, target.inputs)
-        quiet = quiet + 1 if time.monotonic() - start_s < quiet_s else 0
-
-
 def _copy(source: Repository, model: str, root: Path, name: str, config: ModelConfig) -> None:
     """A copy of the model under another name, with this config."""
     shutil.copytree(source.root / model, root / name)
     renamed = model_config.parse(model_config.to_text(config))
     renamed.name = name
     Repository(root).write_config(name, renamed, reason="bench")
-
-
-def changes_of(run: ControlRun) -> list[str]:
-    """The changes of a run, a line each."""
-    return [
-        f"{c.begun_s:.1f} s to {c.ended_s:.1f} s {c.reason}: {c.after.instances} instances, "
-        f"batch {c.after.largest_batch}, delay {c.after.max_queue_delay_s * 1e3:g} ms, "
-        f"threads {c.after.threads or 'default'}{'' if c.ok else ' (rolled back)'}"
-        for c in run.changes
-    ]
-
-
-def line_of(name: str, data: Piece) -> str:
-    """One piece in a line."""
-    if name == "rough":
-        return ", ".join(f"{label} about {rps:.0f} req/s" for label, rps in data.items())
-    if name.startswith("cold"):
-        return (
-            f"{data['rate_rps']:.0f} req/s: settings final after {data['final_s']:.1f} s, SLO met "
-            f"from {data['met_s']:.0f} s on, then {data['held_attainment'] * 100:.2f} % "
-            f"({'; '.join(data['log']) or 'no change'})"
-        )
-    if name.startswith("capacity"):
-        return ", ".join(f"{label} {found['rps']:.0f} req/s" for label, found in data.items())
-    return (
-        f"{data['rate_rps']:.0f} req/s: default {data['before'] * 100:.2f} %, "
-        f"conch {data['conch'] * 100:.2f} %, default {data['after'] * 100:.2f} %"
-    )
-
-
-def summary(data: Piece) -> Piece:
-    """Medians and ranges over the rounds, and what they say."""
-    rounds, cold = data["capacity"], data["cold"]
-    rates = {
-        label: asdict(tuned_score.spread([r[label]["rps"] for r in rounds]))
-        for label in (REFERENCE, DEFAULT, CONCH)
-    }
-    ratios = {
-        label: asdict(
-            tuned_score.spread([r[CONCH]["rps"] / max(r[label]["rps"], 1e-9) for r in rounds])
-        )
-        for label in (REFERENCE, DEFAULT)
-    }
-    return {
-        "capacity_rps": rates,
-        "conch_ratio_to": ratios,
-        "cold": {
-            key: asdict(tuned_score.spread([c[key] for c in cold]))
-            for key in ("final_s", "met_s", "held_attainment", "held_p99_s")
-        },
-        "worse_at": [
-            share for share, pairs in data["stationary"].items() if tuned_score.worse(pairs)
-        ],
-    }
