@@ -11,6 +11,7 @@ largest of the others instances are held. A lasting step is no burst: the level 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -79,7 +80,13 @@ class Headroom:
         return float(median([load.mean_rps for load in self.loads if load.at_s > since_s]))
 
     def held_rps(
-        self, *, allowed_fraction: float, loss_s: float, carried_rps: float, at_s: float
+        self,
+        *,
+        allowed_fraction: float,
+        loss_s: float,
+        carried_rps: float,
+        at_s: float,
+        most_rps: float = math.inf,
     ) -> float:
         """The load of the burst to hold instances for; 0 where the error budget pays for all.
 
@@ -88,12 +95,13 @@ class Headroom:
             loss_s: seconds of requests that a burst loses where nothing is held.
             carried_rps: what the instances that the level calls for carry anyway.
             at_s: now.
+            most_rps: of the level; after a long burst the last minute's median is that burst.
 
         Example:
             Bursts of ×3 and ×2 in ten minutes, 6 s lost each: 3·6/600 = 3 % is more than 1 %, so
             ×3 is held for.
         """
-        level_rps = self.level_rps()
+        level_rps = min(self.level_rps(), most_rps)
         horizon_s = max(LEAST_HORIZON_S, min(REMEMBERED_S, at_s - self.since_s))
         if level_rps <= 0:
             return 0.0

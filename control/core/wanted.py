@@ -17,6 +17,8 @@ LOADS_KEPT = 5.0
 """Patience is at least this many load times: instances that load slowly are let go late."""
 SEEN_AND_DRAINED_S = 2.0
 """What it takes to see a burst and to drain what it left, beside the loading."""
+LEVEL_OF_LOAD = 1.5
+"""The level that bursts are held upon is at most this many times the load that is there now."""
 OUT_OF_REACH = 0.5
 """Where no count keeps the SLO, instances are counted by this share of their throughput: the queue
 must not grow."""
@@ -124,6 +126,7 @@ def _held_rps(
         loss_s=load_s + SEEN_AND_DRAINED_S,
         carried_rps=capacities[fewest(capacities, level_rps)],
         at_s=at_s,
+        most_rps=LEVEL_OF_LOAD * demand.load_rps,
     )
     asked_rps = policy.headroom * level_rps if policy.headroom > 1.0 else 0.0
     return max(learnt_rps, asked_rps)

@@ -85,6 +85,17 @@ def test_a_huge_burst_is_not_held_for_below_the_load_itself() -> None:
     assert _held(record, at_s=1225.0) in (0.0, pytest.approx(0.95 * 300.0))
 
 
+def test_after_a_long_burst_its_own_load_is_not_the_level() -> None:
+    """Twice 100/s was seen; 40 s at 300/s are over: 100/s are the level, and 200/s are held for."""
+    record = _played([100.0] * 60 + [200.0] * 15 + [100.0] * 60 + [300.0] * 40 + [100.0] * 5)
+    now_s = 1180.0
+    assert _held(record, at_s=now_s) > 500.0  # by the median of the last minute alone
+    held_rps = record.held_rps(
+        allowed_fraction=0.01, loss_s=5.0, carried_rps=150.0, at_s=now_s, most_rps=100.0
+    )
+    assert held_rps == pytest.approx(0.95 * 200.0)
+
+
 def test_a_failed_look_now_and_then_does_not_hold_instances_for_ever() -> None:
     """Instances that load for 10 s are let go after 50 s; one look in 20 s fails."""
     story = Story(policy=a_policy(load_s=10.0), applied=settings(4))
