@@ -20,12 +20,10 @@ from control.core.demand import Demand
 from control.core.guard import guard, is_reload, may_act_at_s
 from control.core.planner import BatchingPlan, Knowledge, plan_batching
 from control.core.service_time import ServiceTime
-from control.core.state import ControlState
+from control.core.state import LOOK_S, ControlState
 from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
 from control.core.wanted import Expected, Wanted, expected, wanted
 
-LOOK_S = 1.0
-"""How old a look is on average when what follows from it begins."""
 WAIT_FOR_SHARE_S = 10.0
 """So long those that hold more than their share of the budget may take to give it up."""
 MOST_GAIN = 1e6
@@ -341,6 +339,7 @@ def _terms(
         "stable_rps": demand.stable_rps,
         "load_rps": demand.load_rps,
         "forecast_rps": demand.forecast_rps,
+        "season_s": state.foresight.season.period_s if state.foresight.season else 0.0,
         "pending_count": demand.pending,
         "drain_s": demand.drain_s,
         "headroom": policy.headroom,

@@ -100,13 +100,13 @@ def measure(
     spread = dispersion(state.intervals[:-1])
     bounds = bounds_of(state.intervals, spread=spread)
     now_rps = max((bound.low_rps for bound in bounds), default=0.0)
-    forecast = state.forecast
-    trend_rps = forecast.ahead_rps(ahead_s) - SURE * forecast.residual_rps
+    ahead_rps = state.foresight.ahead_rps(ahead_s)
+    trend_rps = ahead_rps - SURE * state.foresight.residual_rps
     return Demand(
         fast_rps=fast_rps,
         stable_rps=fast_rps if stable is None else stable,
         load_rps=max(now_rps, trend_rps),
-        forecast_rps=forecast.ahead_rps(ahead_s),
+        forecast_rps=ahead_rps,
         bounds=bounds,
         pending=waiting,
         excess=excess,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from control.core import forecast, saved, windows
+from control.core import saved, windows
 from control.core.burn_rate import ErrorBudget
-from control.core.forecast import Forecast
+from control.core.foresight import Foresight
 from control.core.headroom import Headroom
 from control.core.safety import Safety
 from control.core.service_time import Learnt
@@ -16,6 +16,8 @@ from control.core.types import Observation, Policy, Settings
 from control.core.windows import Interval
 
 LOADS_LOOKED_AT = 5
+LOOK_S = 1.0
+"""How old a look is on average when what follows from it begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class ControlState:
         settings_since_s: since when the batching settings in force are the same.
         planned_s: when the batching was planned last.
         in_flight: the change that is being applied, if any.
-        forecast: of the arrival rate.
+        foresight: of the arrival rate.
         headroom: the bursts that came before.
         budget: requests that met and missed the SLO lately.
         safety: the change that is being judged, what is undone and blocked, and κ.
@@ -86,7 +88,7 @@ class ControlState:
     settings_since_s: float = 0.0
     planned_s: float = 0.0
     in_flight: InFlight | None = None
-    forecast: Forecast = field(default_factory=Forecast)
+    foresight: Foresight = field(default_factory=Foresight)
     headroom: Headroom = field(default_factory=Headroom)
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     safety: Safety = field(default_factory=Safety)
@@ -125,7 +127,7 @@ class ControlState:
                 at_s=seen.at_s,
             ),
             learnt=self._learn(new, policy),
-            forecast=self._foresee(new),
+            foresight=self.foresight.absorb(new, horizon_s=self.load_s(policy) + LOOK_S),
             wanted=() if gap else self.wanted,
             settings_since_s=since_s,
             changes=tuple(c for c in self.changes if seen.at_s - 3600.0 < c.at_s <= seen.at_s),
@@ -160,13 +162,6 @@ class ControlState:
                 ),
             ),
         )
-
-    def _foresee(self, new: Interval | None) -> Forecast:
-        """The forecast with one more interval; begun anew after a gap."""
-        if new is None:
-            return Forecast()
-        rate_rps = new.arrivals / new.span_s
-        return forecast.update(self.forecast, rate_rps, new.end_s, new.span_s)
 
     def _same_sample(self, seen: Observation) -> bool:
         """Whether the look has the very counters of the last one."""
