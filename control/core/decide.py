@@ -166,7 +166,7 @@ def _propose(
     due = _plan_is_due(state, policy, at_s=at_s, overloaded=want.overloaded or not want.reachable)
     if policy.rebatch and known.can_rebatch and due:
         plan = plan_batching(applied, known, rate_rps=demand.stable_rps, need_rps=want.need_rps)
-        if _pays(plan, applied, policy, urgent=want.overloaded or want.panic):
+        if _pays(plan, applied, policy, urgent=want.panic and not want.overloaded):
             # Fewer instances are the fast loop's business, with its patience.
             count = max(plan.settings.instances, applied.instances)
             return Reason.REBATCH, replace(plan.settings, instances=count), plan
