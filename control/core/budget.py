@@ -133,7 +133,10 @@ def cap(model: str, wants: Sequence[Want], goals: Mapping[str, int], limit: Limi
         limit: the budget.
     """
     own = next(want for want in wants if want.model == model)
-    reserved = [replace(want, held=max(want.held, goals[want.model])) for want in wants]
+    reserved = [
+        want if want.held >= goals[want.model] else replace(want, held=goals[want.model])
+        for want in wants
+    ]
     room = min(_room(own, wants, limit), _room(own, reserved, limit))
     if _fits(wants, {want.model: want.held for want in reserved}, limit):
         return max(own.min_instances, own.held, room)

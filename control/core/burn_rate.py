@@ -12,7 +12,7 @@ per interval, see ``missed_fraction``.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from control.core.types import Policy
@@ -87,7 +87,7 @@ class ErrorBudget:
             kept[-1] = Bin(last.start_s, new.end_s, last.total + total, last.bad + bad)
         else:
             kept.append(Bin(new.start_s, new.end_s, total, bad))
-        return replace(self, bins=tuple(kept))
+        return ErrorBudget(bins=tuple(kept))
 
     def burn_rate(self, policy: Policy, *, window_s: float, at_s: float) -> float:
         """Bad share over the window as a multiple of 1 - target; 0 without requests."""

@@ -8,8 +8,10 @@ rounded to ``ROUNDING``, and one table serves all models and lasts while ℓ dri
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 from control.core import queueing
+from control.core.curves import Steps
 from control.core.service_time import ServiceTime
 from control.core.types import Policy
 
@@ -43,23 +45,54 @@ def capacity_rps(
     Example:
         ℓ = 1 ms·b + 4 ms, c = 1, B = 8, d = 0, S = 50 ms: full batches give 8/12 ms = 667/s.
     """
-    limit_s = policy.slo_s * (1.0 - policy.margin_fraction) - transport_s
-    if limit_s <= 0.0 or service.of(largest_batch) <= 0.0:
-        return 0.0
-    found = _normalised(
-        service.scaled(1.0 / limit_s).rounded(ROUNDING),
-        instances,
-        largest_batch,
-        round(max_queue_delay_s / limit_s, _DIGITS) if largest_batch > 1 else 0.0,
-        round(overhead_s / limit_s, _DIGITS),
-        policy.utilisation_limit,
+    found = capacities_rps(
+        service,
+        {instances: 1.0},
+        largest_batch=largest_batch,
+        max_queue_delay_s=max_queue_delay_s,
+        policy=policy,
+        overhead_s=overhead_s,
+        transport_s=transport_s,
     )
-    return found / limit_s
+    return found[instances]
+
+
+def capacities_rps(
+    alone: ServiceTime,
+    slower: Mapping[int, float],
+    *,
+    largest_batch: int,
+    max_queue_delay_s: float,
+    policy: Policy,
+    overhead_s: float = 0.0,
+    transport_s: float = 0.0,
+) -> dict[int, float]:
+    """``capacity_rps`` by instance count.
+
+    Args:
+        alone: ℓ(b) of an instance that is alone.
+        slower: by instance count, how many times as long a batch takes when all are busy.
+        largest_batch, max_queue_delay_s, policy, overhead_s, transport_s: see ``capacity_rps``.
+    """
+    limit_s = policy.slo_s * (1.0 - policy.margin_fraction) - transport_s
+    if limit_s <= 0.0 or alone.of(largest_batch) <= 0.0:
+        return dict.fromkeys(slower, 0.0)
+    each = 1.0 / limit_s
+    delay = round(max_queue_delay_s / limit_s, _DIGITS) if largest_batch > 1 else 0.0
+    overhead = round(overhead_s / limit_s, _DIGITS)
+    most = policy.utilisation_limit
+    return {
+        count: _normalised(
+            alone.steps(ROUNDING, factor, each), count, largest_batch, delay, overhead, most
+        )
+        / limit_s
+        for count, factor in slower.items()
+    }
 
 
 @functools.lru_cache(maxsize=65536)
 def _normalised(
-    service: ServiceTime,
+    steps: Steps,
     instances: int,
     largest_batch: int,
     delay: float,
@@ -67,6 +100,7 @@ def _normalised(
     utilisation_limit: float,
 ) -> float:
     """Λ for a latency limit of 1."""
+    service = ServiceTime.of_steps(steps, ROUNDING)
     # Nearly alone, a request waits out the delay: a load that is kept only because it fills
     # batches is no capacity.
     if service.of(1) + delay > 1.0:
@@ -92,5 +126,5 @@ def _normalised(
         high = low
     if instances == 1:
         return high
-    fewer = _normalised(service, instances - 1, largest_batch, delay, overhead, utilisation_limit)
+    fewer = _normalised(steps, instances - 1, largest_batch, delay, overhead, utilisation_limit)
     return max(high, fewer)

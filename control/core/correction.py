@@ -10,7 +10,7 @@ panic.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 LOW, HIGH = 0.7, 1.5
 TIME_CONSTANT_S = 10.0
@@ -44,16 +44,15 @@ class Correction:
         """
         if not math.isfinite(at_s):
             return self
-        known = replace(self, at_s=at_s)
         if frozen or not (_usable(observed_s) and _usable(predicted_s)):
-            return known
+            return Correction(factor=self.factor, at_s=at_s)
         assert observed_s is not None  # `_usable` says so
         assert predicted_s is not None
         ratio = min(HIGH, max(LOW, observed_s / predicted_s))
         weight = FIRST_WEIGHT
         if self.at_s is not None:
             weight = -math.expm1(-max(0.0, at_s - self.at_s) / TIME_CONSTANT_S)
-        return replace(known, factor=self.factor + weight * (ratio - self.factor))
+        return Correction(factor=self.factor + weight * (ratio - self.factor), at_s=at_s)
 
 
 def _usable(seconds: float | None) -> bool:

@@ -30,6 +30,10 @@ LEAST_NOISE = 0.03
 """Coefficient of variation that is assumed at least when a line and a table are compared."""
 
 
+Steps = tuple[int | None, int | None, int, tuple[tuple[int, int | None], ...]]
+"""A rounded curve: α, β, the coefficient of variation, and the table's times as whole steps."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceTime:
     """ℓ(b) = ``alpha_s``·b + ``beta_s``, seconds for a batch of b; or a table.
@@ -69,7 +73,9 @@ class ServiceTime:
             alpha_s=self.alpha_s * factor,
             beta_s=self.beta_s * factor,
             cv_fraction=self.cv_fraction,
-            table=tuple((size, seconds * factor) for size, seconds in self.table),
+            table=tuple((size, seconds * factor) for size, seconds in self.table)
+            if self.table
+            else (),
         )
 
     def rounded(self, step_fraction: float = 0.05) -> ServiceTime:
@@ -79,11 +85,39 @@ class ServiceTime:
             >>> ServiceTime(alpha_s=0.001, beta_s=0).rounded().beta_s
             0.0
         """
-        return ServiceTime(
-            alpha_s=_stepped(self.alpha_s, step_fraction),
-            beta_s=_stepped(self.beta_s, step_fraction),
-            cv_fraction=round(self.cv_fraction / step_fraction) * step_fraction,
-            table=tuple((size, _stepped(s, step_fraction)) for size, s in self.table),
+        return ServiceTime.of_steps(self.steps(step_fraction), step_fraction)
+
+    def steps(self, step_fraction: float, *factors: float) -> Steps:
+        """The curve times all ``factors`` as whole steps: ``rounded`` before it is a curve again.
+
+        Cheap to make and to look up. A time of 0 is None.
+        """
+        alpha_s, beta_s, table = self.alpha_s, self.beta_s, self.table
+        for factor in factors:
+            alpha_s *= factor
+            beta_s *= factor
+            if table:
+                table = tuple((size, seconds * factor) for size, seconds in table)
+        return (
+            round(math.log(alpha_s) / step_fraction) if alpha_s > 0 else None,
+            round(math.log(beta_s) / step_fraction) if beta_s > 0 else None,
+            round(self.cv_fraction / step_fraction),
+            tuple(
+                (size, round(math.log(s) / step_fraction) if s > 0 else None) for size, s in table
+            )
+            if table
+            else (),
+        )
+
+    @classmethod
+    def of_steps(cls, steps: Steps, step_fraction: float) -> ServiceTime:
+        """The curve behind ``steps``."""
+        alpha, beta, cv, table = steps
+        return cls(
+            alpha_s=_of_step(alpha, step_fraction),
+            beta_s=_of_step(beta, step_fraction),
+            cv_fraction=cv * step_fraction,
+            table=tuple((size, _of_step(step, step_fraction)) for size, step in table),
         )
 
     def _looked_up(self, batch_size: int) -> float:
@@ -147,7 +181,9 @@ def curve_through(
     if line is None:
         return None
     if cv_fraction:
-        line = replace(line, cv_fraction=cv_fraction)
+        line = ServiceTime(
+            alpha_s=line.alpha_s, beta_s=line.beta_s, cv_fraction=cv_fraction, table=line.table
+        )
     strong = 0
     weight = missed = 0.0
     for size, mean_s, batches in points:
@@ -228,8 +264,6 @@ def isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:
     return [mean for mean, _, length in pools for _ in range(length)]
 
 
-def _stepped(seconds: float, step_fraction: float) -> float:
-    """To the nearest power of e^step; 0 stays 0."""
-    if seconds <= 0:
-        return 0.0
-    return math.exp(round(math.log(seconds) / step_fraction) * step_fraction)
+def _of_step(step: int | None, step_fraction: float) -> float:
+    """That power of e^``step_fraction``; 0 for None."""
+    return 0.0 if step is None else math.exp(step * step_fraction)

@@ -12,6 +12,7 @@ stable window is full.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from control.core import demand as demands
@@ -106,7 +107,7 @@ def _known(
         return None
     correction = state.safety.correction.factor
     if abs(correction - 1.0) > CORRECTED_BEYOND:
-        policy = replace(policy, slo_s=policy.slo_s / round(correction, 1))
+        policy = _corrected(policy, round(correction, 1))
     return Knowledge(
         learnt=state.learnt,
         policy=policy,
@@ -115,6 +116,12 @@ def _known(
         can_rebatch=seen.can_rebatch and applied.max_batch_size > 0,
         least_batch_size=seen.least_batch_size,
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _corrected(policy: Policy, factor: float) -> Policy:
+    """The policy with its SLO divided by the factor; a policy has many fields to copy."""
+    return replace(policy, slo_s=policy.slo_s / factor)
 
 
 def _account(

@@ -12,6 +12,8 @@ largest of the others instances are held. A lasting step is no burst: the level 
 from __future__ import annotations
 
 import math
+import operator
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -53,6 +55,10 @@ class Burst(NamedTuple):
         return max(level_rps, min(level_rps * self.ratio, self.peak_rps))
 
 
+_MEAN = operator.attrgetter("mean_rps")
+_LOW = operator.attrgetter("low_rps")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headroom:
     """What is remembered of bursts.
@@ -76,8 +82,8 @@ class Headroom:
         """Median load of the last minute before the newest look; 0 without any."""
         if not self.loads:
             return 0.0
-        since_s = self.loads[-1].at_s - LEVEL_S
-        return float(median([load.mean_rps for load in self.loads if load.at_s > since_s]))
+        newest = self.loads[_after(self.loads, self.loads[-1].at_s - LEVEL_S) :]
+        return float(median(map(_MEAN, newest)))
 
     def held_rps(
         self,
@@ -118,7 +124,7 @@ class Headroom:
     def update(self, *, at_s: float, mean_rps: float, low_rps: float) -> Headroom:
         """The memory with one more look."""
         horizon_s = at_s - 2 * AROUND_S - CLOSE_S
-        kept = (load for load in self.loads if horizon_s < load.at_s < at_s)
+        kept = self.loads[_after(self.loads, horizon_s) : _from(self.loads, at_s)]
         loads = (*kept, Load(at_s, mean_rps, low_rps))
         bursts = tuple(b for b in self.bursts if at_s - REMEMBERED_S < b.at_s <= at_s)
         found = burst(loads, at_s=at_s)
@@ -130,23 +136,40 @@ class Headroom:
 def burst(loads: Sequence[Load], *, at_s: float) -> Burst | None:
     """The burst where the load ``AROUND_S`` ago stood out of what was before and after it.
 
+    The loads are in the order of time.
+
     The ratio is to the middle of both levels. None where it did not stand out, or the record is
     too short to tell.
     """
     middle_s = at_s - AROUND_S
     if not loads or loads[0].at_s > middle_s - AROUND_S + 2 * CLOSE_S:
         return None
-    around = [load for load in loads if abs(load.at_s - middle_s) <= PEAK_S]
-    before = [load.mean_rps for load in loads if load.at_s <= middle_s - CLOSE_S]
-    after = [load.mean_rps for load in loads if load.at_s >= middle_s + CLOSE_S]
+    around = loads[_from(loads, middle_s - PEAK_S) : _after(loads, middle_s + PEAK_S)]
+    before = loads[: _after(loads, middle_s - CLOSE_S)]
+    after = loads[_from(loads, middle_s + CLOSE_S) :]
     if not around or not before or not after:
         return None
-    levels = float(median(before)), float(median(after))
-    surely_rps = float(median([load.low_rps for load in around]))
-    if surely_rps < BURST_AT_LEAST * max(levels) or sum(levels) <= 0:
+    surely_rps = float(median(map(_LOW, around)))
+    levels_rps = 0.0
+    for side in (before, after):
+        level_rps = float(median(map(_MEAN, side)))
+        if surely_rps < BURST_AT_LEAST * level_rps:
+            return None
+        levels_rps += level_rps
+    if levels_rps <= 0:
         return None
-    peak_rps = float(median([load.mean_rps for load in around]))
-    return Burst(middle_s, 2.0 * peak_rps / sum(levels), peak_rps)
+    peak_rps = float(median(map(_MEAN, around)))
+    return Burst(middle_s, 2.0 * peak_rps / levels_rps, peak_rps)
+
+
+def _after(loads: Sequence[Load], at_s: float) -> int:
+    """Index of the first load later than this; the loads are in the order of time."""
+    return bisect_right(loads, (at_s, math.inf))
+
+
+def _from(loads: Sequence[Load], at_s: float) -> int:
+    """Index of the first load at this time or later."""
+    return bisect_left(loads, (at_s,))
 
 
 def _with(bursts: tuple[Burst, ...], found: Burst) -> tuple[Burst, ...]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from control.core import queueing
-from control.core.capacity import capacity_rps
+from control.core.capacity import capacities_rps, capacity_rps
 from control.core.service_time import Learnt, ServiceTime
 from control.core.types import Policy, Settings
 
@@ -95,7 +95,17 @@ class Knowledge:
         """Λ by instance count, for every count that the policy allows and the applied one."""
         allowed = range(self.policy.min_instances, self.policy.max_instances + 1)
         counts = sorted({*allowed, settings.instances})
-        return {count: self.capacity_rps(settings, count) for count in counts}
+        threads = settings.threads or self.threads
+        surface = self.learnt.surface(threads=threads, cores=self.policy.cores)
+        if surface is None:  # a sibling's curve
+            return {count: self.capacity_rps(settings, count) for count in counts}
+        return capacities_rps(
+            surface.curve,
+            {count: surface.factor(count) for count in counts},
+            largest_batch=settings.largest_batch,
+            max_queue_delay_s=settings.max_queue_delay_s,
+            policy=self.policy,
+        )
 
     def busy(self, settings: Settings, rate_rps: float) -> float:
         """Predicted busy instances at this load; infinite when p99 misses the margin."""

@@ -83,7 +83,9 @@ class Safety:
             at_s: of the look.
         """
         blocked = tuple(block for block in self.blocked if block.until_s > at_s)
-        known = replace(self, blocked=blocked, burns=burning)
+        known = self
+        if burning != self.burns or len(blocked) != len(self.blocked):
+            known = replace(self, blocked=blocked, burns=burning)
         in_flight = self.before is not None
         if applied is None:
             return known
@@ -193,7 +195,7 @@ class Safety:
         elif self.undo is not None:
             ours = self.forbids(applied, at_s=at_s)
         else:
-            return replace(self, last_good=applied)
+            return self if applied == self.last_good else replace(self, last_good=applied)
         if ours:
             return self
         return replace(self, watch=None, undo=None, last_good=applied, recent=Period())

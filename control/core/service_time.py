@@ -64,9 +64,11 @@ class Surface:
 
     def factor(self, instances: int) -> float:
         """ℓ with that many busy instances, relative to ``curve``."""
-        nearest = min(self.own, key=lambda count: (abs(count - instances), count))
+        own = self.own.get(instances)
+        if own is None:
+            own = self.own[min(self.own, key=lambda count: (abs(count - instances), count))]
         shared = share(instances, threads=self.threads, cores=self.cores)
-        return self.law.factor(instances, share=shared) * self.own[nearest] * self.threads_factor
+        return self.law.factor(instances, share=shared) * own * self.threads_factor
 
     @property
     def compared(self) -> bool:

@@ -114,7 +114,7 @@ class ControlState:
             new = windows.interval(self.last, seen, stale_s=policy.stale_s)
         gap = new is None
         since_s = self.settings_since_s
-        if self.last is None or _batching(self.last.applied) != _batching(seen.applied):
+        if self.last is None or not _same_batching(self.last.applied, seen.applied):
             since_s = seen.at_s
         horizon_s = max(policy.stable_window_s, policy.quiet_s)
         return replace(
@@ -238,6 +238,8 @@ def _is_whole(seen: Observation) -> bool:
     return seen.counters is not None and seen.applied is not None
 
 
-def _batching(settings: Settings | None) -> Settings | None:
-    """The part of the settings that only a reload can change."""
-    return None if settings is None else replace(settings, instances=1)
+def _same_batching(one: Settings | None, other: Settings | None) -> bool:
+    """Whether nothing differs that only a reload can change."""
+    if one is None or other is None or one == other:
+        return one == other
+    return replace(one, instances=other.instances) == other
