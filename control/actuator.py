@@ -54,6 +54,7 @@ class Action:
         revision: of the config now on disk; 0 when nothing was written.
         diff: unified, applied → desired.
         error: why it was rolled back, or empty.
+        unavailable: whether it was rolled back because Triton did not answer for a while.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Action:
     revision: int
     diff: str
     error: str = ""
+    unavailable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +200,7 @@ class Actuator:
             self._bring_back(model, around)
             seconds, revision = self._clock() - start_s, self._newest(model)
             return self._action(
-                change, Outcome.ROLLED_BACK, seconds, revision=revision, error=error.message
+                change, Outcome.ROLLED_BACK, seconds, revision=revision, cause=error
             )
         seconds = self._clock() - start_s
         log.info("config.applied", model=model, kind=change.kind.value, seconds=round(seconds, 3))
@@ -323,7 +325,12 @@ class Actuator:
 
     @staticmethod
     def _action(
-        change: Change, outcome: Outcome, seconds: float, *, revision: int, error: str = ""
+        change: Change,
+        outcome: Outcome,
+        seconds: float,
+        *,
+        revision: int,
+        cause: ConchError | None = None,
     ) -> Action:
         """The record of a change."""
         return Action(
@@ -333,5 +340,6 @@ class Actuator:
             seconds=seconds,
             revision=revision,
             diff=change.diff,
-            error=error,
+            error=cause.message if cause else "",
+            unavailable=isinstance(cause, TritonUnavailable),
         )

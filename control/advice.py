@@ -82,8 +82,8 @@ CLAMPS: Mapping[Clamp, str] = MappingProxyType(
         Clamp.STEP_DOWN: "Nothing; the next step follows after the `cooldown`.",
         Clamp.COOLDOWN: "Nothing; `cooldown` in the policy says how long. A scale up never waits.",
         Clamp.RELOAD_BUDGET: (
-            "Wait, or raise `reloads_per_hour`. A scale up that wanted a fresh copy is made in "
-            "place meanwhile."
+            "Wait, or raise `reloads_per_hour`. A scale up that wanted a second copy is made in "
+            "place meanwhile; its limit is `copies_per_hour`."
         ),
         Clamp.BLOCKED: (
             "Look why it failed: `conch control status`, `conch repo history MODEL` and the log's "

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from conch.errors import ApplyRejected, ConchError
+from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from control.actuator import Action, Actuator, Outcome
 from control.core import saved
 from control.core.budget import Shares
@@ -299,7 +299,8 @@ class ControlLoop:
         except ConchError as error:
             log.error("change.failed", model=model, error=error.message)
             rejected = isinstance(error, ApplyRejected)
-            failed = self._change(acting, rejected, ok=False)
+            outage = isinstance(error, TritonUnavailable)
+            failed = self._change(acting, rejected, ok=False, unavailable=outage)
             self._step(model, Ended(change=failed))
             self._record_end(acting.action_id, error, failed)
             return Ending(decision=decision, action=None, error=error.message)
@@ -307,12 +308,22 @@ class ControlLoop:
         if action.outcome is not Outcome.UNCHANGED:
             reload = action.kind is ReloadKind.RELOAD
             ok = action.outcome is Outcome.APPLIED
-            change = self._change(acting, reload, ok=ok, seconds=action.seconds)
+            change = self._change(
+                acting, reload, ok=ok, seconds=action.seconds, unavailable=action.unavailable
+            )
         self._step(model, Ended(change=change))
         self._record_end(acting.action_id, action, change)
         return Ending(decision=decision, action=action, error=action.error)
 
-    def _change(self, acting: _Acting, reload: bool, *, ok: bool, seconds: float = 0.0) -> Applied:
+    def _change(
+        self,
+        acting: _Acting,
+        reload: bool,
+        *,
+        ok: bool,
+        seconds: float = 0.0,
+        unavailable: bool = False,
+    ) -> Applied:
         """A change as the core remembers it."""
         assert acting.decision.desired is not None  # noqa: S101
         return Applied(
@@ -323,6 +334,7 @@ class ControlLoop:
             ok=ok,
             seconds=seconds,
             undo=acting.decision.reason is Reason.ROLLBACK,
+            unavailable=unavailable,
         )
 
     def _record_end(

@@ -45,7 +45,15 @@ class ModelPolicy(FileModel):
     fast_window: Duration = Field(2.0, gt=0, description="Averaging window for scale up.")
     stable_window: Duration = Field(6.0, gt=0, description="Averaging window for the steady load.")
     margin: float = Field(0.1, ge=0, lt=1, description="Share of the SLO kept as a margin.")
-    reloads_per_hour: int = Field(4, ge=0, description="At most this many full reloads an hour.")
+    reloads_per_hour: int = Field(
+        4, ge=0, description="At most this many reloads for other batching, threads or cache."
+    )
+    copies_per_hour: int = Field(
+        20,
+        ge=0,
+        description="At most this many scale ups of a saturated model by a second copy an hour; "
+        "then in place, which can take minutes.",
+    )
     target: float = Field(
         0.99, gt=0, lt=1, description="Share of the requests that must meet the objective."
     )
@@ -97,6 +105,7 @@ class ModelPolicy(FileModel):
             rebatch=self.rebatch,
             rebatch_after_s=self.rebatch_after,
             reloads_per_hour=self.reloads_per_hour,
+            copies_per_hour=self.copies_per_hour,
             slo_target_fraction=self.target,
             headroom=self.headroom,
             weight=self.weight,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from control.core.safety import Block, Safety
-from control.core.state import ControlState
+from control.core.state import Applied, ControlState
 from control.core.types import Clamp, Observation, Policy, Settings
 
 COPY_MARGIN = 1.2
 """A copy is expected to take this many times what one took so far."""
+LEAST_WAIT_S = 1.0
+"""After a first failure, where there is no cooldown."""
+MOST_DOUBLED = 20
+"""Times that the wait after a failure is doubled; it is far beyond any limit then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,11 @@ class _Proposal:
     @property
     def reload(self) -> bool:
         """Whether it takes a full reload whatever we wish."""
+        return is_reload(self.wanted, replace(self.applied, version=self.wanted.version))
+
+    @property
+    def copies(self) -> bool:
+        """Whether all its instances are loaded beside the old ones: a reload, or a version."""
         return is_reload(self.wanted, self.applied)
 
     @property
@@ -82,19 +93,21 @@ def guard(
         seen: the look, for the budget's cap, the free memory and a freeze; None knows of none.
         safety: what was judged worse, and whether the error budget burns.
         undo: whether this is a rollback. It waits for no cooldown and no budget of reloads or
-            changes, may take any step down, and passes while the error budget burns.
+            changes, may take any step down, and passes while the error budget burns. One that
+            failed waits twice as long before each further try.
             A change that gives others their share of the budget waits for neither, too.
         adds_capacity: whether the change is meant to carry more; None for "if it has more
             instances". Such a change waits for no cooldown and no budget of changes: it only costs
             money, and waiting costs the SLO.
 
-    One that wanted a fresh copy is made in place when the hour's reloads are spent, or where there
-    is not enough memory for a second copy.
+    One that wanted a fresh copy is made in place when the hour's copies are spent, or where there
+    is not enough memory for a second copy. After a change that Triton was not there for, nothing is
+    tried for a cooldown, and twice as long after each further one.
     """
     clamps: list[Clamp] = []
     cap = seen.cap if seen is not None else None
     wanted = _bounded(proposal, applied, policy, clamps, granularity, cap=cap, undo=undo)
-    if fresh and not undo and _reloads_spent(state, policy):
+    if fresh and not undo and _copies_spent(state, policy):
         clamps.append(Clamp.RELOAD_BUDGET)
         fresh = False
     grows = wanted.instances > applied.instances and not is_reload(wanted, applied)
@@ -129,8 +142,27 @@ def guard(
 
 
 def may_act_at_s(state: ControlState, policy: Policy) -> float:
-    """When the cooldown of the last change ends; 0 without one."""
-    return state.changes[-1].at_s + policy.cooldown_s if state.changes else 0.0
+    """When the cooldown of the last change ends, or the wait for a Triton that was not there.
+
+    0 without a change.
+    """
+    if not state.changes:
+        return 0.0
+    outage = itertools.takewhile(lambda change: change.unavailable, reversed(state.changes))
+    return max(state.changes[-1].at_s + policy.cooldown_s, _retry_at_s(outage, policy))
+
+
+def _retry_at_s(failures: Iterable[Applied], policy: Policy) -> float:
+    """When to try again after failures in a row, the newest first; 0 without one.
+
+    The wait is the cooldown, twice as long with each failure, up to the time of a block.
+    """
+    failed = tuple(failures)
+    if not failed:
+        return 0.0
+    first_s = max(policy.cooldown_s, LEAST_WAIT_S)
+    doubled_s = first_s * 2.0 ** min(len(failed) - 1, MOST_DOUBLED)
+    return failed[0].at_s + min(doubled_s, max(policy.blocked_s, first_s))
 
 
 def is_owed(wanted: Settings, applied: Settings, seen: Observation | None) -> bool:
@@ -188,8 +220,21 @@ def _bounded(
 
 
 def _reloads_spent(state: ControlState, policy: Policy) -> bool:
-    """Whether the hour's reloads are used up."""
-    return sum(change.reload for change in state.changes) >= policy.reloads_per_hour
+    """Whether the hour's planned reloads are used up."""
+    planned = sum(change.reload and not _is_copy(change) for change in state.changes)
+    return planned >= policy.reloads_per_hour
+
+
+def _copies_spent(state: ControlState, policy: Policy) -> bool:
+    """Whether the hour's second copies for a change of the count are used up."""
+    return sum(_is_copy(change) for change in state.changes) >= policy.copies_per_hour
+
+
+def _is_copy(change: Applied) -> bool:
+    """Whether it was a reload for nothing but another count; one of unknown origin is planned."""
+    if change.before is None:
+        return False
+    return change.reload and not is_reload(change.settings, change.before)
 
 
 def _held(full: _Proposal, *, ready_s: float) -> Clamp | None:
@@ -199,9 +244,11 @@ def _held(full: _Proposal, *, ready_s: float) -> Clamp | None:
         return Clamp.FROZEN
     if state.in_flight is not None:
         return Clamp.CHANGE_IN_FLIGHT
+    last = state.changes[-1] if state.changes else None
+    if last is not None and last.unavailable and full.at_s < ready_s:
+        return Clamp.COOLDOWN
     if full.undo:
-        failed = bool(state.changes) and not state.changes[-1].ok
-        return Clamp.COOLDOWN if failed and full.at_s < ready_s else None
+        return Clamp.COOLDOWN if full.at_s < _undo_again_s(full, ready_s=ready_s) else None
     if full.owed:  # others wait for it
         return None
     if _blocked(full):
@@ -217,6 +264,15 @@ def _held(full: _Proposal, *, ready_s: float) -> Clamp | None:
     return None
 
 
+def _undo_again_s(full: _Proposal, *, ready_s: float) -> float:
+    """When a rollback may be tried: at once, but for one that failed or after another failure."""
+    changes = full.state.changes
+    undone = (change for change in reversed(changes) if change.undo)
+    failed = itertools.takewhile(lambda change: not change.ok, undone)
+    again_s = _retry_at_s(failed, full.policy)
+    return max(again_s, ready_s) if changes and not changes[-1].ok else again_s
+
+
 def _blocked(full: _Proposal) -> bool:
     """Whether the target failed, or was judged worse, a short while ago.
 
@@ -225,7 +281,7 @@ def _blocked(full: _Proposal) -> bool:
     """
     for change in full.state.changes:
         until_s = change.at_s + full.policy.blocked_s
-        if full.at_s >= until_s:
+        if full.at_s >= until_s or change.unavailable:
             continue
         if change.ok:
             if change.undo and change.before is not None:
@@ -253,7 +309,7 @@ def _within_memory(full: _Proposal, granularity: int, clamps: list[Clamp]) -> tu
     if free is None or copy is None or copy <= 0:
         return wanted, full.fresh
     fits = int(free // (COPY_MARGIN * copy))
-    if full.reload:
+    if full.copies:
         if wanted.instances <= fits:
             return wanted, full.fresh
         clamps.append(Clamp.MEMORY)

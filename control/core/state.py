@@ -32,6 +32,7 @@ class Applied:
         seconds: how long it took.
         before: what was in force when it began; None where it is not known.
         undo: whether it was a rollback: ``before`` is then not tried again for a while.
+        unavailable: whether it failed because Triton was not there: no fault of the settings.
     """
 
     at_s: float
@@ -41,6 +42,7 @@ class Applied:
     seconds: float = 0.0
     before: Settings | None = None
     undo: bool = False
+    unavailable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,7 +162,8 @@ class Policy:
         rebatch: whether the slow knob may be used at all.
         rebatch_after_s: how long the same settings must have been watched before each plan.
         rebatch_gain: least capacity ratio that pays for a reload.
-        reloads_per_hour: at most.
+        reloads_per_hour: planned ones (batching, threads, cache, version), at most.
+        copies_per_hour: second copies for a scale up of a saturated model, at most.
         blocked_s: how long a target that failed is not tried again.
         slo_target_fraction: share of the requests that must meet the SLO.
         headroom: instances are held for this many times the load; 1 trusts the forecast.
@@ -197,6 +198,7 @@ class Policy:
     rebatch_after_s: float = 30.0
     rebatch_gain: float = 1.2
     reloads_per_hour: int = 4
+    copies_per_hour: int = 20
     blocked_s: float = 600.0
     slo_target_fraction: float = 0.99
     headroom: float = 1.0

@@ -95,6 +95,7 @@ class Story:
             change = Applied(
                 at_s=self.at_s,
                 settings=decision.desired,
+                before=self.applied,
                 reload=decision.fresh or is_reload(decision.desired, self.applied),
                 ok=True,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from control.core.types import Clamp, Observation, Settings
 from tests.unit.story import a_policy, in_flight, settings
 
 NOW_S = 5000.0
+GOOD, BAD = settings(2, batch=8), settings(2, batch=32)
 
 
 def _tried(wanted: Settings, *, ago_s: float, reload: bool = False, ok: bool = True) -> Applied:
@@ -79,15 +81,75 @@ def test_guard_does_not_try_again_what_failed() -> None:
     assert _guard(bad, settings(1), replace(recent, at_s=NOW_S - 700)).clamps == ()
 
 
-def test_guard_makes_a_fresh_scale_up_in_place_when_reloads_are_spent() -> None:
+def _copied(*, ago_s: float) -> Applied:
+    """A scale up that was made by a second copy."""
+    return replace(_tried(settings(2), ago_s=ago_s, reload=True), before=settings(1))
+
+
+def test_guard_makes_a_fresh_scale_up_in_place_when_copies_are_spent() -> None:
     """The instances come all the same."""
-    spent = [_tried(settings(1), ago_s=600 * n, reload=True) for n in range(1, 5)]
-    state = ControlState(changes=tuple(spent))
-    seen = guard(settings(2), settings(1), state, a_policy(), at_s=NOW_S, fresh=True)
-    assert (seen.settings.instances, seen.fresh) == (2, False)
-    assert seen.clamps == (Clamp.RELOAD_BUDGET,)
-    free = guard(settings(2), settings(1), ControlState(), a_policy(), at_s=NOW_S, fresh=True)
-    assert free.fresh
+    policy = a_policy(copies_per_hour=4)
+    spent = tuple(_copied(ago_s=600 * n) for n in range(1, 5))
+    for changes, clamps in ((spent, (Clamp.RELOAD_BUDGET,)), (spent[1:], ())):
+        state = ControlState(changes=changes)
+        seen = guard(settings(2), settings(1), state, policy, at_s=NOW_S, fresh=True)
+        assert (seen.settings.instances, seen.fresh) == (2, not clamps)
+        assert seen.clamps == clamps
+
+
+def test_guard_counts_planned_reloads_and_second_copies_apart() -> None:
+    """An hour of scale ups leaves the batching free, and four new batchings the scale ups."""
+    copies = tuple(_copied(ago_s=300 * n) for n in range(1, 11))
+    assert _guard(settings(1, batch=16), settings(1), *copies).clamps == ()
+    planned = tuple(
+        replace(_tried(settings(1, batch=16), ago_s=600 * n, reload=True), before=settings(1))
+        for n in range(1, 5)
+    )
+    state = ControlState(changes=planned)
+    assert guard(settings(2), settings(1), state, a_policy(), at_s=NOW_S, fresh=True).fresh
+    again = _guard(settings(1, batch=32), settings(1), *planned)
+    assert again.clamps == (Clamp.RELOAD_BUDGET,)
+
+
+def test_guard_only_waits_after_triton_was_not_there() -> None:
+    """Nothing is wrong with the target; each further outage in a row doubles the wait."""
+
+    def tried(*ago_s: float, outage: bool = True, wanted: int = 3):
+        changes = tuple(
+            replace(
+                _tried(settings(2), ago_s=ago, ok=False), before=settings(1), unavailable=outage
+            )
+            for ago in ago_s
+        )
+        return _guard(settings(wanted), settings(1), *changes, cooldown_s=5.0)
+
+    assert tried(60, outage=False).clamps == (Clamp.BLOCKED,)
+    assert tried(5).clamps == ()
+    assert tried(5, wanted=2).clamps == ()
+    held = tried(4)
+    assert (held.clamps, held.may_act_at_s) == ((Clamp.COOLDOWN,), NOW_S + 1.0)
+    assert tried(40, 10).clamps == ()
+    assert tried(40, 9).clamps == (Clamp.COOLDOWN,)
+    assert tried(60, 40, 19).clamps == (Clamp.COOLDOWN,)
+    assert tried(*range(3999, 598, -10)).clamps == (Clamp.COOLDOWN,)
+    assert tried(*range(4000, 599, -10)).clamps == ()
+
+
+def test_guard_tries_a_rollback_that_fails_ever_more_seldom() -> None:
+    """One that cannot load is no reason for 120 reloads in ten minutes."""
+    policy = a_policy(cooldown_s=5.0, blocked_s=600.0)
+    changes: list[Applied] = []
+    for at_s in range(1200):
+        state = ControlState(changes=tuple(changes))
+        back = guard(GOOD, BAD, state, policy, at_s=float(at_s), undo=True)
+        if back.settings == GOOD:
+            failed = Applied(at_s=at_s, settings=GOOD, before=BAD, reload=True, ok=False, undo=True)
+            changes.append(failed)
+    waits = [later.at_s - sooner.at_s for sooner, later in itertools.pairwise(changes)]
+    assert waits == [5, 10, 20, 40, 80, 160, 320]
+    done = replace(changes[-1], at_s=1200.0, ok=True)
+    state = ControlState(changes=(*changes, done, replace(done, at_s=1201.0, ok=False)))
+    assert guard(GOOD, BAD, state, policy, at_s=1206.0, undo=True).settings == GOOD
 
 
 def test_guard_allows_one_change_at_a_time() -> None:

@@ -261,6 +261,7 @@ def policy_text(model: str, asked: Play) -> str:
         "stable_window": policy.stable_window_s,
         "margin": policy.margin_fraction,
         "reloads_per_hour": policy.reloads_per_hour,
+        "copies_per_hour": policy.copies_per_hour,
         "target": policy.slo_target_fraction,
         "headroom": policy.headroom,
         "load_time": policy.load_s,

@@ -1,0 +1,114 @@
+"""What the loop makes of an ending: a fault of the settings, or only Triton that was not there."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from conch.errors import ApplyRejected, ConchError, TritonUnavailable
+from control.actuator import Actuator, Outcome
+from control.core.guard import guard
+from control.core.state import ControlState
+from control.core.types import Clamp, Decision, Reason
+from control.journal import Journal
+from control.loop import ControlLoop
+from control.observe import settings_of
+from serving import model_config
+from serving.client import TritonClient
+from serving.model_config import ModelConfig
+from serving.repository import Repository
+from tests.unit.story import a_policy, settings
+
+CONFIG = """
+name: "m" backend: "python" max_batch_size: 8
+input { name: "x" data_type: TYPE_FP32 dims: [4] }
+output { name: "y" data_type: TYPE_FP32 dims: [4] }
+instance_group { count: 1 kind: KIND_CPU }
+dynamic_batching { }
+"""
+NOW_S = 5000.0
+
+
+@dataclass
+class Triton:
+    """A server that fails the loads that it is told to; it serves what it loaded last."""
+
+    repository: Repository
+    fails: list[ConchError] = field(default_factory=list)
+    served: ModelConfig = field(default_factory=lambda: model_config.parse(CONFIG))
+
+    def load(self, name: str, **_: Any) -> None:
+        """Load what is on disk, or fail."""
+        if self.fails:
+            raise self.fails.pop(0)
+        self.served = self.repository.read_config(name)
+
+    def config(self, _: str) -> ModelConfig:
+        """What is served."""
+        return self.served
+
+    def infer(self, *_: Any, **__: Any) -> None:
+        """Answer."""
+
+    def index(self) -> dict[str, str]:
+        """All is ready."""
+        return {"m": "READY"}
+
+    def live(self) -> bool:
+        """It is."""
+        return True
+
+
+OUTAGE = TritonUnavailable("gone", hint="wait")
+REFUSED = ApplyRejected("no memory", hint="less")
+
+
+@pytest.mark.parametrize(
+    ("fails", "clamps"),
+    [
+        pytest.param([OUTAGE], (), id="back at once"),
+        pytest.param([OUTAGE, OUTAGE], (), id="gone for the rollback too"),
+        pytest.param([REFUSED], (Clamp.BLOCKED,), id="refused"),
+        pytest.param([REFUSED, REFUSED], (Clamp.BLOCKED,), id="and the rollback"),
+    ],
+)
+def test_an_outage_blocks_nothing_and_a_refusal_does(
+    tmp_path: Path, fails: list[ConchError], clamps: tuple[Clamp, ...]
+) -> None:
+    """A scale up during it: tried again after the cooldown, also by the next controller."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
+    repository = Repository(tmp_path)
+    triton = Triton(repository, fails=list(fails))
+    policy = a_policy(cooldown_s=5.0)
+    now = settings_of(triton.served)
+    decision = Decision(
+        tick_id="t",
+        at_s=NOW_S,
+        reason=Reason.SCALE_UP_LOAD,
+        applied=now,
+        desired=replace(now, instances=2),
+    )
+    with Journal(tmp_path / "journal") as journal:
+        loop = ControlLoop(
+            policies={"m": policy},
+            observer=cast(Any, None),
+            actuator=Actuator(repository, cast(TritonClient, triton)),
+            journal=journal,
+            clock=lambda: NOW_S,
+        )
+        with contextlib.suppress(ConchError):  # where not even the rollback loads
+            assert loop.act("m", decision).outcome is Outcome.ROLLED_BACK
+        loop.settle()
+        assert not triton.fails
+        restarted = ControlState(changes=journal.tried("m", since_s=0.0))
+        for state in (loop._states["m"], restarted):
+            later = guard(replace(now, instances=3), now, state, policy, at_s=NOW_S + 5.0)
+            assert later.clamps == clamps
+            at_once = guard(replace(now, instances=3), now, state, policy, at_s=NOW_S + 4.0)
+            assert at_once.clamps == (clamps or (Clamp.COOLDOWN,))
+    assert settings(1).instances == repository.read_config("m").instance_group[0].count
