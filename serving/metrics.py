@@ -29,7 +29,7 @@ class ModelCounters:
     A batch of 8 adds its compute time 8 times, so ``compute_infer_s`` is no busy time. ``pending``
     is a gauge: requests that wait, not those that execute. ``rejected`` counts queue timeouts; an
     overflow of ``max_queue_size`` increments nothing. A request that the response cache answers is
-    a success and a hit, and no inference.
+    a success and a hit, and no inference. ``cache_s`` is what looking up and storing took.
     """
 
     success: float = 0.0
@@ -45,6 +45,7 @@ class ModelCounters:
     pending: float = 0.0
     cache_hits: float = 0.0
     cache_misses: float = 0.0
+    cache_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,8 @@ _SERIES = {
     "nv_inference_pending_request_count": ("pending", 1.0),
     "nv_cache_num_hits_per_model": ("cache_hits", 1.0),
     "nv_cache_num_misses_per_model": ("cache_misses", 1.0),
+    "nv_cache_hit_duration_per_model": ("cache_s", 1e-6),
+    "nv_cache_miss_duration_per_model": ("cache_s", 1e-6),
 }
 _DEVICES = {
     "nv_gpu_utilization": "busy_fraction",
@@ -115,7 +118,7 @@ NAMES = frozenset({*_SERIES, *_DEVICES, _SUMMARY})
 """Every series that ``parse`` reads."""
 
 _HOST = ""
-_MAY_FALL = ("pending", "cache_hits", "cache_misses")
+_MAY_FALL = ("pending", "cache_hits", "cache_misses", "cache_s")
 
 # A sample as Triton prints it, or a comment. Whatever else a line is, the library reads it: that
 # takes 40 µs a line, which a page of hundreds of lines, looked at each second, cannot afford.

@@ -15,10 +15,10 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
+from control.core import cache_switch, reload_cost, undo, windows
 from control.core import demand as demands
-from control.core import undo, windows
 from control.core.demand import Demand
-from control.core.guard import guard, is_reload, may_act_at_s
+from control.core.guard import guard, may_act_at_s
 from control.core.planner import BatchingPlan, Knowledge, plan_batching
 from control.core.service_time import ServiceTime
 from control.core.state import LOOK_S, ControlState
@@ -28,6 +28,7 @@ from control.core.wanted import Expected, Wanted, expected, wanted
 WAIT_FOR_SHARE_S = 10.0
 """So long those that hold more than their share of the budget may take to give it up."""
 MOST_GAIN = 1e6
+CALM = (Reason.HOLD_STEADY, Reason.HOLD_QUIET_TIME)
 CORRECTED_BEYOND = 0.1
 """Predictions within this share of what is seen are good enough; κ corrects what is beyond."""
 
@@ -69,6 +70,9 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     want = wanted(state, demand, known, applied, at_s=seen.at_s)
     state = _remember(state, seen.at_s, want)
     reason, proposal, plan = _propose(state, seen, applied, want, known)
+    switched = cache_switch.proposal(state, seen, applied, want, known) if reason in CALM else None
+    if switched is not None:
+        reason, proposal = Reason.CACHE_SWITCH, switched
     if plan is not None:
         state = replace(state, planned_s=seen.at_s)
     decision = _guarded(state, seen, applied, want, reason, proposal, plan, policy)
@@ -173,7 +177,7 @@ def _propose(
     due = _plan_is_due(state, policy, at_s=at_s, overloaded=want.overloaded or not want.reachable)
     if policy.rebatch and known.can_rebatch and due:
         plan = plan_batching(applied, known, rate_rps=demand.stable_rps, need_rps=want.need_rps)
-        if _pays(plan, applied, policy, urgent=want.panic and not want.overloaded):
+        if reload_cost.rebatch_pays(state, plan, applied, want, known):
             # Fewer instances are the fast loop's business, with its patience.
             count = max(plan.settings.instances, applied.instances)
             return Reason.REBATCH, replace(plan.settings, instances=count), plan
@@ -236,13 +240,6 @@ def _plan_is_due(state: ControlState, policy: Policy, *, at_s: float, overloaded
     if overloaded:
         wait_s = min(wait_s, policy.stable_window_s)
     return at_s - max(state.settings_since_s, state.planned_s) >= wait_s
-
-
-def _pays(plan: BatchingPlan, applied: Settings, policy: Policy, *, urgent: bool) -> bool:
-    """Whether the plan is worth a reload."""
-    if not is_reload(plan.settings, applied):
-        return False
-    return plan.gain >= policy.rebatch_gain * (1.25 if urgent else 1.0)
 
 
 def _out_of_bounds(applied: Settings, policy: Policy) -> bool:
@@ -361,6 +358,7 @@ def _terms(
         "needed_instances": float(want.needed),
         "hold_instances": float(want.hold),
         **undo.terms(state),
+        **cache_switch.terms(state, policy),
     }
     if cap is not None:
         terms["cap_instances"] = float(cap)

@@ -130,7 +130,7 @@ def bounds_of(intervals: Sequence[Interval], *, spread: float) -> tuple[Bound, .
     for window_s, z in WINDOWS:
         while at and span_s < window_s - 1e-9:
             at -= 1
-            arrivals += intervals[at].arrivals
+            arrivals += intervals[at].uncached
             span_s += intervals[at].span_s
         if span_s:
             deviation = math.sqrt(spread * arrivals)
@@ -147,7 +147,7 @@ def dispersion(intervals: Sequence[Interval]) -> float:
     By half the mean square of the differences of neighbours, as a slow change of the level is then
     no dispersion (von Neumann, 1941). 1 with fewer than 8 intervals.
     """
-    counts = [i.arrivals for i in intervals]
+    counts = [i.uncached for i in intervals]
     if len(counts) < 8 or sum(counts) <= 0:
         return DISPERSION[0]
     squares = sorted((b - a) ** 2 for a, b in itertools.pairwise(counts))

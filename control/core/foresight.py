@@ -42,7 +42,7 @@ class Foresight:
         """
         if new is None:
             return replace(self, trend=Forecast())
-        rate_rps = new.arrivals / new.span_s
+        rate_rps = new.uncached / new.span_s
         known = replace(
             self,
             trend=trends.update(self.trend, rate_rps, new.end_s, new.span_s),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 from control.core import saved, windows
 from control.core.burn_rate import ErrorBudget
+from control.core.cache_use import CacheUse
 from control.core.foresight import Foresight
 from control.core.headroom import Headroom
 from control.core.safety import Safety
@@ -78,6 +80,7 @@ class ControlState:
         headroom: the bursts that came before.
         budget: requests that met and missed the SLO lately.
         safety: the change that is being judged, what is undone and blocked, and κ.
+        cache: what its response cache answered.
         memory: what a rule other than Conch's own remembers; a frozen value of its own type.
     """
 
@@ -94,6 +97,7 @@ class ControlState:
     headroom: Headroom = field(default_factory=Headroom)
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     safety: Safety = field(default_factory=Safety)
+    cache: CacheUse = field(default_factory=CacheUse)
     memory: object | None = None
 
     def absorb(self, seen: Observation, policy: Policy) -> ControlState:
@@ -130,6 +134,12 @@ class ControlState:
             ),
             learnt=self._learn(new, policy),
             foresight=self.foresight.absorb(new, horizon_s=self.load_s(policy) + LOOK_S),
+            cache=self.cache.absorb(
+                new,
+                on=seen.applied is not None and seen.applied.response_cache,
+                at_s=seen.at_s,
+                fill_s=policy.watch_s,
+            ),
             wanted=() if gap else self.wanted,
             settings_since_s=since_s,
             changes=tuple(c for c in self.changes if seen.at_s - 3600.0 < c.at_s <= seen.at_s),
@@ -202,6 +212,11 @@ class ControlState:
             and (change.reload or change.settings.instances > change.before.instances)
         ]
         return min(took[-LOADS_LOOKED_AT:], default=policy.load_s)
+
+    def reload_s(self, policy: Policy) -> float:
+        """How long a reload takes: the median of the last ones, else what an instance takes."""
+        took = [c.seconds for c in self.changes if c.ok and c.reload and c.seconds > 0]
+        return median(took[-LOADS_LOOKED_AT:]) if took else self.load_s(policy)
 
     def tried(self, change: Applied) -> ControlState:
         """The memory after a change was applied, or was refused and rolled back.

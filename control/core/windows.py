@@ -44,6 +44,8 @@ class Interval:
         instances, threads: applied at its end.
         request_s, queue_s, compute_s: seconds of the requests that were answered, summed over them.
         inferences, executions: items, and the batches that they made.
+        cache_hits, cache_misses: requests that the response cache answered, and did not.
+        cache_s: what looking up and storing took, summed over them.
     """
 
     start_s: float
@@ -60,11 +62,22 @@ class Interval:
     compute_s: float = 0.0
     inferences: float = 0.0
     executions: float = 0.0
+    cache_hits: float = 0.0
+    cache_misses: float = 0.0
+    cache_s: float = 0.0
 
     @property
     def span_s(self) -> float:
         """How long it is."""
         return self.end_s - self.start_s
+
+    @property
+    def uncached(self) -> float:
+        """Arrivals that the response cache did not answer: the load of the instances.
+
+        What waits has missed already, as Triton looks into the cache before it queues.
+        """
+        return max(0.0, self.arrivals - self.cache_hits)
 
     @property
     def busy_s(self) -> float:
@@ -130,7 +143,15 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
         compute_s=change.compute_input_s + change.compute_infer_s + change.compute_output_s,
         inferences=change.inference_count,
         executions=change.exec_count,
+        cache_hits=_risen(old.counters.cache_hits, new.counters.cache_hits),
+        cache_misses=_risen(old.counters.cache_misses, new.counters.cache_misses),
+        cache_s=_risen(old.counters.cache_s, new.counters.cache_s),
     )
+
+
+def _risen(old: float, new: float) -> float:
+    """By how much a total has risen, at least; a copy of the model that is new begins at zero."""
+    return new - old if new >= old else new
 
 
 def _arrived(old: Observation, new: Observation, change: ModelCounters) -> float:
@@ -145,22 +166,27 @@ def _arrived(old: Observation, new: Observation, change: ModelCounters) -> float
 def rate_rps(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -> float | None:
     """Arrivals per second over the intervals that end within ``window_s`` before ``at_s``.
 
-    None when there are none.
+    Those that the response cache answered are no load. None when there are none.
 
     Example:
         Intervals of 1 s with 80, 100 and 120 arrivals and a window of 2 s give 110.0.
     """
     inside = [i for i in intervals if i.end_s > at_s - window_s]
     seconds = sum(i.end_s - i.start_s for i in inside)
-    return sum(i.arrivals for i in inside) / seconds if seconds else None
+    return sum(i.uncached for i in inside) / seconds if seconds else None
 
 
 def answered(
     intervals: tuple[Interval, ...], *, window_s: float, at_s: float
 ) -> tuple[float, float]:
-    """(requests answered, seconds they took in all) in the intervals that end in the window."""
+    """(requests answered, seconds they took in all) in the intervals that end in the window.
+
+    Without those of the response cache, which take next to nothing.
+    """
     inside = [i for i in intervals if i.end_s > at_s - window_s]
-    return sum(i.completed for i in inside), sum(i.request_s for i in inside)
+    return sum(max(0.0, i.completed - i.cache_hits) for i in inside), sum(
+        i.request_s for i in inside
+    )
 
 
 def covered_s(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -> float:

@@ -1,0 +1,76 @@
+"""When a reload pays: the terms one by one, and the decision that asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from control.core.reload_cost import Reload, pays
+from control.core.state import Applied, ControlState
+from control.core.types import Reason
+from tests.unit.story import Story, a_policy, settings
+
+BUSY = Reload(seconds=2.0, instances=1, rate_rps=100.0, service_s=0.005)
+
+
+def test_cost_is_the_copy_and_the_misses() -> None:
+    """2 s of a copy; 100/s · 2 s · 5 % are 10 misses, each worth the work of 100 requests."""
+    assert BUSY.cost_s(a_policy()) == pytest.approx(2.0 + 10 * 100 * 0.005)
+    strict = a_policy(slo_target_fraction=0.999)
+    assert BUSY.cost_s(strict) == pytest.approx(2.0 + 10 * 1000 * 0.005)
+
+
+@pytest.mark.parametrize(
+    ("reload", "capacity_rps", "new_capacity_rps", "panic", "expected"),
+    [
+        (BUSY, 150.0, 300.0, False, True),  # half of 0.5 busy instances for 10 minutes: 150 s
+        (BUSY, 150.0, 150.0, False, False),  # nothing is gained
+        (BUSY, 150.0, 300.0, True, False),  # never in a panic that ends by itself
+        (BUSY, 50.0, 300.0, True, True),  # one that does not
+        (replace(BUSY, rate_rps=0.5), 150.0, 300.0, False, False),  # hardly any load: 0.75 s
+        (replace(BUSY, seconds=60.0), 150.0, 180.0, False, False),  # 50 s against 60 s and misses
+        (replace(BUSY, seconds=60.0), 90.0, 180.0, False, True),  # but it rescues 10 a second
+        (BUSY, 0.0, 10.0, False, True),  # nothing is carried now
+    ],
+)
+def test_a_reload_pays_where_it_saves_more_than_it_costs(
+    reload: Reload, capacity_rps: float, new_capacity_rps: float, panic: bool, expected: bool
+) -> None:
+    """Over ten minutes, by load, gain, loading time and panic."""
+    policy = a_policy()
+    answer = pays(
+        reload,
+        policy,
+        capacity_rps=capacity_rps,
+        new_capacity_rps=new_capacity_rps,
+        panic=panic,
+    )
+    assert answer is expected
+
+
+def _reloaded_in(seconds: float, at_s: float = 900.0) -> Applied:
+    """A reload that was obeyed."""
+    return Applied(at_s=at_s, settings=settings(), reload=True, ok=True, seconds=seconds)
+
+
+def test_a_reload_takes_as_long_as_the_last_ones() -> None:
+    """The median of reloads; without one, what an instance takes to load."""
+    policy = a_policy(load_s=7.0)
+    assert ControlState().reload_s(policy) == 7.0
+    took = (3.0, 90.0, 5.0)
+    state = ControlState(changes=tuple(_reloaded_in(seconds) for seconds in took))
+    assert state.reload_s(policy) == 5.0
+
+
+@pytest.mark.parametrize(("seconds", "reasons"), [(2.0, True), (300.0, False)])
+def test_decide_weighs_a_rebatch_by_what_earlier_reloads_took(
+    seconds: float, reasons: bool
+) -> None:
+    """The same gain at the same load: worth 2 s, and not five minutes."""
+    policy = a_policy(rebatch=True, rebatch_after_s=10.0, max_instances=1)
+    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False))
+    story.state = replace(story.state, changes=(_reloaded_in(seconds),))
+    story.passes(30, load_rps=100)
+    assert max(d.terms.get("plan_gain", 0.0) for d in story.decisions) > 1.5
+    assert (Reason.REBATCH in story.reasons) is reasons
