@@ -19,6 +19,7 @@ from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from control.actuator import Action, Actuator, Outcome
 from control.core import saved
 from control.core.budget import Shares
+from control.core.guard import is_reload
 from control.core.policies.conch import Conch
 from control.core.policies.rule import Rule
 from control.core.state import Applied, ControlState, InFlight
@@ -31,6 +32,8 @@ from serving.model_config import ReloadKind
 
 log = structlog.get_logger()
 
+PATIENT = (Reason.REBATCH, Reason.CACHE_SWITCH, Reason.SCALE_BY_RULE)
+"""Reasons of reloads that lose nothing by waiting; a backlog or a rollback would."""
 PRUNE_EVERY_S = 3600.0
 SAVE_EVERY_S = 60.0
 _CONCH = Conch()
@@ -244,13 +247,22 @@ class ControlLoop:
         assert decision is not None  # noqa: S101  # a look is always answered
         self._tell(model, decision)
         free = model not in self._acting and not seen.frozen  # whatever the rule says
-        begin = decision.changes and self.mode is Mode.ACTIVE and free
+        begin = decision.changes and self.mode is Mode.ACTIVE and free and not self._waits(decision)
         if begin:
             self._begin(model, decision)
         if self.shares:
             in_flight = self._states[model].in_flight
             self.shares = self.shares.looked(model, seen, decision, in_flight)
         return Tick(model=model, observation=seen, decision=decision, begun=begin, ended=ended)
+
+    def _waits(self, decision: Decision) -> bool:
+        """Whether a reload that is in no hurry must let that of another model end first.
+
+        Each loads a second copy of its model: two at once share the cores and the memory.
+        """
+        if decision.reason not in PATIENT or not _reloads(decision):
+            return False
+        return any(_reloads(acting.decision) for acting in self._acting.values())
 
     def act(self, model: str, decision: Decision) -> Action:
         """Apply a decision and wait for the end.
@@ -360,3 +372,10 @@ class ControlLoop:
             need_rps=round(decision.terms.get("need_rps", 0.0), 1),
             clamps=[clamp.name for clamp in decision.clamps],
         )
+
+
+def _reloads(decision: Decision) -> bool:
+    """Whether a second copy of the model is loaded for it."""
+    if decision.applied is None or decision.desired is None:
+        return False
+    return decision.fresh or is_reload(decision.desired, decision.applied)

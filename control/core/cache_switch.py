@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from control.core.cache_use import CacheUse
+from control.core.guard import planned_reloads
 from control.core.planner import Knowledge
 from control.core.reload_cost import Reload
 from control.core.state import ControlState
@@ -117,15 +118,15 @@ def terms(state: ControlState, policy: Policy) -> Mapping[str, float]:
 def _may_try(state: ControlState, want: Wanted, policy: Policy) -> bool:
     """Whether health and the hour's reloads allow a trial, and none was made in the last hour.
 
-    A trial that Triton refused counts: the settings did not load.
+    A trial that Triton refused counts, and one that met an outage does not.
     """
     if want.panic or want.overloaded or state.safety.burns or state.safety.watch is not None:
         return False
-    reloads = sum(change.reload for change in state.changes)
-    if reloads + TRIAL_RELOADS > policy.reloads_per_hour:
+    if planned_reloads(state) + TRIAL_RELOADS > policy.reloads_per_hour:
         return False
     return not any(
         change.settings.response_cache
+        and not change.unavailable
         and (change.before is None or not change.before.response_cache)
         for change in state.changes
     )

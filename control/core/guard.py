@@ -219,10 +219,14 @@ def _bounded(
     return replace(proposal, instances=whole)
 
 
+def planned_reloads(state: ControlState) -> int:
+    """Reloads of the last hour that changed more than the instance count."""
+    return sum(change.reload and not _is_copy(change) for change in state.changes)
+
+
 def _reloads_spent(state: ControlState, policy: Policy) -> bool:
     """Whether the hour's planned reloads are used up."""
-    planned = sum(change.reload and not _is_copy(change) for change in state.changes)
-    return planned >= policy.reloads_per_hour
+    return planned_reloads(state) >= policy.reloads_per_hour
 
 
 def _copies_spent(state: ControlState, policy: Policy) -> bool:
