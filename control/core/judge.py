@@ -3,8 +3,9 @@
 Theory of operation. After a change has settled it is watched for a number of requests or seconds.
 It is worse when requests fail that did not, when the error budget begins to burn, or when requests
 take longer than before and longer than was predicted, at a load that is not higher. More instances
-are never worse because the queue of an overload still drains: only when the saturated model answers
-fewer requests with them than without (instances that share full cores or a full device can).
+are never worse because the queue of an overload still drains, or fails those who waited too long in
+it: only when the saturated model answers fewer requests with them than without (instances that
+share full cores or a full device can).
 Nothing is worse for a rise of the load: that is the fast loop's business.
 """
 
@@ -50,6 +51,8 @@ class Period:
         span_s: how long they are.
         arrivals, completed: requests.
         failed, ended: of all that ended, also while a queue drained or a change settled.
+        rejected, crowded: of the failed, those that a queue's timeout refused, and of the others
+            those that failed beside a full queue.
         missed: of those that were answered, the estimated number that missed the SLO.
         request_s: request times of the answered ones, summed.
         queued_s, queued_completed: span and answers of the intervals with a full queue throughout.
@@ -59,6 +62,8 @@ class Period:
     arrivals: float = 0.0
     completed: float = 0.0
     failed: float = 0.0
+    rejected: float = 0.0
+    crowded: float = 0.0
     ended: float = 0.0
     missed: float = 0.0
     request_s: float = 0.0
@@ -72,7 +77,7 @@ class Period:
         """
         began = burn_rate.pending_at_start(new)
         queued = min(began, new.pending) >= full_round
-        more = self.plus_ended(new)
+        more = self.plus_ended(new, full_round=full_round)
         if queued:
             more = replace(
                 more,
@@ -91,10 +96,21 @@ class Period:
             request_s=more.request_s + new.request_s,
         )
 
-    def plus_ended(self, new: Interval) -> Period:
+    def plus_ended(self, new: Interval, *, full_round: float) -> Period:
         """With the failures of one more interval and nothing else of it."""
-        ended = self.ended + new.completed + new.failed
-        return replace(self, failed=self.failed + new.failed, ended=ended)
+        rejected = min(new.rejected, new.failed)
+        full = max(burn_rate.pending_at_start(new), new.pending) >= full_round
+        return replace(
+            self,
+            failed=self.failed + new.failed,
+            rejected=self.rejected + rejected,
+            crowded=self.crowded + (new.failed - rejected if full else 0.0),
+            ended=self.ended + new.completed + new.failed,
+        )
+
+    def without(self, failed: float) -> Period:
+        """As if so many of the failed had never come."""
+        return replace(self, failed=self.failed - failed, ended=self.ended - failed)
 
     def faded(self, keep: float) -> Period:
         """All sums times ``keep``."""
@@ -103,6 +119,8 @@ class Period:
             arrivals=self.arrivals * keep,
             completed=self.completed * keep,
             failed=self.failed * keep,
+            rejected=self.rejected * keep,
+            crowded=self.crowded * keep,
             ended=self.ended * keep,
             missed=self.missed * keep,
             request_s=self.request_s * keep,
@@ -171,9 +189,9 @@ class Watch:
 
     def with_interval(self, new: Interval, policy: Policy) -> Watch:
         """The watch after one more interval; within the settle time only failures count."""
-        if new.start_s < self.since_s + policy.settle_s:
-            return replace(self, after=self.after.plus_ended(new))
         full_round = float(self.settings.largest_batch * self.settings.instances)
+        if new.start_s < self.since_s + policy.settle_s:
+            return replace(self, after=self.after.plus_ended(new, full_round=full_round))
         after = self.after.plus(new, slo_s=policy.slo_s, full_round=full_round)
         return replace(self, after=after)
 
@@ -192,12 +210,10 @@ def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdic
         at_s: of this look.
         burning: whether the error budget burns now.
     """
-    before, after = watch.before, watch.after
-    if after.failed >= LEAST_FAILED and (
-        after.failed_fraction > before.failed_fraction + MORE_FAILED
-    ):
-        return Verdict.WORSE
+    after = watch.after
     heavier = _heavier(watch)
+    if _fails(watch, heavier=heavier):
+        return Verdict.WORSE
     seen = max(after.completed, after.arrivals)
     if burning and not watch.burning and not heavier and not watch.grows:
         # What a reload itself made slow is over: the new settings must burn by themselves.
@@ -214,6 +230,24 @@ def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdic
     if watch.grows:
         return Verdict.WORSE if _carries_less(watch) else _better(watch)
     return Verdict.WORSE if _slower(watch, policy) else _better(watch)
+
+
+def _fails(watch: Watch, *, heavier: bool) -> bool:
+    """Whether requests fail that did not.
+
+    What a queue's timeout refuses is no fault of instances that were added, nor of anything at a
+    load that rose. Instances are not at fault for those who gave up in a full queue, either: ones
+    that fail by themselves keep no queue for long.
+    """
+    before, after = watch.before, watch.after
+    if watch.grows:
+        before = before.without(before.rejected + before.crowded)
+        after = after.without(after.rejected + after.crowded)
+    elif heavier:
+        before, after = before.without(before.rejected), after.without(after.rejected)
+    if after.failed < LEAST_FAILED:
+        return False
+    return after.failed_fraction > before.failed_fraction + MORE_FAILED
 
 
 def _heavier(watch: Watch) -> bool:

@@ -38,7 +38,7 @@ class Interval:
         arrivals: requests that came: as a gateway counted them, else answered + failed + change of
             waiting. Completions alone would hide an overload.
         completed: requests that were answered.
-        failed: requests that failed.
+        failed, rejected: requests that failed, and those of them that a queue's timeout refused.
         pending: waiting at the end (a gauge).
         statistics: executions in the interval; None when the model was reloaded within it.
         instances, threads: applied at its end.
@@ -62,6 +62,7 @@ class Interval:
     compute_s: float = 0.0
     inferences: float = 0.0
     executions: float = 0.0
+    rejected: float = 0.0
     cache_hits: float = 0.0
     cache_misses: float = 0.0
     cache_s: float = 0.0
@@ -143,6 +144,7 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
         compute_s=change.compute_input_s + change.compute_infer_s + change.compute_output_s,
         inferences=change.inference_count,
         executions=change.exec_count,
+        rejected=change.rejected,
         cache_hits=_risen(old.counters.cache_hits, new.counters.cache_hits),
         cache_misses=_risen(old.counters.cache_misses, new.counters.cache_misses),
         cache_s=_risen(old.counters.cache_s, new.counters.cache_s),

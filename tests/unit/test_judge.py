@@ -8,7 +8,9 @@ import pytest
 
 from control.core.judge import Period, Verdict, Watch, judge
 from control.core.safety import Safety
-from control.core.types import Settings
+from control.core.types import Observation, Settings
+from control.core.windows import interval
+from serving.metrics import ModelCounters
 from tests.unit.story import a_policy, settings
 from tests.unit.test_burn_rate import seconds
 
@@ -90,6 +92,41 @@ def test_failures_count_while_it_settles_and_while_a_queue_drains() -> None:
     assert (seen.after.failed, seen.after.ended) == (40.0, 720.0)
     assert seen.after.completed == 0.0
     assert verdict(seen, later_s=20.0) is Verdict.WORSE
+
+
+def _overload(rise: float, *, pending: float, rejected: float = 0.0) -> Period:
+    """Ten seconds of which each sees 40 failures, beside so many that wait."""
+    seen = Period()
+    for n in range(10):
+        new = seconds(T0 + n, arrivals=140.0 + rise, completed=100.0, failed=40.0, pending=pending)
+        seen = seen.plus(replace(new, rejected=rejected), slo_s=0.1, full_round=24.0)
+    return seen
+
+
+def test_more_instances_are_not_blamed_for_the_failures_of_an_overload() -> None:
+    """Timeouts of the queue, and clients that give up in it; without a queue it is the change."""
+    more = settings(3, batch=8)
+    for rise in (0.0, 50.0):
+        timeouts = _overload(rise, pending=5.0, rejected=40.0)
+        assert verdict(watch(timeouts, settings=more)) is not Verdict.WORSE
+        gave_up = _overload(rise, pending=500.0)
+        assert verdict(watch(gave_up, settings=more)) is not Verdict.WORSE
+        broken = _overload(rise, pending=5.0)
+        assert verdict(watch(broken, settings=more)) is Verdict.WORSE
+    settling = watch(Period(), settings=more).with_interval(
+        seconds(T0 + 1.0, failed=40.0, pending=500.0), POLICY
+    )
+    assert verdict(settling, later_s=1.0) is None
+
+
+def test_timeouts_of_the_queue_count_against_a_batching_unless_the_load_rose() -> None:
+    """Too small a batch makes a queue; so does a rise of the load."""
+    risen = watch(_overload(50.0, pending=5.0, rejected=40.0))
+    assert verdict(replace(risen, before=period(0.02, rate=140.0))) is Verdict.NEUTRAL
+    same = watch(_overload(0.0, pending=5.0, rejected=40.0), before=period(0.02, rate=140.0))
+    assert verdict(same) is Verdict.WORSE
+    fails = watch(_overload(50.0, pending=5.0), before=period(0.02, rate=140.0))
+    assert verdict(fails) is Verdict.WORSE
 
 
 def test_a_budget_that_begins_to_burn_is_worse() -> None:
@@ -277,3 +314,14 @@ def test_correction_is_frozen(why: str) -> None:
     assert after(told.at_s + 29.0) == 1.0
     if why == "settling":
         assert after(told.at_s + 31.0) > 1.0
+
+
+def test_an_interval_tells_what_the_queue_refused() -> None:
+    """Of the failures between two looks."""
+    first = Observation(
+        at_s=T0, tick_id="a", counters=ModelCounters(), statistics=None, applied=GOOD
+    )
+    counters = ModelCounters(success=50.0, failure=9.0, rejected=7.0)
+    new = interval(first, replace(first, at_s=T0 + 1.0, counters=counters), stale_s=10.0)
+    assert new is not None
+    assert (new.failed, new.rejected) == (9.0, 7.0)
