@@ -13,6 +13,7 @@ from conch.errors import ConfigError, TritonUnavailable
 from control import freeze
 from control.actuator import Actuator
 from control.core.budget import Limit, Shares
+from control.core.types import Policy
 from control.journal import Journal
 from control.lease import sole_writer
 from control.loop import ControlLoop, Mode
@@ -74,7 +75,9 @@ def session(
             names = models(policy, repository, client)  # it may have waited for long
         journal = stack.enter_context(Journal(journal_path(repository)))
         for name in names:
-            model_config.require_explicit_instances(repository.read_config(name))
+            config = repository.read_config(name)
+            model_config.require_explicit_instances(config)
+            require_whole(name, policy.policy_of(name), model_config.granularity(config))
         loop = ControlLoop(
             policies={name: policy.policy_of(name) for name in names},
             rules={name: policy.rule_of(name) for name in names},
@@ -101,6 +104,24 @@ def session(
         )
         loop.start()
         yield loop
+
+
+def require_whole(name: str, policy: Policy, granularity: int) -> None:
+    """Refuse bounds that hold no multiple of the GPUs that a model's instances are spread over.
+
+    Raises:
+        ConfigError: where they do not: no count would ever be right.
+    """
+    most = policy.max_instances // granularity * granularity
+    if most >= max(policy.min_instances, 1):
+        return
+    whole = -(-policy.min_instances // granularity) * granularity
+    raise ConfigError(
+        f"{name}: min_instances = {policy.min_instances} to max_instances = "
+        f"{policy.max_instances}, must hold a multiple of {granularity}, the GPUs of its instance "
+        "group.",
+        hint=f"Set max_instances to at least {whole}, or list fewer GPUs in its config.pbtxt.",
+    )
 
 
 def _anybody() -> None:

@@ -63,10 +63,11 @@ class Device:
 
     @property
     def memory_free_bytes(self) -> int | None:
-        """What is left; None when it is not told."""
-        if self.memory_total_bytes <= 0:
+        """What is left; None when it is not told, or told by no number."""
+        free = self.memory_total_bytes - self.memory_used_bytes
+        if self.memory_total_bytes <= 0 or not math.isfinite(free):
             return None
-        return max(0, int(self.memory_total_bytes - self.memory_used_bytes))
+        return max(0, int(free))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

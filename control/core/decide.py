@@ -41,7 +41,9 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     before = state.intervals
     state = state.absorb(seen, policy)
     applied = seen.applied
-    fast_rps = windows.rate_rps(state.intervals, window_s=policy.fast_window_s, at_s=seen.at_s)
+    fast_rps = windows.newest_rps(
+        state.intervals, before, window_s=policy.fast_window_s, at_s=seen.at_s
+    )
     missing = _missing(state, seen, fast_rps)
     if missing or applied is None or fast_rps is None:
         return _hold(state, seen, Reason.HOLD_NO_DATA, {"missing": float(len(missing))}, policy)
@@ -181,7 +183,7 @@ def _propose(
             # Fewer instances are the fast loop's business, with its patience.
             count = max(plan.settings.instances, applied.instances)
             return Reason.REBATCH, replace(plan.settings, instances=count), plan
-    if want.overloaded:
+    if want.overloaded or (want.panic and applied.instances >= max(want.capacities)):
         return Reason.AT_LIMIT, applied, plan
     if want.needed < applied.instances:
         quiet = at_s - (state.started_s or at_s) >= want.patience_s
@@ -297,6 +299,8 @@ def _within_bounds(
         clamps=guarded.clamps,
         may_act_at_s=guarded.may_act_at_s,
     )
+    if decision.changes:
+        state = replace(state, safety=replace(state.safety, owed=guarded.settings))
     return decision, state
 
 
@@ -321,7 +325,8 @@ def _remember(state: ControlState, at_s: float, want: Wanted) -> ControlState:
 
 def _is_warm(state: ControlState, at_s: float, policy: Policy) -> bool:
     """Whether the intervals cover (almost) one stable window since the start."""
-    covered = windows.covered_s(state.intervals, window_s=policy.stable_window_s, at_s=at_s)
+    newest_s = state.intervals[-1].end_s if state.intervals else at_s
+    covered = windows.covered_s(state.intervals, window_s=policy.stable_window_s, at_s=newest_s)
     return covered >= 0.8 * policy.stable_window_s
 
 

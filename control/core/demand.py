@@ -144,15 +144,20 @@ def bounds_of(intervals: Sequence[Interval], *, spread: float) -> tuple[Bound, .
 def dispersion(intervals: Sequence[Interval]) -> float:
     """Index of dispersion of the counts, within ``DISPERSION``; 1 for a Poisson stream.
 
-    By half the mean square of the differences of neighbours, as a slow change of the level is then
-    no dispersion (von Neumann, 1941). 1 with fewer than 8 intervals.
+    By the mean square of the differences of neighbours, as a slow change of the level is then no
+    dispersion (von Neumann, 1941). Of rates, as intervals are not equally long: the variance of a
+    rate is D times the level over the span. 1 with fewer than 8 intervals.
     """
-    counts = [i.uncached for i in intervals]
-    if len(counts) < 8 or sum(counts) <= 0:
+    arrivals = sum(i.uncached for i in intervals)
+    if len(intervals) < 8 or arrivals <= 0:
         return DISPERSION[0]
-    squares = sorted((b - a) ** 2 for a, b in itertools.pairwise(counts))
+    level_rps = arrivals / sum(i.span_s for i in intervals)
+    squares = sorted(
+        (b.uncached / b.span_s - a.uncached / a.span_s) ** 2 / (1.0 / a.span_s + 1.0 / b.span_s)
+        for a, b in itertools.pairwise(intervals)
+    )
     kept = squares[: max(1, len(squares) * 9 // 10)]  # a jump of the level is no dispersion
-    ratio = sum(kept) / (2.0 * len(kept) * (sum(counts) / len(counts))) / TRIMMED
+    ratio = sum(kept) / len(kept) / level_rps / TRIMMED
     return min(max(ratio, DISPERSION[0]), DISPERSION[1])
 
 

@@ -153,13 +153,13 @@ def may_act_at_s(state: ControlState, policy: Policy) -> float:
 
 
 def _retry_at_s(failures: Iterable[Applied], policy: Policy) -> float:
-    """When to try again after failures in a row, the newest first; 0 without one.
+    """When to try again after failures in a row, the newest first; always without one.
 
     The wait is the cooldown, twice as long with each failure, up to the time of a block.
     """
     failed = tuple(failures)
     if not failed:
-        return 0.0
+        return -math.inf
     first_s = max(policy.cooldown_s, LEAST_WAIT_S)
     doubled_s = first_s * 2.0 ** min(len(failed) - 1, MOST_DOUBLED)
     return failed[0].at_s + min(doubled_s, max(policy.blocked_s, first_s))
@@ -248,12 +248,9 @@ def _held(full: _Proposal, *, ready_s: float) -> Clamp | None:
         return Clamp.FROZEN
     if state.in_flight is not None:
         return Clamp.CHANGE_IN_FLIGHT
-    last = state.changes[-1] if state.changes else None
-    if last is not None and last.unavailable and full.at_s < ready_s:
+    if full.at_s < _again_s(full, ready_s=ready_s):
         return Clamp.COOLDOWN
-    if full.undo:
-        return Clamp.COOLDOWN if full.at_s < _undo_again_s(full, ready_s=ready_s) else None
-    if full.owed:  # others wait for it
+    if full.undo or full.owed:  # others wait for what is owed
         return None
     if _blocked(full):
         return Clamp.BLOCKED
@@ -268,9 +265,13 @@ def _held(full: _Proposal, *, ready_s: float) -> Clamp | None:
     return None
 
 
-def _undo_again_s(full: _Proposal, *, ready_s: float) -> float:
-    """When a rollback may be tried: at once, but for one that failed or after another failure."""
+def _again_s(full: _Proposal, *, ready_s: float) -> float:
+    """When anything may be tried after an outage of Triton, or a rollback after a failure."""
     changes = full.state.changes
+    if changes and changes[-1].unavailable:
+        return ready_s
+    if not full.undo:
+        return -math.inf
     undone = (change for change in reversed(changes) if change.undo)
     failed = itertools.takewhile(lambda change: not change.ok, undone)
     again_s = _retry_at_s(failed, full.policy)

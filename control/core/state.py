@@ -18,6 +18,8 @@ from control.core.types import Observation, Policy, Settings
 from control.core.windows import Interval
 
 LOADS_LOOKED_AT = 5
+LONGER_TICK = 1.5
+"""Ticks that take longer than the policy's limit are trusted up to this many times the last one."""
 LOOK_S = 1.0
 """How old a look is on average when what follows from it begins."""
 
@@ -81,6 +83,7 @@ class ControlState:
         budget: requests that met and missed the SLO lately.
         safety: the change that is being judged, what is undone and blocked, and κ.
         cache: what its response cache answered.
+        gap_s: how long the gap before the newest look was; 0 where it came in time.
         memory: what a rule other than Conch's own remembers; a frozen value of its own type.
     """
 
@@ -98,13 +101,15 @@ class ControlState:
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     safety: Safety = field(default_factory=Safety)
     cache: CacheUse = field(default_factory=CacheUse)
+    gap_s: float = 0.0
     memory: object | None = None
 
     def absorb(self, seen: Observation, policy: Policy) -> ControlState:
         """The memory after one more look.
 
         A look without a trusted interval is a gap: what was quiet before it proves nothing after
-        it, so the quiet time starts again. A source that has no newer sample yet is no gap, nor is
+        it, so the quiet time starts again. But for one that comes again and again: then the ticks
+        are that long. A source that has no newer sample yet is no gap, nor is
         a look that failed: the counters are totals, so the next look tells what came meanwhile.
         """
         if self._same_sample(seen) or (self.last is not None and not _is_whole(seen)):
@@ -115,9 +120,12 @@ class ControlState:
 
     def _absorbed(self, seen: Observation, policy: Policy) -> ControlState:
         """The memory with a look that has a sample of its own."""
-        new = None
+        new, gap_s = None, 0.0
         if self.last is not None:
-            new = windows.interval(self.last, seen, stale_s=policy.stale_s)
+            stale_s = max(policy.stale_s, LONGER_TICK * self.gap_s)
+            new = windows.interval(self.last, seen, stale_s=stale_s)
+            span_s = seen.sampled_s - self.last.sampled_s
+            gap_s = span_s if span_s > policy.stale_s else 0.0
         gap = new is None
         since_s = self.settings_since_s
         if self.last is None or not _same_batching(self.last.applied, seen.applied):
@@ -127,6 +135,7 @@ class ControlState:
             self,
             started_s=seen.at_s if gap or self.started_s is None else self.started_s,
             last=seen,
+            gap_s=gap_s,
             intervals=windows.keep(
                 (*self.intervals, new) if new else self.intervals,
                 window_s=horizon_s,

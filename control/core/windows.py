@@ -178,6 +178,24 @@ def rate_rps(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -
     return sum(i.uncached for i in inside) / seconds if seconds else None
 
 
+def newest_rps(
+    intervals: tuple[Interval, ...],
+    before: tuple[Interval, ...],
+    *,
+    window_s: float,
+    at_s: float,
+) -> float | None:
+    """``rate_rps`` at a look; None where its sample is too old.
+
+    A sample that was not there ``before`` counts from when it was true: a tick over many models, or
+    a source that is scraped seldom, may be later than the window is long. One that is seen again
+    soon counts no more.
+    """
+    if intervals and intervals[-1:] != before[-1:]:
+        at_s = intervals[-1].end_s
+    return rate_rps(intervals, window_s=window_s, at_s=at_s)
+
+
 def answered(
     intervals: tuple[Interval, ...], *, window_s: float, at_s: float
 ) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from control.core.decide import decide
+from control.core.state import ControlState
 from control.core.types import Clamp, Reason
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
@@ -124,6 +125,50 @@ def test_decide_says_at_limit_when_the_policy_allows_no_more() -> None:
     story = Story(policy=a_policy(max_instances=1)).passes(30, load_rps=700)
     assert story.last.reason is Reason.AT_LIMIT
     assert story.changes == []
+
+
+def test_decide_says_at_limit_while_a_backlog_waits_for_instances_that_may_not_be() -> None:
+    """The load fits again; the many that an hour of too much has left do not."""
+    story = Story(policy=a_policy(max_instances=1))
+    story.passes(40, load_rps=1500).passes(30, load_rps=100)
+    assert story.pending > 10_000
+    assert story.last.reason is Reason.AT_LIMIT
+    story.passes(60, load_rps=100)
+    assert (story.pending, story.last.reason) == (0.0, Reason.HOLD_STEADY)
+
+
+@pytest.mark.parametrize("tick_s", [0.5, 9.0, 15.0, 40.0])
+@pytest.mark.parametrize("lag", [0.0, 0.5, 0.9])
+def test_decide_acts_however_long_the_ticks_are(tick_s: float, lag: float) -> None:
+    """Also beyond the stale limit, and with samples that are almost a whole tick old."""
+    story = Story(applied=settings(4), obeys=False)
+    state, found = ControlState(), []
+    for n in range(12):
+        story.passes(1, load_rps=50.0)
+        seen = story.state.last
+        assert seen is not None
+        at_s = 1000.0 + n * tick_s
+        seen = replace(seen, at_s=at_s, counters_at_s=at_s - lag * tick_s)
+        decision, state = decide(state, seen, story.policy)
+        found.append(decision)
+    assert all(d.reason is not Reason.HOLD_NO_DATA for d in found[3:])
+    if tick_s > 1.0:
+        assert any(d.reason is Reason.SCALE_DOWN for d in found)
+
+
+@pytest.mark.parametrize("out_of", ["budget", "bounds"])
+def test_decide_does_not_take_back_what_policy_or_budget_force(out_of: str) -> None:
+    """An idle model gives up its surplus: whatever comes of it, nothing is judged."""
+    policy = a_policy(max_instances=2 if out_of == "bounds" else 4)
+    story = Story(policy=policy, applied=settings(4), cap=2 if out_of == "budget" else None)
+    for _ in range(12):
+        decision = story.tick(0.0)
+        if decision.changes:
+            break
+    reason = Reason.OVER_BUDGET if out_of == "budget" else Reason.OUT_OF_BOUNDS
+    assert (decision.reason, story.applied) == (reason, settings(2))
+    assert story.state.safety.watch is None
+    assert story.state.safety.last_good == settings(2)
 
 
 def test_decide_counts_the_waiting_requests_as_demand() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,6 +73,22 @@ def test_dispersion_of_batched_arrivals(factor: int, low: float, high: float) ->
         for _ in range(50)
     ]
     assert low <= np.mean(found) <= high
+
+
+@pytest.mark.parametrize("long_s", [1.0, 3.0, 8.0])
+def test_dispersion_of_uneven_ticks_is_that_of_even_ones(long_s: float) -> None:
+    """A steady Poisson stream of 150/s, counted over 1 s and over longer in turn."""
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(50):
+        intervals, at_s = [], 0.0
+        for n in range(40):
+            span_s = long_s if n % 2 else 1.0
+            one = _intervals([float(rng.poisson(150 * span_s))])[0]
+            intervals.append(replace(one, start_s=at_s, end_s=at_s + span_s))
+            at_s += span_s
+        found.append(dispersion(intervals))
+    assert 1.0 <= np.mean(found) <= 1.5
 
 
 def test_dispersion_ignores_one_jump_of_the_level() -> None:

@@ -155,3 +155,11 @@ def test_statistics_delta_is_none_after_a_reload() -> None:
     assert statistics.delta(_statistics(10, 0.1), _statistics(4, 0.04)) is None
     gone = ModelStatistics(inference_count=50, execution_count=20, success_count=50)
     assert statistics.delta(_statistics(10, 0.1), gone) is None
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_free_memory_that_is_no_number_is_not_told(odd: float) -> None:
+    """A driver that fails shows such gauges."""
+    assert Device(memory_total_bytes=odd, memory_used_bytes=1.0).memory_free_bytes is None
+    assert Device(memory_total_bytes=8.0, memory_used_bytes=odd).memory_free_bytes is None
+    assert Device(memory_total_bytes=8.0, memory_used_bytes=9.0).memory_free_bytes == 0
