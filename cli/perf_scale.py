@@ -72,23 +72,55 @@ def budget(seeds: int, overload: float, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--models", type=click.IntRange(1, 2000), default=200, show_default=True)
-@click.option("--servers", type=click.IntRange(1, 2000), default=50, show_default=True)
-@click.option("--ticks", type=click.IntRange(10), default=300, show_default=True)
+@click.option(
+    "--models",
+    type=click.IntRange(1, 2000),
+    help="Models under control; default: 200, or 5 with --live.",
+)
+@click.option(
+    "--servers",
+    type=click.IntRange(1, 2000),
+    default=50,
+    show_default=True,
+    help="Servers that they are on; not with --live.",
+)
+@click.option(
+    "--ticks",
+    type=click.IntRange(10),
+    default=300,
+    show_default=True,
+    help="Looks at each model that count; not with --live.",
+)
+@click.option("--live", is_flag=True, help="The whole `conch control run` beside a real Triton.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1, 600),
+    default=30.0,
+    show_default=True,
+    help="Length of the measurement with --live.",
+)
 @json_option
-def scale(models: int, servers: int, ticks: int, as_json: bool) -> None:
+def scale(
+    models: int | None, servers: int, ticks: int, live: bool, seconds: float, as_json: bool
+) -> None:
     """What deciding for many models costs, on one core, by synthetic looks at a tick of 1 s.
 
     Each model is on one of the servers; the models of a server share a budget. A tenth of the
-    models is measured first, for the cost per model.
+    models is measured first, for the cost per model. With --live it is the CPU time of `conch
+    control run` itself, with emulated models under a light load on a Triton of its own.
 
     \b
     Example:
       conch perf bench scale
       conch perf bench scale --models 20 --servers 5 --json
+      conch perf bench scale --live
     """
+    if live:
+        _live(models or 5, seconds, as_json)
+        return
     from perf.bench import scale as bench
 
+    models = models or 200
     few = bench.run(models=max(1, models // 10), servers=max(1, servers // 10), ticks=ticks)
     many = bench.run(models=models, servers=servers, ticks=ticks)
     ratio = many.per_model_s / few.per_model_s
@@ -105,3 +137,19 @@ def scale(models: int, servers: int, ticks: int, as_json: bool) -> None:
             f"+{each.memory_mib:.0f} MiB, {each.changes} changes"
         )
     click.echo(f"cost per model, {many.models} against {few.models}: {ratio:.2f}")
+
+
+def _live(models: int, seconds: float, as_json: bool) -> None:
+    """Measure the controller's process, and say what it used."""
+    from perf.bench import live as bench
+
+    found = bench.run(models=models, seconds=seconds)
+    if as_json:
+        result = {**asdict(found), "core_fraction": found.core_fraction}
+        click.echo(json.dumps({"simulated": False, **result}))
+        return
+    click.echo(
+        f"{found.models} models on a real Triton, a look each {found.tick_s:g} s: "
+        f"{found.core_fraction:.1%} of a core over {found.seconds:.0f} s "
+        f"({found.ticks} looks, {found.answered} requests answered)"
+    )

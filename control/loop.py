@@ -239,7 +239,8 @@ class ControlLoop:
 
     def _tick(self, model: str, survey: Survey, frozen: Freezes) -> Tick:
         ended = self._ended(model)
-        seen = self.observer.look(model, survey=survey, clock=self.clock)
+        renew = ended is not None or model in self._acting
+        seen = self.observer.look(model, survey=survey, clock=self.clock, renew=renew)
         seen = replace(seen, frozen=frozen.of(model, now_s=seen.at_s) is not None)
         if self.shares:
             seen = replace(seen, cap=self.shares.cap(model, seen))

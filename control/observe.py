@@ -21,15 +21,19 @@ from control.core.types import Observation, Settings
 from control.machine import Machine, Use
 from control.sources import CounterSource, PrometheusCounters, Sample, ScrapedCounters
 from serving import ensembles, model_config
+from serving import statistics as counted
 from serving.client import TritonClient
 from serving.model_config import ModelConfig
 from serving.repository import Repository
+from serving.statistics import ModelStatistics
 
 __all__ = ["CounterSource", "Observer", "PrometheusCounters", "ScrapedCounters", "Survey"]
 
 log = structlog.get_logger()
 
 THREADS = "intra_op_thread_count"
+CONFIG_EVERY_S = 3.0
+"""So old the config in force may be where nothing speaks of a change: asking costs half a look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,16 @@ class Survey:
     sample: Sample | None
     host: Use
     ensembles: tuple[ModelConfig, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shown:
+    """A config that Triton has shown, and all that tells of a newer one."""
+
+    config: ModelConfig
+    asked_s: float
+    statistics: ModelStatistics
+    written_ns: int | None
 
 
 class Observer:
@@ -70,6 +84,9 @@ class Observer:
         self._repository = repository
         self._source = source
         self._host = host or Machine()
+        self._shown: dict[str, _Shown] = {}
+        self._ensembles: tuple[ModelConfig, ...] = ()
+        self._ensembles_at_s: float | None = None
 
     def survey(self, models: Collection[str]) -> Survey:
         """One question to each source for all of these models; to be used for this tick's looks."""
@@ -78,11 +95,16 @@ class Observer:
             sample = self._source.sample(models)
         except ConchError as error:
             log.warning("counters.unreachable", models=sorted(models), error=error.message)
-        around: tuple[ModelConfig, ...] = ()
-        if self._repository is not None:  # anew each time: one may have been published since
-            around = tuple(ensembles.of(self._repository).values())
         host = self._host.use(sample.snapshot if sample else None)
-        return Survey(sample=sample, host=host, ensembles=around)
+        return Survey(sample=sample, host=host, ensembles=self._around())
+
+    def _around(self) -> tuple[ModelConfig, ...]:
+        """The ensembles, looked for anew every few seconds: one may have been published since."""
+        now_s, last_s = time.monotonic(), self._ensembles_at_s
+        if self._repository is not None and (last_s is None or now_s - last_s >= CONFIG_EVERY_S):
+            self._ensembles = tuple(ensembles.of(self._repository).values())
+            self._ensembles_at_s = now_s
+        return self._ensembles
 
     def look(
         self,
@@ -90,13 +112,23 @@ class Observer:
         *,
         survey: Survey | None = None,
         clock: Callable[[], float] = time.time,
+        renew: bool = True,
     ) -> Observation:
-        """One observation; parts that failed are None. Surveys for itself without a ``survey``."""
+        """One observation; parts that failed are None.
+
+        Args:
+            model: which.
+            survey: of this tick; made for this look alone where None.
+            clock: seconds since the epoch.
+            renew: ask for the config whatever is known; else one that was shown a few seconds ago
+                will do, unless the statistics began anew or the file was written since. To be set
+                while a change is in flight and after it.
+        """
         shared = survey or self.survey([model])
         statistics, config = None, None
         try:
             statistics = self._client.statistics(model)
-            config = self._client.config(model)
+            config = self._config(model, statistics, now_s=clock(), renew=renew)
         except ConchError as error:
             log.warning("triton.unreachable", model=model, error=error.message)
         known = config if config is not None else ModelConfig()
@@ -126,6 +158,36 @@ class Observer:
             memory_copy_bytes=self._host.copy_bytes(model, known, self._repository, versions),
             gpu_fraction=gpu.busy_fraction,
         )
+
+    def _config(
+        self, model: str, statistics: ModelStatistics, *, now_s: float, renew: bool
+    ) -> ModelConfig:
+        """The config in force, asked for where it may be another than the last one."""
+        written_ns = self._written_ns(model)
+        known = self._shown.get(model)
+        if (
+            known is not None
+            and not renew
+            and 0.0 <= now_s - known.asked_s < CONFIG_EVERY_S
+            and known.written_ns == written_ns
+            and counted.delta(known.statistics, statistics) is not None
+        ):
+            return known.config
+        self._shown.pop(model, None)
+        config = self._client.config(model)
+        self._shown[model] = _Shown(
+            config=config, asked_s=now_s, statistics=statistics, written_ns=written_ns
+        )
+        return config
+
+    def _written_ns(self, model: str) -> int | None:
+        """When the config on disk was written; None where it cannot be seen."""
+        if self._repository is None:
+            return None
+        try:
+            return self._repository.config_path(model).stat().st_mtime_ns
+        except (OSError, ConchError):
+            return None
 
 
 def settings_of(config: ModelConfig) -> Settings:

@@ -76,6 +76,9 @@ class ScrapedCounters:
         self._url = metrics_url
         self._deadline_s = deadline_s
         self._session = requests.Session()  # keeps the connection; no retries
+        # Made once: to look for proxies and passwords at each tick costs more than to ask.
+        self._request = self._session.prepare_request(requests.Request("GET", metrics_url))
+        self._around = self._session.merge_environment_settings(metrics_url, {}, None, None, None)
 
     def snapshot(self) -> Snapshot:
         """Every model's counters.
@@ -84,7 +87,7 @@ class ScrapedCounters:
             TritonUnavailable: when the port does not answer in time.
         """
         try:
-            response = self._session.get(self._url, timeout=self._deadline_s)
+            response = self._session.send(self._request, timeout=self._deadline_s, **self._around)
             response.raise_for_status()
         except requests.RequestException as error:
             raise TritonUnavailable(

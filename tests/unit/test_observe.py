@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from conch.errors import ConfigError, TritonUnavailable
 from control import machine, sources
 from control.machine import Machine
-from control.observe import settings_of, threads_of, threads_ours, with_settings
+from control.observe import (
+    CONFIG_EVERY_S,
+    Observer,
+    settings_of,
+    threads_of,
+    threads_ours,
+    with_settings,
+)
+from control.sources import Sample
 from serving import metrics, model_config
+from serving.client import TritonClient
+from serving.model_config import ModelConfig
 from serving.repository import Repository
+from serving.statistics import ModelStatistics
 
 CPU = """
 name: "m" backend: "onnxruntime" max_batch_size: 8
@@ -170,3 +183,57 @@ def test_gpu_of_a_model_is_its_busiest_and_its_fullest() -> None:
     use = machine.gpu_use("m", snapshot)
     assert (use.busy_fraction, use.memory_free_bytes) == (0.6, 10)
     assert machine.gpu_use("other", snapshot) == machine.Use()
+
+
+class _Triton:
+    """A server that shows a config and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.instances, self.requests, self.asked = 1, 0, 0
+
+    def statistics(self, model: str) -> ModelStatistics:
+        """Of ``requests``."""
+        return ModelStatistics(inference_count=self.requests, success_count=self.requests)
+
+    def config(self, model: str) -> ModelConfig:
+        """With ``instances``."""
+        self.asked += 1
+        return model_config.with_instances(model_config.parse(CPU), self.instances)
+
+
+class _NoCounters:
+    """A source without a model."""
+
+    def sample(self, models: Collection[str]) -> Sample:
+        """Nothing."""
+        return Sample(snapshot=metrics.parse(""), at_s={})
+
+
+def test_the_config_is_asked_for_where_it_may_have_changed(tmp_path: Path) -> None:
+    """Not at every look; but after seconds, a reload, a written file, or when it is said."""
+    (tmp_path / "m").mkdir()
+    file = tmp_path / "m" / "config.pbtxt"
+    file.write_text(CPU)
+    server, now_s = _Triton(), 1000.0
+    observer = Observer(cast(TritonClient, server), _NoCounters(), Repository(tmp_path))
+
+    def instances(*, renew: bool = False) -> int:
+        seen = observer.look("m", clock=lambda: now_s, renew=renew)
+        assert seen.applied is not None
+        return seen.applied.instances
+
+    server.requests = 5
+    assert instances() == 1
+    server.instances, server.requests = 2, 9
+    assert instances() == 1  # nothing speaks of it
+    assert instances(renew=True) == 2
+    server.instances, server.requests = 3, 0  # a reload begins to count anew
+    assert instances() == 3
+    server.instances = 4
+    os.utime(file, ns=(1, 1))
+    assert instances() == 4
+    server.instances, now_s = 5, now_s + CONFIG_EVERY_S
+    assert instances() == 5
+    server.instances, now_s = 6, now_s - 60.0  # the clock was set back
+    assert instances() == 6
+    assert server.asked == 6
