@@ -80,7 +80,10 @@ CLAMPS: Mapping[Clamp, str] = MappingProxyType(
         Clamp.MIN_INSTANCES: "Nothing; lower `min_instances` to allow less.",
         Clamp.MAX_INSTANCES: "Raise `max_instances` if the machine has room.",
         Clamp.STEP_DOWN: "Nothing; the next step follows after the `cooldown`.",
-        Clamp.COOLDOWN: "Nothing; `cooldown` in the policy says how long. A scale up never waits.",
+        Clamp.COOLDOWN: (
+            "Nothing; `cooldown` in the policy says how long. A scale up waits only after Triton "
+            "was not there, and each failure in a row doubles the wait."
+        ),
         Clamp.RELOAD_BUDGET: (
             "Wait, or raise `reloads_per_hour`. A scale up that wanted a second copy is made in "
             "place meanwhile; its limit is `copies_per_hour`."

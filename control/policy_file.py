@@ -46,12 +46,12 @@ class ModelPolicy(FileModel):
     stable_window: Duration = Field(6.0, gt=0, description="Averaging window for the steady load.")
     margin: float = Field(0.1, ge=0, lt=1, description="Share of the SLO kept as a margin.")
     reloads_per_hour: int = Field(
-        4, ge=0, description="At most this many reloads for other batching, threads or cache."
+        4, ge=0, description="At most this many reloads an hour for batching, threads or cache."
     )
     copies_per_hour: int = Field(
         20,
         ge=0,
-        description="At most this many scale ups of a saturated model by a second copy an hour; "
+        description="At most this many scale ups an hour of a saturated model by a second copy; "
         "then in place, which can take minutes.",
     )
     target: float = Field(

@@ -162,7 +162,7 @@ class Policy:
         rebatch: whether the slow knob may be used at all.
         rebatch_after_s: how long the same settings must have been watched before each plan.
         rebatch_gain: least capacity ratio that pays for a reload.
-        reloads_per_hour: planned ones (batching, threads, cache, version), at most.
+        reloads_per_hour: planned ones (batching, threads, cache), at most.
         copies_per_hour: second copies for a scale up of a saturated model, at most.
         blocked_s: how long a target that failed is not tried again.
         slo_target_fraction: share of the requests that must meet the SLO.
