@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
-from control.core import cache_switch, reload_cost, undo, windows
+from control.core import cache_switch, quality, reload_cost, undo, windows
 from control.core import demand as demands
 from control.core.demand import Demand
 from control.core.guard import guard, may_act_at_s
@@ -71,6 +71,8 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         state = _account(state, seen, demand, now, policy)
     want = wanted(state, demand, known, applied, at_s=seen.at_s)
     state = _remember(state, seen.at_s, want)
+    versions = quality.look(state, seen, applied, want, known)
+    state = versions.state
     reason, proposal, plan = _propose(state, seen, applied, want, known)
     switched = cache_switch.proposal(state, seen, applied, want, known) if reason in CALM else None
     if switched is not None:
@@ -78,11 +80,19 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     if plan is not None:
         state = replace(state, planned_s=seen.at_s)
     decision = _guarded(state, seen, applied, want, reason, proposal, plan, policy)
+    if versions.decision is not None and not _comes_first(reason, want):
+        decision, known = versions.decision, versions.known
     terms = _terms(state, want, service, now, plan, decision, policy, cap=seen.cap)
-    decision = replace(decision, terms=terms)
+    decision = replace(decision, terms={**terms, **versions.terms})
     if decision.changes and decision.desired is not None:
         state = _proposed(state, decision.reason, decision.desired, demand, known)
     return decision, state
+
+
+def _comes_first(reason: Reason, want: Wanted) -> bool:
+    """Whether this is more important than another version."""
+    warming_up = reason is Reason.HOLD_WARMING_UP and not want.panic
+    return warming_up or reason in (Reason.OVER_BUDGET, Reason.REBATCH)
 
 
 def _proposed(

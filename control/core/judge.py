@@ -214,8 +214,9 @@ def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdic
     heavier = _heavier(watch)
     if _fails(watch, heavier=heavier):
         return Verdict.WORSE
+    grows = watch.grows or _is_cheaper(watch, policy)
     seen = max(after.completed, after.arrivals)
-    if burning and not watch.burning and not heavier and not watch.grows:
+    if burning and not watch.burning and not heavier and not grows:
         # What a reload itself made slow is over: the new settings must burn by themselves.
         limit = policy.burn_limit * (1.0 - policy.slo_target_fraction)
         if seen >= LEAST_REQUESTS and after.missed_fraction > limit:
@@ -227,9 +228,18 @@ def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdic
         return None
     if seen < LEAST_REQUESTS or heavier:
         return Verdict.NEUTRAL
-    if watch.grows:
+    if grows:
         return Verdict.WORSE if _carries_less(watch) else _better(watch)
     return Verdict.WORSE if _slower(watch, policy) else _better(watch)
+
+
+def _is_cheaper(watch: Watch, policy: Policy) -> bool:
+    """Whether a cheaper version was changed to: it is there to carry more, as an instance is."""
+    new, old = watch.settings.version, watch.good.version
+    if new == old or new not in policy.versions[1:]:
+        return False
+    order = policy.versions
+    return old not in order or order.index(new) > order.index(old)
 
 
 def _fails(watch: Watch, *, heavier: bool) -> bool:

@@ -15,6 +15,7 @@ from control.core.headroom import Headroom
 from control.core.safety import Safety
 from control.core.service_time import Learnt
 from control.core.types import Observation, Policy, Settings
+from control.core.versions import Versions
 from control.core.windows import Interval
 
 LOADS_LOOKED_AT = 5
@@ -83,6 +84,7 @@ class ControlState:
         budget: requests that met and missed the SLO lately.
         safety: the change that is being judged, what is undone and blocked, and κ.
         cache: what its response cache answered.
+        versions: what is known of the versions that are not in force.
         gap_s: how long the gap before the newest look was; 0 where it came in time.
         memory: what a rule other than Conch's own remembers; a frozen value of its own type.
     """
@@ -101,6 +103,7 @@ class ControlState:
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     safety: Safety = field(default_factory=Safety)
     cache: CacheUse = field(default_factory=CacheUse)
+    versions: Versions = field(default_factory=Versions)
     gap_s: float = 0.0
     memory: object | None = None
 
@@ -127,6 +130,7 @@ class ControlState:
             span_s = seen.sampled_s - self.last.sampled_s
             gap_s = span_s if span_s > policy.stale_s else 0.0
         gap = new is None
+        versions, learnt = self.versions.followed(self.learnt, self.last, seen, policy)
         since_s = self.settings_since_s
         if self.last is None or not _same_batching(self.last.applied, seen.applied):
             since_s = seen.at_s
@@ -141,7 +145,9 @@ class ControlState:
                 window_s=horizon_s,
                 at_s=seen.at_s,
             ),
-            learnt=self._learn(new, policy),
+            # Statistics are summed over versions: across their change they are of both.
+            learnt=self._learn(new, policy) if versions is self.versions else learnt,
+            versions=versions.after_gap() if gap else versions,
             foresight=self.foresight.absorb(new, horizon_s=self.load_s(policy) + LOOK_S),
             cache=self.cache.absorb(
                 new,

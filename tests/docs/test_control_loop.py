@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from control.core import correction, demand, headroom, planner, wanted
+from control.core import correction, demand, headroom, planner, quality, versions, wanted
 from control.core.policies.conch import Conch
 from control.core.state import ControlState
 from control.core.step import Looked, step
 from control.core.types import Observation, Policy, Reason
-from tests.unit.story import Story, a_policy, settings
+from tests.unit.story import TRUE, Story, a_policy, settings
 
 PAGE = (Path(__file__).parents[2] / "docs/explanation/control-loop.md").read_text(encoding="utf-8")
 GUARD = (Path(__file__).parents[2] / "docs/explanation/guard.md").read_text(encoding="utf-8")
@@ -22,13 +23,18 @@ POLICY = Policy(slo_s=0.1)
 
 
 def terms_used() -> set[str]:
-    """The terms of two lives: a jump, a budget, a plan; and too many. Counts are replaced by N."""
+    """The terms of some lives: a jump, a budget, a plan, too many, a version. Counts become N."""
     policy = a_policy(rebatch=True, rebatch_after_s=5.0)
     story = Story(policy=policy, cap=4).passes(20, load_rps=100).passes(10, load_rps=1500)
     outside = Story(applied=settings(6)).passes(8, load_rps=100)
+    cheap = Story(
+        policy=a_policy(versions=(1, 2)),
+        curves={1: TRUE, 2: TRUE.scaled(0.5)},
+        applied=replace(settings(), version=2),
+    ).passes(8, load_rps=100)
     broken = Observation(at_s=math.nan, tick_id="t", counters=None, statistics=None, applied=None)
     _, held = step(Conch(), ControlState(), Looked(seen=broken), policy)
-    decisions = [*story.decisions, *outside.decisions, held]
+    decisions = [*story.decisions, *outside.decisions, *cheap.decisions, held]
     names = {name for decision in decisions if decision for name in decision.terms}
     return {re.sub(r"capacity_\d+_rps", "capacity_N_rps", name) for name in names}
 
@@ -62,6 +68,10 @@ def test_every_reason_is_on_the_page(reason: Reason):
         (PAGE, f"with {(POLICY.hysteresis - 1) * 100:.0f} % to spare"),
         (PAGE, f"the gain must be {POLICY.rebatch_gain:g}"),
         (PAGE, f"Of those within {(1 - planner.NEAR_BEST) * 100:.0f} % of the most"),
+        (PAGE, f"for {quality.SHORT_FOR_S:g} s, in a panic at once"),
+        (PAGE, f"takes {quality.AS_DEAR * 100:.0f} % of the time"),
+        (PAGE, f"is changed to only below {quality.CHEAPER:g}"),
+        (PAGE, f"expected to take {versions.GUESS:g} of the time"),
         (PAGE, f"within {correction.LOW:g} and {correction.HIGH:g}"),
         (PAGE, f"frozen for {POLICY.correct_after_s:g} s"),
         (GUARD, f"Above {POLICY.burn_limit:g} over {POLICY.burn_long_s / 60:g} minutes"),

@@ -56,7 +56,7 @@ def a_policy(**changes: object) -> Policy:
 
 @dataclass
 class Story:
-    """One model's life: state, totals so far, and every decision."""
+    """One model's life: state, totals so far, and every decision. ``curves`` are by version."""
 
     policy: Policy = field(default_factory=a_policy)
     applied: Settings = field(default_factory=settings)
@@ -68,6 +68,8 @@ class Story:
     statistics: ModelStatistics = field(default_factory=ModelStatistics)
     pending: float = 0.0
     decisions: list[Decision] = field(default_factory=list)
+    curves: dict[int, ServiceTime] = field(default_factory=dict)
+    gauges: dict[str, int] = field(default_factory=dict)
 
     def passes(self, seconds: int, *, load_rps: float) -> Story:
         """That many ticks of 1 s under this load."""
@@ -86,35 +88,47 @@ class Story:
             statistics=self.statistics,
             applied=self.applied,
             cap=self.cap,
+            versions=tuple(sorted(self.curves)),
         )
-        seen = replace(seen, **dict.fromkeys(missing))
+        seen = replace(seen, **self.gauges, **dict.fromkeys(missing))
         decision, self.state = decide(self.state, seen, self.policy)
         self.decisions.append(decision)
         if decision.changes and self.obeys:
             assert decision.desired is not None
+            same_version = replace(self.applied, version=decision.desired.version)
+            if same_version != self.applied:  # Triton's statistics are of what is served
+                self.statistics = ModelStatistics()
             change = Applied(
                 at_s=self.at_s,
                 settings=decision.desired,
                 before=self.applied,
-                reload=decision.fresh or is_reload(decision.desired, self.applied),
+                reload=decision.fresh or is_reload(decision.desired, same_version),
                 ok=True,
             )
             self.state = self.state.tried(change)
             self.applied = decision.desired
         return decision
 
+    @property
+    def true(self) -> ServiceTime:
+        """The service time of the version in force; the newest where none is pinned."""
+        if not self.curves:
+            return TRUE
+        return self.curves[self.applied.version or max(self.curves)]
+
     def _serve(self, load_rps: float) -> None:
         """Totals after one more second."""
         full = self.applied.largest_batch
-        can = self.applied.instances * full / TRUE.of(full)
+        true = self.true
+        can = self.applied.instances * full / true.of(full)
         waiting = self.pending + load_rps
         done = min(waiting, can)
         self.pending = waiting - done
-        size = full if self.pending else max(1, min(full, round(done * TRUE.of(1))))
+        size = full if self.pending else max(1, min(full, round(done * true.of(1))))
         batches = int(done // size)
         before = self.statistics.batches.get(size, BatchStat(count=0, busy_s=0.0))
         stat = BatchStat(
-            count=before.count + batches, busy_s=before.busy_s + batches * TRUE.of(size)
+            count=before.count + batches, busy_s=before.busy_s + batches * true.of(size)
         )
         self.statistics = replace(
             self.statistics,
