@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 
 from control import checkpoint
+from control.core.demand import measure
 from control.core.judge import Period, Verdict, Watch, judge
-from control.core.quality import CHEAPER, SHORT_FOR_S
+from control.core.planner import Knowledge
+from control.core.quality import CHEAPER, SHORT_FOR_S, look
 from control.core.service_time import Learnt, ServiceTime
 from control.core.state import Applied
 from control.core.types import Observation, Reason
 from control.core.versions import GUESS, Versions, learnt_of, served
+from control.core.wanted import wanted
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE, Story, a_policy, settings
 
@@ -73,12 +76,15 @@ def test_a_small_overload_must_last() -> None:
 
 def test_instances_come_first() -> None:
     """A load that more instances carry never costs quality; one that all of them do not does."""
-    story = a_story(TRUE, HALF, max_instances=3).passes(20, load_rps=200)
+    story = a_story(TRUE, HALF, max_instances=3, cooldown_s=60.0, reloads_per_hour=0)
+    story.passes(20, load_rps=200)
     story.passes(40, load_rps=900)
     assert steps(story) == []
     assert story.applied.instances == 2
     story.passes(15, load_rps=2600)
     assert steps(story) == [(Reason.QUALITY_DOWN, 2)]
+    last_two = [(d.reason, d.applied.instances) for d in story.changes[-2:] if d.applied]
+    assert last_two == [(Reason.SCALE_UP_BACKLOG, 2), (Reason.QUALITY_DOWN, 3)]
     assert story.applied.instances == 3
 
 
@@ -113,6 +119,8 @@ def test_step_by_step_through_three_versions() -> None:
     story.passes(30, load_rps=2400)
     down = [(Reason.QUALITY_DOWN, 2), (Reason.QUALITY_DOWN, 3)]
     assert steps(story) == down
+    first, second = (d.at_s for d in story.decisions if d.reason is Reason.QUALITY_DOWN)
+    assert second - first > story.policy.settle_s
     story.passes(200, load_rps=300)
     assert steps(story) == [*down, (Reason.QUALITY_UP, 2), (Reason.QUALITY_UP, 1)]
 
@@ -218,6 +226,26 @@ def test_a_cheaper_version_is_judged_like_added_instances() -> None:
     back = replace(watch, settings=one, good=two)
     assert judge(back, policy, at_s=60.0, burning=True) is Verdict.WORSE
     assert judge(watch, replace(policy, versions=()), at_s=60.0, burning=True) is Verdict.WORSE
+
+
+def test_what_is_held_for_bursts_costs_no_quality() -> None:
+    """A burst came before, and a few wait: only a load that is there is answered by a version."""
+    story = a_story(TRUE, HALF).passes(20, load_rps=200).passes(20, load_rps=900)
+    story.passes(60, load_rps=300)
+    state, seen = story.state, story.state.last
+    assert seen is not None
+    known = Knowledge(learnt=state.learnt, policy=story.policy, threads=1, threads_ours=False)
+    service = known.service(1, 1)
+    now = story.applied
+    load = measure(state, seen, story.policy, ahead_s=3, applied=now, service=service, fast_rps=300)
+    want = wanted(state, replace(load, excess=9.0), known, now, at_s=seen.at_s)
+    want = replace(want, panic=True)
+    assert want.need_rps > want.capacities[1]
+    assert look(state, seen, now, want, known).decision is None
+    want = replace(want, demand=replace(want.demand, load_rps=900.0))
+    decision = look(state, seen, now, want, known).decision
+    assert decision is not None
+    assert decision.reason is Reason.QUALITY_DOWN
 
 
 def test_what_was_learnt_follows_the_version() -> None:
