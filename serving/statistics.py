@@ -34,6 +34,8 @@ class ModelStatistics:
         fail_count: requests that failed.
         queue_s: seconds that requests waited, summed over requests.
         batches: by batch size.
+        cache_hits, cache_misses: requests that the response cache answered, and did not.
+        cache_s: what looking up and storing took, summed over them.
     """
 
     inference_count: int = 0
@@ -42,6 +44,9 @@ class ModelStatistics:
     fail_count: int = 0
     queue_s: float = 0.0
     batches: Mapping[int, BatchStat] = field(default_factory=dict)
+    cache_hits: int = 0
+    cache_misses: int = 0
+    cache_s: float = 0.0
 
 
 def from_response(model_stats: Any) -> ModelStatistics:
@@ -60,6 +65,13 @@ def from_response(model_stats: Any) -> ModelStatistics:
         fail_count=sum(int(v.inference_stats.fail.count) for v in model_stats),
         queue_s=sum(int(v.inference_stats.queue.ns) for v in model_stats) * 1e-9,
         batches=batches,
+        cache_hits=sum(int(v.inference_stats.cache_hit.count) for v in model_stats),
+        cache_misses=sum(int(v.inference_stats.cache_miss.count) for v in model_stats),
+        cache_s=1e-9
+        * sum(
+            int(v.inference_stats.cache_hit.ns) + int(v.inference_stats.cache_miss.ns)
+            for v in model_stats
+        ),
     )
 
 
@@ -82,6 +94,9 @@ def delta(old: ModelStatistics, new: ModelStatistics) -> ModelStatistics | None:
         success_count=new.success_count - old.success_count,
         fail_count=max(0, new.fail_count - old.fail_count),
         queue_s=max(0.0, new.queue_s - old.queue_s),
+        cache_hits=max(0, new.cache_hits - old.cache_hits),
+        cache_misses=max(0, new.cache_misses - old.cache_misses),
+        cache_s=max(0.0, new.cache_s - old.cache_s),
         batches={
             size: BatchStat(
                 count=stat.count - old.batches.get(size, empty).count,

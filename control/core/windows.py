@@ -129,6 +129,7 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
     executed = None
     if old.statistics is not None and new.statistics is not None:
         executed = statistics.delta(old.statistics, new.statistics)
+    hits, misses, cache_s = _cached(old.counters, new.counters, executed)
     return Interval(
         start_s=old.sampled_s,
         end_s=new.sampled_s,
@@ -145,9 +146,26 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
         inferences=change.inference_count,
         executions=change.exec_count,
         rejected=change.rejected,
-        cache_hits=_risen(old.counters.cache_hits, new.counters.cache_hits),
-        cache_misses=_risen(old.counters.cache_misses, new.counters.cache_misses),
-        cache_s=_risen(old.counters.cache_s, new.counters.cache_s),
+        cache_hits=hits,
+        cache_misses=misses,
+        cache_s=cache_s,
+    )
+
+
+def _cached(
+    old: ModelCounters, new: ModelCounters, executed: ModelStatistics | None
+) -> tuple[float, float, float]:
+    """Hits, misses and their seconds: by the statistics where these go on, else the counters.
+
+    A reload that switches the cache on leaves the model without these counters: Triton keeps the
+    old copy's reporter, which has none.
+    """
+    if executed is not None and executed.cache_hits + executed.cache_misses:
+        return float(executed.cache_hits), float(executed.cache_misses), executed.cache_s
+    return (
+        _risen(old.cache_hits, new.cache_hits),
+        _risen(old.cache_misses, new.cache_misses),
+        _risen(old.cache_s, new.cache_s),
     )
 
 
