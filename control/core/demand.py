@@ -148,14 +148,15 @@ def dispersion(intervals: Sequence[Interval]) -> float:
     dispersion (von Neumann, 1941). Of rates, as intervals are not equally long: the variance of a
     rate is D times the level over the span. 1 with fewer than 8 intervals.
     """
-    arrivals = sum(i.uncached for i in intervals)
-    if len(intervals) < 8 or arrivals <= 0:
+    spans_s = [i.end_s - i.start_s for i in intervals]
+    counts = [i.uncached for i in intervals]
+    if len(intervals) < 8 or sum(counts) <= 0:
         return DISPERSION[0]
-    level_rps = arrivals / sum(i.span_s for i in intervals)
-    squares = sorted(
-        (b.uncached / b.span_s - a.uncached / a.span_s) ** 2 / (1.0 / a.span_s + 1.0 / b.span_s)
-        for a, b in itertools.pairwise(intervals)
-    )
+    level_rps = sum(counts) / sum(spans_s)
+    rates_rps = [count / span_s for count, span_s in zip(counts, spans_s, strict=True)]
+    noise = [1.0 / span_s for span_s in spans_s]
+    pairs = zip(itertools.pairwise(rates_rps), itertools.pairwise(noise), strict=True)
+    squares = sorted([(b - a) ** 2 / (x + y) for (a, b), (x, y) in pairs])
     kept = squares[: max(1, len(squares) * 9 // 10)]  # a jump of the level is no dispersion
     ratio = sum(kept) / len(kept) / level_rps / TRIMMED
     return min(max(ratio, DISPERSION[0]), DISPERSION[1])

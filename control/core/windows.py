@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+from bisect import bisect_right
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from serving import metrics, statistics
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
 
+_END_S = operator.attrgetter("end_s")
 _COUNTERS = operator.attrgetter(*(f.name for f in fields(ModelCounters)))
 _STATISTICS = operator.attrgetter(*(f.name for f in fields(ModelStatistics) if f.name != "batches"))
 _GAUGES = (
@@ -191,9 +193,14 @@ def rate_rps(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -
     Example:
         Intervals of 1 s with 80, 100 and 120 arrivals and a window of 2 s give 110.0.
     """
-    inside = [i for i in intervals if i.end_s > at_s - window_s]
-    seconds = sum(i.end_s - i.start_s for i in inside)
-    return sum(i.uncached for i in inside) / seconds if seconds else None
+    inside = _since(intervals, at_s - window_s)
+    seconds = sum([i.end_s - i.start_s for i in inside])
+    return sum([i.uncached for i in inside]) / seconds if seconds else None
+
+
+def _since(intervals: tuple[Interval, ...], since_s: float) -> tuple[Interval, ...]:
+    """Those that end later than this; they are in the order of time."""
+    return intervals[bisect_right(intervals, since_s, key=_END_S) :]
 
 
 def newest_rps(
@@ -221,7 +228,7 @@ def answered(
 
     Without those of the response cache, which take next to nothing.
     """
-    inside = [i for i in intervals if i.end_s > at_s - window_s]
+    inside = _since(intervals, at_s - window_s)
     return sum(max(0.0, i.completed - i.cache_hits) for i in inside), sum(
         i.request_s for i in inside
     )
@@ -230,7 +237,7 @@ def answered(
 def covered_s(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -> float:
     """Seconds of the window that the intervals cover."""
     return sum(
-        i.end_s - max(i.start_s, at_s - window_s) for i in intervals if i.end_s > at_s - window_s
+        i.end_s - max(i.start_s, at_s - window_s) for i in _since(intervals, at_s - window_s)
     )
 
 
