@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import threading
@@ -91,6 +92,9 @@ def run(
     with session.session(endpoint, repo, typed, mode=mode, wait=wait, stop=stop) as loop:
         names = ", ".join(loop.policies)
         click.echo(f"Controlling {names} ({mode.value}), a look every {typed.tick:g} s.", err=True)
+        # What is imported and set up by now stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         loop.run(
             tick_s=typed.tick,
             stop=stop,
