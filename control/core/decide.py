@@ -20,14 +20,13 @@ from control.core import demand as demands
 from control.core.demand import Demand
 from control.core.guard import guard, may_act_at_s
 from control.core.planner import BatchingPlan, Knowledge, plan_batching
-from control.core.service_time import ServiceTime
 from control.core.state import LOOK_S, ControlState
+from control.core.terms import terms_of
 from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
 from control.core.wanted import Expected, Wanted, expected, wanted
 
 WAIT_FOR_SHARE_S = 10.0
 """So long those that hold more than their share of the budget may take to give it up."""
-MOST_GAIN = 1e6
 CALM = (Reason.HOLD_STEADY, Reason.HOLD_QUIET_TIME)
 CORRECTED_BEYOND = 0.1
 """Predictions within this share of what is seen are good enough; κ corrects what is beyond."""
@@ -82,7 +81,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     decision = _guarded(state, seen, applied, want, reason, proposal, plan, policy)
     if versions.decision is not None and not _comes_first(reason, want):
         decision, known = versions.decision, versions.known
-    terms = _terms(state, want, service, now, plan, decision, policy, cap=seen.cap)
+    terms = terms_of(state, want, service, now, plan, decision, policy, cap=seen.cap)
     decision = replace(decision, terms={**terms, **versions.terms})
     if decision.changes and decision.desired is not None:
         state = _proposed(state, decision.reason, decision.desired, demand, known)
@@ -338,60 +337,6 @@ def _is_warm(state: ControlState, at_s: float, policy: Policy) -> bool:
     newest_s = state.intervals[-1].end_s if state.intervals else at_s
     covered = windows.covered_s(state.intervals, window_s=policy.stable_window_s, at_s=newest_s)
     return covered >= 0.8 * policy.stable_window_s
-
-
-def _terms(
-    state: ControlState,
-    want: Wanted,
-    service: ServiceTime,
-    now: Expected | None,
-    plan: BatchingPlan | None,
-    decision: Decision,
-    policy: Policy,
-    *,
-    cap: int | None,
-) -> dict[str, float]:
-    """Every number that the decision used."""
-    demand = want.demand
-    terms = {
-        "fast_rps": demand.fast_rps,
-        "stable_rps": demand.stable_rps,
-        "load_rps": demand.load_rps,
-        "forecast_rps": demand.forecast_rps,
-        "season_s": state.foresight.season.period_s if state.foresight.season else 0.0,
-        "pending_count": demand.pending,
-        "drain_s": demand.drain_s,
-        "headroom": policy.headroom,
-        "burst_ratio": state.headroom.ratio,
-        "held_rps": want.held_rps,
-        "need_rps": want.need_rps,
-        "slo_s": policy.slo_s,
-        "service_alpha_s": service.alpha_s,
-        "service_beta_s": service.beta_s,
-        "load_s": want.load_s,
-        "patience_s": want.patience_s,
-        "needed_instances": float(want.needed),
-        "hold_instances": float(want.hold),
-        **undo.terms(state),
-        **cache_switch.terms(state, policy),
-    }
-    if cap is not None:
-        terms["cap_instances"] = float(cap)
-    if decision.applied is not None:
-        terms["applied_instances"] = float(decision.applied.instances)
-    if now is not None:
-        terms |= {"expected_mean_s": now.mean_s, "expected_p99_s": now.p99_s}
-    terms |= {f"capacity_{count}_rps": carried for count, carried in want.capacities.items()}
-    if plan is not None:
-        terms |= {
-            "plan_gain": min(plan.gain, MOST_GAIN),  # infinite where nothing is carried now
-            "plan_capacity_rps": plan.capacity_rps,
-            "plan_applied_capacity_rps": plan.applied_capacity_rps,
-            "plan_max_batch_size": float(plan.settings.max_batch_size),
-            "plan_max_queue_delay_s": plan.settings.max_queue_delay_s,
-            "plan_threads": float(plan.settings.threads or 0),
-        }
-    return terms
 
 
 def _hold(

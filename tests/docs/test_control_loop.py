@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from control.core import correction, demand, headroom, planner, quality, versions, wanted
+from control.core import (
+    cache_switch,
+    correction,
+    demand,
+    headroom,
+    planner,
+    quality,
+    versions,
+    wanted,
+)
+from control.core.cache_use import CacheUse
 from control.core.policies.conch import Conch
 from control.core.state import ControlState
 from control.core.step import Looked, step
@@ -23,7 +33,10 @@ POLICY = Policy(slo_s=0.1)
 
 
 def terms_used() -> set[str]:
-    """The terms of some lives: a jump, a budget, a plan, too many, a version. Counts become N."""
+    """The terms of some lives: a jump, a budget, a plan, too many, a version; and the cache's.
+
+    Counts become N.
+    """
     policy = a_policy(rebatch=True, rebatch_after_s=5.0)
     story = Story(policy=policy, cap=4).passes(20, load_rps=100).passes(10, load_rps=1500)
     outside = Story(applied=settings(6)).passes(8, load_rps=100)
@@ -32,10 +45,12 @@ def terms_used() -> set[str]:
         curves={1: TRUE, 2: TRUE.scaled(0.5)},
         applied=replace(settings(), version=2),
     ).passes(8, load_rps=100)
+    judged = replace(ControlState(), cache=CacheUse(hit_fraction=0.5))
+    cached = cache_switch.terms(judged, replace(policy, response_cache=True))
     broken = Observation(at_s=math.nan, tick_id="t", counters=None, statistics=None, applied=None)
     _, held = step(Conch(), ControlState(), Looked(seen=broken), policy)
     decisions = [*story.decisions, *outside.decisions, *cheap.decisions, held]
-    names = {name for decision in decisions if decision for name in decision.terms}
+    names = {name for decision in decisions if decision for name in decision.terms} | set(cached)
     return {re.sub(r"capacity_\d+_rps", "capacity_N_rps", name) for name in names}
 
 

@@ -1,0 +1,66 @@
+"""The numbers behind a decision, by the names that docs/explanation/control-loop.md explains."""
+
+from __future__ import annotations
+
+from control.core import cache_switch, undo
+from control.core.planner import BatchingPlan
+from control.core.service_time import ServiceTime
+from control.core.state import ControlState
+from control.core.types import Decision, Policy
+from control.core.wanted import Expected, Wanted
+
+MOST_GAIN = 1e6
+
+
+def terms_of(
+    state: ControlState,
+    want: Wanted,
+    service: ServiceTime,
+    now: Expected | None,
+    plan: BatchingPlan | None,
+    decision: Decision,
+    policy: Policy,
+    *,
+    cap: int | None,
+) -> dict[str, float]:
+    """Every number that the decision used."""
+    demand = want.demand
+    terms = {
+        "fast_rps": demand.fast_rps,
+        "stable_rps": demand.stable_rps,
+        "load_rps": demand.load_rps,
+        "forecast_rps": demand.forecast_rps,
+        "season_s": state.foresight.season.period_s if state.foresight.season else 0.0,
+        "pending_count": demand.pending,
+        "drain_s": demand.drain_s,
+        "headroom": policy.headroom,
+        "burst_ratio": state.headroom.ratio,
+        "held_rps": want.held_rps,
+        "need_rps": want.need_rps,
+        "slo_s": policy.slo_s,
+        "service_alpha_s": service.alpha_s,
+        "service_beta_s": service.beta_s,
+        "load_s": want.load_s,
+        "patience_s": want.patience_s,
+        "needed_instances": float(want.needed),
+        "hold_instances": float(want.hold),
+        **undo.terms(state),
+        **cache_switch.terms(state, policy),
+    }
+    if cap is not None:
+        terms["cap_instances"] = float(cap)
+    if decision.applied is not None:
+        terms["applied_instances"] = float(decision.applied.instances)
+    if now is not None:
+        terms |= {"expected_mean_s": now.mean_s, "expected_p99_s": now.p99_s}
+    terms |= {f"capacity_{count}_rps": carried for count, carried in want.capacities.items()}
+    if plan is not None:
+        terms |= {
+            "plan_gain": min(plan.gain, MOST_GAIN),  # infinite where nothing is carried now
+            "plan_capacity_rps": plan.capacity_rps,
+            "plan_applied_capacity_rps": plan.applied_capacity_rps,
+            "plan_max_batch_size": float(plan.settings.max_batch_size),
+            "plan_max_queue_delay_s": plan.settings.max_queue_delay_s,
+            "plan_threads": float(plan.settings.threads or 0),
+        }
+    return terms
