@@ -83,9 +83,11 @@ def wanted(
         }
     held_rps = _held_rps(state, demand, known, capacities, load_s=load_s, at_s=at_s)
     need_rps = max(demand.sized_rps(capacities[applied.instances]), held_rps)
+    panic = demand.drain_s > policy.slo_s / 2
+    if panic:  # what waits is evidence of a greater load: its mean counts, not its lower bound
+        need_rps = max(need_rps, demand.fast_rps)
     needed = fewest(capacities, need_rps)
     at_least = fewest(capacities, demand.load_rps)
-    panic = demand.drain_s > policy.slo_s / 2
     if panic:  # more instances never hurt a backlog as long as they add capacity at all
         needed, at_least = max(needed, applied.instances), max(at_least, applied.instances)
     before = (count for at, count in state.wanted if at > at_s - patience_s)
