@@ -227,7 +227,7 @@ def _guarded(
         state,
         policy,
         at_s=seen.at_s,
-        fresh=reason is Reason.SCALE_UP_BACKLOG or (reason is Reason.SCALE_UP_LOAD and want.fresh),
+        fresh=want.fresh and reason in (Reason.SCALE_UP_BACKLOG, Reason.SCALE_UP_LOAD),
         granularity=seen.granularity,
         seen=seen,
         safety=state.safety,

@@ -26,6 +26,13 @@ WINDOWS = ((0.5, 3.0), (1.0, 3.0), (2.0, 2.5), (4.0, 2.0), (8.0, 1.5), (16.0, 1.
 SURE = 2.0
 """Standard deviations of its error that are taken off a forecast. With one, a stationary load cost
 9 % more for nothing in the simulator; with two, a climb still adds an instance in time."""
+JUMP, JUMP_Z, JUMP_WITHIN_S, JUMP_BEFORE_S = 1.5, 4.0, 2.0, 2.0
+"""The level has jumped where a window of at most 2 s has 1.5 times the rate of what came before it
+(2 s or more), by 4 standard deviations."""
+JUMPED = 0.5
+"""The share of its z that such a window keeps. That there is a new level is sure then, and only how
+high it is is not: a load just above the capacity no longer waits for certainty while the queue
+grows. In the simulator, 3 seeds: bursts 99.3 to 99.8 % for 2 % more cost, the Azure trace equal."""
 DISPERSION = (1.0, 16.0)
 """Limits of the index of dispersion; measured request streams have 1 to 16."""
 
@@ -76,11 +83,6 @@ class Demand:
         surely = (b.likely_rps for b in self.bounds if b.low_rps > capacity_rps)
         return max(surely, default=self.load_rps)
 
-    def backlog_in(self, seconds: float, *, throughput_rps: float) -> float:
-        """Requests that will wait then, if the load stays and no capacity comes."""
-        growth = max(0.0, self.sized_rps(throughput_rps) - throughput_rps) * seconds
-        return self.excess + growth
-
 
 def measure(
     state: ControlState,
@@ -126,19 +128,36 @@ def bounds_of(intervals: Sequence[Interval], *, spread: float) -> tuple[Bound, .
     """
     found: list[Bound] = []
     arrivals = span_s = 0.0
+    total = sum(i.uncached for i in intervals)
+    total_s = sum(i.span_s for i in intervals)
     at = len(intervals)
-    for window_s, z in WINDOWS:
+    for window_s, least_z in WINDOWS:
         while at and span_s < window_s - 1e-9:
             at -= 1
             arrivals += intervals[at].uncached
             span_s += intervals[at].span_s
         if span_s:
             deviation = math.sqrt(spread * arrivals)
+            jumped = window_s <= JUMP_WITHIN_S and _jumped(
+                arrivals, span_s, total - arrivals, total_s - span_s, spread=spread
+            )
+            z = least_z * (JUMPED if jumped else 1.0)
             low_rps = max(0.0, arrivals - z * deviation) / span_s
             found.append(Bound(low_rps=low_rps, likely_rps=(arrivals + deviation) / span_s))
         if not at and span_s < window_s:
             break
     return tuple(found)
+
+
+def _jumped(
+    arrivals: float, span_s: float, before: float, before_s: float, *, spread: float
+) -> bool:
+    """Whether the newest arrivals are surely of another, far higher level than those before."""
+    if before_s < JUMP_BEFORE_S:
+        return False
+    expected = before * span_s / before_s
+    error = math.sqrt(spread * (arrivals + expected * span_s / before_s))
+    return arrivals > JUMP * expected and arrivals - expected > JUMP_Z * error
 
 
 def dispersion(intervals: Sequence[Interval]) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from control.core import queueing
 from control.core.demand import Demand
 from control.core.planner import Knowledge, fewest
+from control.core.second_copy import ScaleUp
 from control.core.service_time import ServiceTime
 from control.core.state import ControlState
 from control.core.types import Reason, Settings
@@ -91,10 +92,6 @@ def wanted(
     if panic:  # more instances never hurt a backlog as long as they add capacity at all
         needed, at_least = max(needed, applied.instances), max(at_least, applied.instances)
     before = (count for at, count in state.wanted if at > at_s - patience_s)
-    waiting = demand.backlog_in(
-        load_s, throughput_rps=known.throughput_rps(applied, applied.instances)
-    )
-    after_rps = known.throughput_rps(applied, max(needed, applied.instances))
     return Wanted(
         demand=demand,
         need_rps=need_rps,
@@ -106,8 +103,34 @@ def wanted(
         load_s=load_s,
         patience_s=patience_s,
         panic=panic,
-        fresh=waiting > after_rps * policy.slo_s / 2,
+        fresh=needed > applied.instances
+        and _scale_up(state, demand, known, applied, needed, load_s=load_s).by_copy(),
         reachable=reachable,
+    )
+
+
+def _scale_up(
+    state: ControlState,
+    demand: Demand,
+    known: Knowledge,
+    applied: Settings,
+    needed: int,
+    *,
+    load_s: float,
+) -> ScaleUp:
+    """The change from the applied count to the needed one, to see how it is made best."""
+    before, after = applied.instances, max(needed, applied.instances)
+    before_rps = known.throughput_rps(applied, before)
+    return ScaleUp(
+        rate_rps=demand.sized_rps(before_rps),
+        excess=demand.excess,
+        before_rps=before_rps,
+        after_rps=known.throughput_rps(applied, after),
+        both_rps=known.throughput_rps(applied, before + after),
+        share=after / (before + after),
+        load_s=load_s,
+        reload_s=state.reload_s(known.policy),
+        slo_s=known.policy.slo_s,
     )
 
 

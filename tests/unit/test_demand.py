@@ -57,6 +57,16 @@ def test_a_doubling_shows_in_the_first_second() -> None:
     assert max(b.likely_rps for b in sure) == pytest.approx(317, abs=1)
 
 
+def test_a_level_that_is_surely_new_is_met_nearer_to_its_mean() -> None:
+    """From 100 to 300/s: half the deviations off, as only its height is uncertain."""
+    jumped = bounds_of(_intervals([100] * 10 + [300]), spread=1.0)
+    assert jumped[0].low_rps == pytest.approx(300 - 1.5 * 300**0.5)
+    climbed = bounds_of(_intervals([100] * 10 + [145]), spread=1.0)  # 3.6 deviations, not 4
+    assert climbed[0].low_rps == pytest.approx(145 - 3 * 145**0.5)
+    begun = bounds_of(_intervals([100, 300]), spread=1.0)  # a second before it proves nothing
+    assert begun[0].low_rps == pytest.approx(300 - 3 * 300**0.5)
+
+
 def test_bursty_arrivals_need_more_to_be_sure() -> None:
     """The same counts prove less when counts scatter more."""
     intervals = _intervals([150.0] * 20 + [220.0])

@@ -172,3 +172,30 @@ def test_a_controller_that_begins_anew_under_load_shrinks_nothing() -> None:
     ).passes(30, load_rps=100)
     assert after.changes == []
     assert after.decisions[0].reason is Reason.HOLD_NO_DATA
+
+
+def test_in_a_panic_the_mean_of_the_load_counts() -> None:
+    """What waits is evidence: bursty arrivals leave the lower bound far below the mean."""
+    story = Story(obeys=False)
+    for _ in range(10):
+        story.passes(1, load_rps=100).passes(1, load_rps=500)
+    story.tick(620)
+    assert story.last.terms["drain_s"] == 0.0
+    assert not story.last.changes  # the lower bound is not sure, and nothing waits
+    story.pending = 60.0
+    story.tick(660)
+    assert story.last.terms["load_rps"] < story.last.terms["capacity_1_rps"]
+    assert story.last.reason is Reason.SCALE_UP_BACKLOG
+
+
+def test_both_copies_on_the_cores_of_one_are_no_faster() -> None:
+    """A backlog is met by a second copy, but in place on cores that one copy fills."""
+    ways = []
+    for cores in (4, 2):
+        story = Story(policy=a_policy(max_instances=2, cores=cores), obeys=False)
+        story.passes(20, load_rps=200)
+        story.pending = 60.0
+        story.tick(900)
+        assert story.last.reason is Reason.SCALE_UP_BACKLOG
+        ways.append(story.last.fresh)
+    assert ways == [True, False]
