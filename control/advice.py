@@ -24,13 +24,13 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
             "are longer; `patience_s` in its terms says how long."
         ),
         Reason.SCALE_UP_LOAD: (
-            "Nothing. It is an in-place change of the instance count, or a reload where so much "
-            "would wait at the end of an instance's loading that the new count needs half the SLO "
-            "to drain it."
+            "Nothing. It is an in-place change of the instance count, or a reload where arrivals "
+            "would be late for a shorter time that way: see "
+            "[the control loop](../explanation/control-loop.md#which-way)."
         ),
         Reason.SCALE_UP_BACKLOG: (
-            "Nothing. It is a reload, because an in-place change can starve behind a full queue: "
-            "see [how Triton behaves](../explanation/triton-behaviour.md). When it comes often, "
+            "Nothing. It is mostly a reload, as arrivals wait behind the backlog after a change in "
+            "place; on cores that the model fills, in place is faster. When it comes often, "
             "set `headroom`, or raise `min_instances`, so that bursts find an instance."
         ),
         Reason.SCALE_DOWN: "Nothing. When it goes down and up in turns, raise `quiet`.",

@@ -44,10 +44,12 @@ class Bound:
     Attributes:
         low_rps: what it is at least.
         likely_rps: its mean and one standard deviation.
+        new_up_to_rps: what the level that it has jumped to is at most; 0 where it has not jumped.
     """
 
     low_rps: float
     likely_rps: float
+    new_up_to_rps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,15 @@ class Demand:
         """
         surely = (b.likely_rps for b in self.bounds if b.low_rps > capacity_rps)
         return max(surely, default=self.load_rps)
+
+    def at_most_rps(self, capacity_rps: float) -> float:
+        """What to reckon with while a change is made: after a jump, the most that it may be.
+
+        The first look at a jump sees a part of it. An instance that was added in place to a load
+        of 206/s, seen as 175/s, left Triton's call hanging for 15 s.
+        """
+        new_rps = max((b.new_up_to_rps for b in self.bounds), default=0.0)
+        return max(self.sized_rps(capacity_rps), new_rps)
 
 
 def measure(
@@ -142,8 +153,13 @@ def bounds_of(intervals: Sequence[Interval], *, spread: float) -> tuple[Bound, .
                 arrivals, span_s, total - arrivals, total_s - span_s, spread=spread
             )
             z = least_z * (JUMPED if jumped else 1.0)
-            low_rps = max(0.0, arrivals - z * deviation) / span_s
-            found.append(Bound(low_rps=low_rps, likely_rps=(arrivals + deviation) / span_s))
+            found.append(
+                Bound(
+                    low_rps=max(0.0, arrivals - z * deviation) / span_s,
+                    likely_rps=(arrivals + deviation) / span_s,
+                    new_up_to_rps=(arrivals + z * deviation) / span_s if jumped else 0.0,
+                )
+            )
         if not at and span_s < window_s:
             break
     return tuple(found)

@@ -122,7 +122,7 @@ def _scale_up(
     before, after = applied.instances, max(needed, applied.instances)
     before_rps = known.throughput_rps(applied, before)
     return ScaleUp(
-        rate_rps=demand.sized_rps(before_rps),
+        rate_rps=demand.at_most_rps(before_rps),
         excess=demand.excess,
         before_rps=before_rps,
         after_rps=known.throughput_rps(applied, after),

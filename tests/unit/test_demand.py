@@ -61,8 +61,10 @@ def test_a_level_that_is_surely_new_is_met_nearer_to_its_mean() -> None:
     """From 100 to 300/s: half the deviations off, as only its height is uncertain."""
     jumped = bounds_of(_intervals([100] * 10 + [300]), spread=1.0)
     assert jumped[0].low_rps == pytest.approx(300 - 1.5 * 300**0.5)
+    assert jumped[0].new_up_to_rps == pytest.approx(300 + 1.5 * 300**0.5)
     climbed = bounds_of(_intervals([100] * 10 + [145]), spread=1.0)  # 3.6 deviations, not 4
     assert climbed[0].low_rps == pytest.approx(145 - 3 * 145**0.5)
+    assert climbed[0].new_up_to_rps == 0.0
     begun = bounds_of(_intervals([100, 300]), spread=1.0)  # a second before it proves nothing
     assert begun[0].low_rps == pytest.approx(300 - 3 * 300**0.5)
 
