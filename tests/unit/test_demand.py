@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.demand import bounds_of, dispersion
+from control.core.demand import Bound, Demand, bounds_of, dispersion
 from control.core.windows import Interval
 
 
@@ -67,6 +67,25 @@ def test_a_level_that_is_surely_new_is_met_nearer_to_its_mean() -> None:
     assert climbed[0].new_up_to_rps == 0.0
     begun = bounds_of(_intervals([100, 300]), spread=1.0)  # a second before it proves nothing
     assert begun[0].low_rps == pytest.approx(300 - 3 * 300**0.5)
+
+
+def test_while_a_change_is_made_the_most_of_a_new_level_counts() -> None:
+    """Sized for what is likely once it is surely too much; reckoned with is the most."""
+    bound = Bound(low_rps=70.0, likely_rps=110.0, new_up_to_rps=130.0)
+    demand = Demand(
+        fast_rps=100.0,
+        stable_rps=50.0,
+        load_rps=70.0,
+        forecast_rps=60.0,
+        bounds=(bound,),
+        pending=0.0,
+        excess=0.0,
+        drain_s=0.0,
+    )
+    assert [demand.sized_rps(c) for c in (60.0, 80.0)] == [110.0, 70.0]
+    assert [demand.at_most_rps(c) for c in (60.0, 80.0)] == [130.0, 130.0]
+    steady = replace(demand, bounds=(replace(bound, new_up_to_rps=0.0),))
+    assert [steady.at_most_rps(c) for c in (60.0, 80.0)] == [110.0, 70.0]
 
 
 def test_bursty_arrivals_need_more_to_be_sure() -> None:
