@@ -17,7 +17,6 @@ import structlog
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from control.actuator import Action, Actuator, Outcome
-from control.core import saved
 from control.core.budget import Shares
 from control.core.guard import is_reload
 from control.core.policies.conch import Conch
@@ -219,8 +218,9 @@ class ControlLoop:
         """Keep what was learnt for the next controller."""
         if self.mode is not Mode.ACTIVE:  # an active one may be running beside this one
             return
-        learnt = {name: saved.to_plain(state.learnt) for name, state in self._states.items()}
-        self.journal.save_learnt(learnt, at_s=self.clock())
+        now_s = self.clock()
+        learnt = {name: state.to_plain(at_s=now_s) for name, state in self._states.items()}
+        self.journal.save_learnt(learnt, at_s=now_s)
 
     def _write(self, write: Callable[[], object]) -> None:
         """Write the journal; a full disk is said, and is no reason to stop looking."""

@@ -60,6 +60,17 @@ def from_plain(data: Any, *, away_s: float = 0.0) -> Learnt:
         return Learnt()
 
 
+def away_s(data: Mapping[str, Any], *, at_s: float) -> float:
+    """How long ago it was saved, by the ``saved_s`` in it; 0 where it does not say, or says later.
+
+    An older journal does not say, and a clock may have been set back.
+    """
+    try:
+        return max(0.0, at_s - _number(data["saved_s"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return 0.0
+
+
 def _evidence(item: Mapping[str, Any]) -> Evidence:
     """One setting's evidence, of at least one batch size."""
     sizes = {int(size): _tally(int(size), numbers) for size, numbers in item["sizes"].items()}

@@ -200,9 +200,19 @@ class ControlState:
         )
 
     @classmethod
-    def restored(cls, *, changes: tuple[Applied, ...], learnt: Mapping[str, Any]) -> ControlState:
-        """The memory of a controller that has just started: what the journal kept."""
-        return cls(changes=changes, learnt=saved.from_plain(learnt))
+    def restored(
+        cls, *, changes: tuple[Applied, ...], learnt: Mapping[str, Any], at_s: float
+    ) -> ControlState:
+        """The memory of a controller that starts at ``at_s``: what the journal kept.
+
+        Nobody looked in between: the evidence is older by that time.
+        """
+        away_s = saved.away_s(learnt, at_s=at_s)
+        return cls(changes=changes, learnt=saved.from_plain(learnt, away_s=away_s))
+
+    def to_plain(self, *, at_s: float) -> dict[str, Any]:
+        """What the next controller needs of the memory, saved at ``at_s``; see ``restored``."""
+        return {**saved.to_plain(self.learnt), "saved_s": at_s}
 
     def unchanged(self) -> ControlState:
         """The memory after a change that turned out to change nothing."""

@@ -64,7 +64,10 @@ def step(
     """
     match event:
         case Started():
-            return ControlState.restored(changes=event.changes, learnt=event.learnt), None
+            restored = ControlState.restored(
+                changes=event.changes, learnt=event.learnt, at_s=event.at_s
+            )
+            return restored, None
         case Looked():
             seen = windows.usable(event.seen)
             if seen is None:

@@ -166,7 +166,7 @@ def test_a_controller_that_begins_anew_under_load_shrinks_nothing() -> None:
     after = Story(
         applied=settings(3),
         at_s=before.at_s,
-        state=ControlState.restored(changes=(), learnt={}),
+        state=ControlState.restored(changes=(), learnt={}, at_s=before.at_s),
         counters=before.counters,
         statistics=before.statistics,
     ).passes(30, load_rps=100)

@@ -1,0 +1,140 @@
+"""What a controller that starts knows of what the one before it saved, and how old that is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from control import replay
+from control.core.policies.conch import Conch
+from control.core.state import ControlState
+from control.core.step import Started, step
+from control.journal import Journal
+from control.loop import ControlLoop
+from serving.statistics import BatchStat, ModelStatistics
+from tests.unit.story import Story, a_policy
+from tests.unit.test_replay import POLICY, Recorder
+
+SAVED_S = 10_000.0
+DAY_S = 86_400.0
+
+
+def restarted(state: ControlState, *, away_s: float, **changes: object) -> ControlState:
+    """The memory of a controller that starts so long after this one was saved, through JSON."""
+    kept = json.loads(json.dumps(state.to_plain(at_s=SAVED_S)))
+    event = Started(at_s=SAVED_S + away_s, learnt={**kept, **changes})
+    return step(Conch(), ControlState(), event, a_policy())[0]
+
+
+def seen_at(state: ControlState, instances: int, service_s: float) -> ControlState:
+    """The memory with 20 busy seconds of single requests that took so long, at that count."""
+    stat = BatchStat(count=round(20 * instances / service_s), busy_s=20.0 * instances)
+    executed = ModelStatistics(batches={1: stat})
+    learnt = state.learnt.absorb(executed, instances=instances, threads=1, span_s=20.0)
+    return ControlState(learnt=learnt, versions=state.versions)
+
+
+def test_evidence_is_older_by_the_time_away() -> None:
+    """Two instances took 20 ms; what one takes today says less of that than it did yesterday."""
+    before = seen_at(seen_at(ControlState(), 1, 0.010), 2, 0.020)
+
+    def two_take(away_s: float) -> float:
+        after = seen_at(restarted(before, away_s=away_s), 1, 0.010)
+        curve = after.learnt.at(2, threads=1, cores=4)
+        assert curve is not None
+        return curve.of(1)
+
+    assert two_take(0.0) == pytest.approx(0.020, rel=0.05)
+    assert two_take(DAY_S) < 0.95 * two_take(0.0)
+    assert restarted(before, away_s=DAY_S).learnt.clock_s == before.learnt.clock_s + DAY_S
+
+
+@pytest.mark.parametrize(
+    ("away_s", "changes"),
+    [
+        pytest.param(-3600.0, {}, id="a clock that was set back"),
+        pytest.param(DAY_S, {"saved_s": None}, id="an older journal"),
+        pytest.param(DAY_S, {"saved_s": float("nan")}, id="damaged"),
+        pytest.param(DAY_S, {"saved_s": "yesterday"}, id="of another type"),
+        pytest.param(DAY_S, {"saved_s": True}, id="no time"),
+    ],
+)
+def test_a_time_away_that_is_not_known_is_none(away_s: float, changes: dict[str, Any]) -> None:
+    """What was learnt is kept as it was."""
+    before = seen_at(ControlState(), 1, 0.010)
+    assert restarted(before, away_s=away_s, **changes).learnt == before.learnt
+
+
+def test_what_an_older_conch_saved_is_read() -> None:
+    """It says neither when it was saved nor anything but the service times."""
+    before = seen_at(ControlState(), 1, 0.010)
+    older = {
+        name: value
+        for name, value in before.to_plain(at_s=SAVED_S).items()
+        if name in ("schema", "clock_s", "sibling", "seen")
+    }
+    event = Started(at_s=SAVED_S + DAY_S, learnt=older)
+    assert step(Conch(), ControlState(), event, a_policy())[0] == before
+
+
+class _Nobody:
+    """An actuator without anything to reconcile."""
+
+    def reconcile(self, _: str) -> None:
+        """Nothing is left over."""
+
+
+def test_the_loop_knows_how_long_it_was_away(tmp_path: Path) -> None:
+    """Saved when one loop ends, read when the next one starts; the journal replays to the same."""
+    story = Story().passes(20, load_rps=300)
+    states = []
+    for now_s in (SAVED_S, SAVED_S + DAY_S):
+        with Journal(tmp_path / "journal") as journal:
+            loop = ControlLoop(
+                policies={"m": a_policy()},
+                observer=cast(Any, None),
+                actuator=cast(Any, _Nobody()),
+                journal=journal,
+                clock=lambda at_s=now_s: at_s,
+            )
+            journal.start_run(
+                at_s=now_s, mode="active", policies=loop.policies, rules={"m": Conch()}
+            )
+            loop.start()
+            states.append(loop._states["m"])
+            if now_s == SAVED_S:
+                loop._states["m"] = story.state
+            loop.settle()
+            record = list(journal.records(journal.runs()[-1].id, "m"))[-1]
+            assert record.event is not None
+            assert step(Conch(), ControlState(), record.event, a_policy())[0] == states[-1]
+    nothing, known = states
+    assert not nothing.learnt.seen
+    assert known.learnt.seen == story.state.learnt.seen
+    assert known.learnt.clock_s == pytest.approx(story.state.learnt.clock_s + DAY_S)
+
+
+def test_replay_is_exact_after_a_time_away(tmp_path: Path) -> None:
+    """The old evidence fades by the time that the journal knows, in both lives."""
+    with Journal(tmp_path / "journal") as journal:
+        recorder = Recorder(journal, Story(policy=POLICY))
+        recorder.starts()
+        recorder.passes(20, 100)
+        recorder.passes(20, 900)
+        journal.save_learnt(
+            {"m": recorder.state.to_plain(at_s=recorder.story.at_s)}, at_s=recorder.story.at_s
+        )
+        clock_s = recorder.state.learnt.clock_s
+        recorder.story.at_s += DAY_S
+        recorder.starts()
+        assert recorder.state.learnt.clock_s == clock_s + DAY_S
+        recorder.passes(20, 300)
+        recorder.passes(20, 1500)
+        assert any(decision.changes for decision in recorder.decisions[-40:])
+        for run in journal.runs():
+            own, policy = replay.rule_of(run, "m")
+            done = replay.replay(journal.records(run.id, "m"), own, policy)
+            assert (done.looks, done.equal) == (40, 40)
