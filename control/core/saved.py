@@ -13,6 +13,7 @@ from typing import Any
 from control.core.curves import ServiceTime
 from control.core.evidence import Evidence, Tally, usable
 from control.core.service_time import Learnt
+from control.core.versions import Versions
 
 SCHEMA = 1
 
@@ -58,6 +59,38 @@ def from_plain(data: Any, *, away_s: float = 0.0) -> Learnt:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return Learnt()
+
+
+def versions_to_plain(versions: Versions, *, now: int | None) -> dict[str, Any]:
+    """Service times of the versions that are not in force, and whose ``to_plain`` is (``now``)."""
+    others = [
+        {"version": version, "learnt": to_plain(learnt)}
+        for version, learnt in versions.others.items()
+    ]
+    return {"version": now, "others": others}
+
+
+def versions_from_plain(data: Mapping[str, Any], *, away_s: float = 0.0) -> Versions:
+    """The versions again; whatever cannot be read, and what an older journal lacks, is unknown.
+
+    Args:
+        data: what ``versions_to_plain`` gave.
+        away_s: seconds since it was saved.
+    """
+    others = {}
+    listed = data.get("others")
+    for item in listed if isinstance(listed, list) else ():
+        try:
+            learnt = from_plain(item["learnt"], away_s=away_s)
+            if learnt.seen:
+                others[_whole(item["version"])] = learnt
+        except (KeyError, TypeError, ValueError):
+            continue
+    try:
+        now = _whole(data.get("version"))
+    except ValueError:
+        return Versions(others=others)
+    return Versions(others=others, of=now)
 
 
 def away_s(data: Mapping[str, Any], *, at_s: float) -> float:

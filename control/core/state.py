@@ -208,11 +208,20 @@ class ControlState:
         Nobody looked in between: the evidence is older by that time.
         """
         away_s = saved.away_s(learnt, at_s=at_s)
-        return cls(changes=changes, learnt=saved.from_plain(learnt, away_s=away_s))
+        return cls(
+            changes=changes,
+            learnt=saved.from_plain(learnt, away_s=away_s),
+            versions=saved.versions_from_plain(learnt, away_s=away_s),
+        )
 
     def to_plain(self, *, at_s: float) -> dict[str, Any]:
         """What the next controller needs of the memory, saved at ``at_s``; see ``restored``."""
-        return {**saved.to_plain(self.learnt), "saved_s": at_s}
+        now = self.versions.learning(self.last)
+        return {
+            **saved.to_plain(self.learnt),
+            **saved.versions_to_plain(self.versions, now=now),
+            "saved_s": at_s,
+        }
 
     def unchanged(self) -> ControlState:
         """The memory after a change that turned out to change nothing."""

@@ -23,11 +23,14 @@ class Versions:
 
     Attributes:
         others: service times of the versions that are not in force, by number.
+        of: the version that the other service times, those in force, were last said to be of: at
+            a change of it, or by the controller before this one. None where nobody said.
         short_since_s: since when no allowed count carries the need; None while one does.
         fits_since_s: since when the better version would carry it; None while it would not.
     """
 
     others: Mapping[int, Learnt] = field(default_factory=dict)
+    of: int | None = None
     short_since_s: float | None = None
     fits_since_s: float | None = None
 
@@ -38,12 +41,12 @@ class Versions:
 
         Args:
             learnt: service times of the version that served at the look ``before``.
-            before: the last look; None for the first, which finds what was learnt last.
+            before: the last look; None for the first, which finds what was learnt last: of the
+                version that served then, where that was saved.
             seen: this look.
             policy: names the versions; others are not told apart.
         """
-        old = served(before) if before is not None else None
-        new = served(seen)
+        old, new = self.learning(before), served(seen)
         if old == new or old not in policy.versions or new not in policy.versions:
             return self, learnt
         assert old is not None and new is not None  # noqa: PT018  # both are in the policy
@@ -51,7 +54,12 @@ class Versions:
         others = {v: other for v, other in self.others.items() if v != new}
         if learnt.seen:
             others[old] = learnt
-        return Versions(others=others), now
+        return Versions(others=others, of=new), now
+
+    def learning(self, last: Observation | None) -> int | None:
+        """The version that the service times in force are of, at the last look; None if unknown."""
+        now = served(last) if last is not None else None
+        return self.of if now is None else now
 
     def after_gap(self) -> Versions:
         """The memory after a gap: how long anything has lasted is not known."""

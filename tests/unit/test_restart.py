@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,10 +13,13 @@ from control import replay
 from control.core.policies.conch import Conch
 from control.core.state import ControlState
 from control.core.step import Started, step
+from control.core.types import Reason
+from control.core.versions import GUESS
 from control.journal import Journal
 from control.loop import ControlLoop
 from serving.statistics import BatchStat, ModelStatistics
-from tests.unit.story import Story, a_policy
+from tests.unit.story import TRUE, Story, a_policy
+from tests.unit.test_quality import a_story, steps
 from tests.unit.test_replay import POLICY, Recorder
 
 SAVED_S = 10_000.0
@@ -78,6 +82,62 @@ def test_what_an_older_conch_saved_is_read() -> None:
     }
     event = Started(at_s=SAVED_S + DAY_S, learnt=older)
     assert step(Conch(), ControlState(), event, a_policy())[0] == before
+
+
+def restart(story: Story) -> None:
+    """Another controller takes over, an hour later; it knows what the one before it saved."""
+    kept = json.loads(json.dumps(story.state.to_plain(at_s=story.at_s)))
+    story.at_s += 3600.0
+    event = Started(at_s=story.at_s, learnt=kept)
+    story.state, _ = step(Conch(), ControlState(), event, story.policy)
+
+
+def test_a_version_that_was_no_cheaper_is_not_tried_again_after_a_restart() -> None:
+    """It took as long as the better one; a controller that guessed would probe it once more."""
+    story = a_story(TRUE, TRUE.scaled(1.02)).passes(20, load_rps=200).passes(60, load_rps=900)
+    assert [reason for reason, _ in steps(story)] == [Reason.QUALITY_DOWN, Reason.QUALITY_UP]
+    known, begin = story.state.versions.others[2], len(story.decisions)
+    restart(story)
+    assert story.state.versions.others[2].seen == known.seen
+    assert story.state.versions.others[2].clock_s == known.clock_s + 3600.0
+    story.pending = 0.0
+    story.passes(60, load_rps=200).passes(60, load_rps=900)
+    assert steps(story, begin) == []
+    assert Reason.AT_LIMIT in story.reasons[begin:]
+
+
+def test_service_times_stay_with_their_version_where_it_changed_meanwhile() -> None:
+    """Saved while version 1 served; somebody served version 2 before the next controller looked."""
+    story = a_story(TRUE, TRUE.scaled(0.5)).passes(60, load_rps=200)
+    restart(story)
+    story.applied = replace(story.applied, version=2)
+    story.tick(200)
+    one = story.state.versions.others[1].at(1, threads=1, cores=4)
+    two = story.state.learnt.at(1, threads=1, cores=4)
+    assert one is not None
+    assert two is not None
+    assert one.of(1) == pytest.approx(TRUE.of(1))
+    assert two.of(1) == pytest.approx(GUESS * one.of(1))
+    assert story.state.versions.learning(None) == 2  # also where a look does not tell
+    restart(story)  # nobody has looked since
+    assert story.state.to_plain(at_s=0.0)["version"] == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"others": None}, id="no list"),
+        pytest.param({"others": [3, {}]}, id="no records"),
+        pytest.param({"others": [{"version": True, "learnt": 1}], "version": "1"}, id="no version"),
+        pytest.param({"others": [{"version": 2, "learnt": {"schema": 1}}]}, id="nothing learnt"),
+    ],
+)
+def test_damage_to_the_other_versions_leaves_the_one_in_force(changes: dict[str, Any]) -> None:
+    """A restart never fails for it, and what can be read is read."""
+    before = seen_at(ControlState(), 1, 0.010)
+    after = restarted(before, away_s=0.0, **changes)
+    assert after.learnt == before.learnt
+    assert after.versions.others == {}
 
 
 class _Nobody:
