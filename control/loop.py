@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
@@ -25,6 +25,7 @@ from control.core.state import Applied, ControlState, InFlight
 from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision, Observation, Policy, Reason, Settings
 from control.freeze import Freezes
+from control.history import Rates, nothing
 from control.journal import Journal
 from control.observe import Observer, Survey
 from serving.model_config import ReloadKind
@@ -104,6 +105,7 @@ class ControlLoop:
         shares: of the budget that the models have together; None without one.
         frozen: what a person froze, read at each tick.
         fence: raises when another controller has taken over; asked before each tick.
+        history: the arrival rates of these models from before, asked once at the start.
         keep_journal_s: ticks without an action are forgotten after this long.
         clock: wall clock, seconds since the epoch.
     """
@@ -117,6 +119,7 @@ class ControlLoop:
     shares: Shares | None = None
     frozen: Callable[[], Freezes] = Freezes
     fence: Callable[[], None] = lambda: None
+    history: Callable[[Collection[str]], Mapping[str, Rates]] = nothing
     keep_journal_s: float = 7 * 86400.0
     clock: Callable[[], float] = time.time
     _states: dict[str, ControlState] = field(default_factory=dict)
@@ -127,20 +130,24 @@ class ControlLoop:
     def start(self) -> None:
         """Bring what is on disk into force, where an earlier controller died in between.
 
-        And remember what it tried in the last hour: budget, cooldown and what failed. A model that
-        cannot be reconciled does not keep the others from being controlled.
+        And remember what it tried in the last hour: budget, cooldown and what failed; and what
+        came before, where a history tells. A model that cannot be reconciled does not keep the
+        others from being controlled. An advisory loop has only the history.
         """
-        if self.mode is not Mode.ACTIVE:
-            return
-        for model in self.policies:
-            now_s = self.clock()
-            tried = self.journal.tried(model, since_s=now_s - 3600.0)
-            learnt = self.journal.learnt(model)
-            self._step(model, Started(at_s=now_s, changes=tried, learnt=learnt))
+        active = self.mode is Mode.ACTIVE
+        for model in self.policies if active else ():
             try:
                 self.actuator.reconcile(model)
             except ConchError as error:
                 log.error("model.not_reconciled", model=model, error=error.message)
+        rates = self.history(list(self.policies))  # last: it must reach up to the first look
+        for model in self.policies:
+            began = Started(at_s=self.clock(), history=rates.get(model, ()))
+            if active:
+                tried = self.journal.tried(model, since_s=began.at_s - 3600.0)
+                began = replace(began, changes=tried, learnt=self.journal.learnt(model))
+            if active or began.history:
+                self._step(model, began)
 
     def tick(self) -> Iterator[Tick]:
         """One look and decision for each model; an error of one skips only that one.

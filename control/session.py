@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,10 @@ from pathlib import Path
 from conch.errors import ConfigError, TritonUnavailable
 from control import freeze
 from control.actuator import Actuator
+from control.core import seasonal
 from control.core.budget import Limit, Shares
 from control.core.types import Policy
+from control.history import PrometheusHistory, Rates, nothing
 from control.journal import Journal
 from control.lease import sole_writer
 from control.loop import ControlLoop, Mode
@@ -93,6 +95,7 @@ def session(
             shares=shares_of(policy, names),
             frozen=partial(freeze.read, repository),
             fence=fence,
+            history=history_of(policy),
             keep_journal_s=policy.keep_journal,
         )
         journal.start_run(
@@ -172,6 +175,14 @@ def shares_of(policy: PolicyFile, names: list[str]) -> Shares | None:
             hint="Raise it, or control fewer models.",
         )
     return Shares(limit=limit, policies=policies)
+
+
+def history_of(policy: PolicyFile) -> Callable[[Collection[str]], Mapping[str, Rates]]:
+    """Who tells the arrival rates from before: Prometheus where the policy names one, or nobody."""
+    if not policy.prometheus:
+        return nothing
+    before = PrometheusHistory(policy.prometheus, instance=policy.prometheus_instance)
+    return partial(before.rates, last_s=seasonal.RECALLED_S, step_s=seasonal.BIN_S)
 
 
 def _source(endpoint: Endpoint, policy: PolicyFile, names: list[str]) -> CounterSource:

@@ -14,20 +14,15 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import requests
-import structlog
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3.util.retry import Retry
 
-from conch.errors import ConchError, ConfigError, TritonUnavailable
+from conch.errors import ConfigError, TritonUnavailable
 from serving import metrics
 from serving.metrics import ModelCounters, Snapshot
 
-log = structlog.get_logger()
-
 _SUCCESS = "nv_inference_request_success"
-_FAILURE = "nv_inference_request_failure"
-_HISTORY_AT_LEAST_S = 60.0
 _SERIES_A_QUERY = 20
 
 
@@ -225,50 +220,6 @@ class PrometheusCounters:
                 hint=f"Write `prometheus_instance: {names[0]}` into the policy.",
             )
         return servers.pop() if servers else ""
-
-
-class PrometheusHistory:
-    """What the arrival rate was before the controller started."""
-
-    def __init__(self, url: str, *, instance: str | None = None, deadline_s: float = 5.0) -> None:
-        """Ask the Prometheus at ``url``; ``instance`` as in ``PrometheusCounters``."""
-        self._prometheus = Prometheus(url, deadline_s=deadline_s)
-        self._instance = instance
-
-    def rates(
-        self, model: str, last_s: float, step_s: float, *, now_s: float | None = None
-    ) -> tuple[tuple[float, float], ...]:
-        """(at_s, requests per second that were answered or failed), oldest first.
-
-        Each is a mean over ``step_s``, or over a minute where Prometheus scrapes too seldom for
-        that. Empty when there is no history or no answer: a controller starts without it, too.
-        """
-        end_s = time.time() if now_s is None else now_s
-        windows_s = (step_s, max(step_s, _HISTORY_AT_LEAST_S))
-        try:
-            for window_s in dict.fromkeys(windows_s):
-                found = self._range(model, window_s, end_s - last_s, end_s, step_s)
-                if found:
-                    return found
-        except ConchError as error:
-            log.warning("history.unreachable", model=model, error=error.message)
-        return ()
-
-    def _range(
-        self, model: str, window_s: float, start_s: float, end_s: float, step_s: float
-    ) -> tuple[tuple[float, float], ...]:
-        """The rates with this averaging window."""
-        chosen, window = selector([model], self._instance), f"{window_s * 1e3:.0f}ms"
-        found = self._prometheus.range(
-            f"sum(rate({_SUCCESS}{{{chosen}}}[{window}]))"
-            f" + sum(rate({_FAILURE}{{{chosen}}}[{window}]))",
-            start_s=start_s,
-            end_s=end_s,
-            step_s=step_s,
-        )
-        return tuple(
-            (float(at_s), float(rps)) for series in found for at_s, rps in series["values"]
-        )
 
 
 def selector(models: Collection[str], instance: str | None) -> str:

@@ -6,13 +6,14 @@ quarter of the record (``seasonal``). Where there is one, the greater of trend a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from control.core import forecast as trends
 from control.core import seasonal
 from control.core.forecast import Forecast
 from control.core.seasonal import History, Seasonal
-from control.core.windows import Interval
+from control.core.windows import LARGEST, Interval
 
 LOOKED_FOR_EVERY_S = 60.0
 
@@ -32,6 +33,21 @@ class Foresight:
     history: History = field(default_factory=History)
     season: Seasonal | None = None
     looked_s: float = 0.0
+
+    @classmethod
+    def recalled(cls, rates: Iterable[tuple[float, float]], *, until_s: float) -> Foresight:
+        """The memory of a controller that has just started, with what came before it.
+
+        Args:
+            rates: (at_s, requests/s), oldest first, each a mean over the ``BIN_S`` before
+                ``at_s``. One that is negative, no number or beyond reason is left out.
+            until_s: one that is later than this is left out, too.
+        """
+        history = History()
+        for at_s, rate_rps in rates:
+            if at_s <= until_s and rate_rps <= LARGEST:
+                history = history.add(rate_rps, at_s, seasonal.BIN_S)
+        return cls(history=history)
 
     def absorb(self, new: Interval | None, *, horizon_s: float) -> Foresight:
         """The memory with one more interval; None is a gap.

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 BIN_S = 5.0
 MAX_BINS = 2048
+RECALLED_S = MAX_BINS * BIN_S
+"""How much of the past a history of the shortest bins holds, seconds."""
 LONGEST_GAP = 12
 """Bins without a reading that are filled; after a longer gap the history starts again."""
 HARMONICS = 4

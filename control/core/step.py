@@ -7,10 +7,11 @@ the same decisions. The loop, the simulator and ``control replay`` all call ``st
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from control.core import windows
+from control.core.foresight import Foresight
 from control.core.policies.rule import Rule
 from control.core.state import Applied, ControlState, InFlight
 from control.core.types import Decision, Observation, Policy, Reason
@@ -24,11 +25,13 @@ class Started:
         at_s: when.
         changes: what was tried in the last hour, by the journal.
         learnt: service times in their saved form; empty when there are none.
+        history: arrival rates from before, as ``Foresight.recalled`` takes them.
     """
 
     at_s: float
     changes: tuple[Applied, ...] = ()
     learnt: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,8 @@ def step(
             restored = ControlState.restored(
                 changes=event.changes, learnt=event.learnt, at_s=event.at_s
             )
-            return restored, None
+            foresight = Foresight.recalled(event.history, until_s=event.at_s)
+            return replace(restored, foresight=foresight), None
         case Looked():
             seen = windows.usable(event.seen)
             if seen is None:

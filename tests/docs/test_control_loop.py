@@ -16,6 +16,7 @@ from control.core import (
     headroom,
     planner,
     quality,
+    seasonal,
     versions,
     wanted,
 )
@@ -75,6 +76,7 @@ def test_every_reason_is_on_the_page(reason: Reason):
         (PAGE, ", ".join(f"{window_s:g} s: {z:g}" for window_s, z in demand.WINDOWS)),
         (PAGE, "(variance / mean), {:g} to {:g}".format(*demand.DISPERSION)),
         (PAGE, f"forecast - {demand.SURE:g}·residual"),
+        (PAGE, f"last {seasonal.RECALLED_S / 3600:.1f} h, in steps of {seasonal.BIN_S:g} s"),
         (PAGE, f"more than {demand.JUMP:g} times the rate of what came before"),
         (PAGE, f"by {demand.JUMP_Z:g} deviations"),
         (PAGE, f"Such a window takes {demand.JUMPED:g} z"),

@@ -249,7 +249,11 @@ SEEN = st.builds(
 )
 DECIDED = st.builds(Decision, terms=st.dictionaries(st.text(max_size=5), st.floats(), max_size=3))
 EVENTS = st.one_of(
-    st.builds(Started, learnt=st.dictionaries(st.text(max_size=3), FLOATS, max_size=2)),
+    st.builds(
+        Started,
+        learnt=st.dictionaries(st.text(max_size=3), FLOATS, max_size=2),
+        history=st.lists(st.tuples(FLOATS, FLOATS), max_size=2).map(tuple),
+    ),
     st.builds(Begun, change=st.builds(InFlight)),
     st.builds(Ended, change=st.none() | st.builds(Applied)),
 )

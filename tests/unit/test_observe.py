@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from conch.errors import ConfigError, TritonUnavailable
+from conch.errors import ConfigError
 from control import machine, sources
 from control.machine import Machine
 from control.observe import (
@@ -134,28 +134,6 @@ def test_prometheus_of_a_fleet_must_be_told_which_server(monkeypatch: pytest.Mon
     asked = _answers(monkeypatch, two[:1], [])
     sources.PrometheusCounters("http://p", instance="s:1").sample(["m"])
     assert 'instance="s:1"' in asked[0]
-
-
-def test_history_is_empty_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No answer is no history; a scrape that is too seldom for the step is averaged for longer."""
-    windows: list[str] = []
-
-    def answer(self: object, query: str, **_: float) -> list[dict[str, Any]]:
-        windows.append(query.split("[")[1].split("]")[0])
-        if len(windows) == 1:
-            return []
-        return [{"values": [[10.0, "2.5"], [20.0, "3.5"]]}]
-
-    monkeypatch.setattr(sources.Prometheus, "range", answer)
-    history = sources.PrometheusHistory("http://p")
-    assert history.rates("m", 60, 10, now_s=100) == ((10.0, 2.5), (20.0, 3.5))
-    assert windows == ["10000ms", "60000ms"]
-
-    def silent(self: object, query: str, **_: float) -> list[dict[str, Any]]:
-        raise TritonUnavailable("gone", hint="")
-
-    monkeypatch.setattr(sources.Prometheus, "range", silent)
-    assert history.rates("m", 60, 10) == ()
 
 
 def test_copy_is_estimated_from_the_files_where_no_process_is_seen(tmp_path: Path) -> None:

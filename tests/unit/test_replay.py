@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from control.core.policies import rule_named
 from control.core.state import Applied, ControlState
 from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision, Observation, Policy
+from control.history import Rates
 from control.journal import Journal
 from control.journal_reader import Run
 from tests.unit.story import Story, a_policy, in_flight
@@ -34,15 +36,16 @@ class Recorder:
         self.state = ControlState()
         self.decisions: list[Decision] = []
 
-    def starts(self) -> None:
-        """A controller begins, and knows what the journal kept."""
+    def starts(self, history: Rates = ()) -> None:
+        """A controller begins, and knows what the journal kept and a Prometheus told."""
         now_s = self.story.at_s
         self.journal.start_run(
             at_s=now_s, mode="active", policies={"m": self.policy}, rules={"m": RULE}, tick_s=1.0
         )
         self.state = ControlState()
         tried = self.journal.tried("m", since_s=now_s - 3600)
-        self.takes(Started(at_s=now_s, changes=tried, learnt=self.journal.learnt("m")))
+        learnt = self.journal.learnt("m")
+        self.takes(Started(at_s=now_s, changes=tried, learnt=learnt, history=history))
 
     def takes(self, event: Event) -> Decision | None:
         """One event."""
@@ -119,6 +122,23 @@ def test_replay_gives_every_decision_again(tmp_path: Path) -> None:
         (105, 0, ()),
     ]
     assert all(r.original_instance_s == r.replayed_instance_s > 100 for _, r in done)
+
+
+def test_replay_begins_with_the_history_that_the_run_began_with(tmp_path: Path) -> None:
+    """Decisions of a season from before are exact; a journal without the key has no history."""
+    with Journal(tmp_path / "j") as journal:
+        recorder = Recorder(journal, Story(policy=POLICY, at_s=20_000.0))
+        recorder.starts(tuple((k * 5.0, 500.0 + 400.0 * math.sin(k / 6)) for k in range(4001)))
+        recorder.passes(50, 500)
+        assert recorder.decisions[1].terms["season_s"] == pytest.approx(60 * math.pi, abs=2.0)
+    ((_, done),) = _runs(tmp_path / "j")
+    assert (done.looks, done.equal) == (50, 50)
+    with Journal(tmp_path / "j") as journal:
+        older = json.dumps({"at_s": 20_000.0, "changes": [], "learnt": {}})
+        journal._execute("UPDATE event SET data = ? WHERE kind = 'started'", (codec.packed(older),))
+    ((_, done),) = _runs(tmp_path / "j")
+    assert done.looks == 50
+    assert done.equal < 10
 
 
 def test_replay_finds_a_decision_that_was_changed(tmp_path: Path) -> None:
