@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import requests
 
 from control.actuator import Actuator, Outcome
 from control.core import windows
@@ -15,6 +16,7 @@ from control.observe import Observer, ScrapedCounters, settings_of
 from serving import model_config
 from serving.model_config import ReloadKind
 from serving.repository import Repository
+from serving.runtime.supervisor import TritonServer
 from tests.integration import scripted
 from tests.integration.conftest import wait_until
 
@@ -22,8 +24,8 @@ X = {"x": np.ones((1, 4), np.float32)}
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory, start_server, connect):
-    """(repository, client, observer) of a server with two models and a response cache."""
+def server(tmp_path_factory, start_server) -> TritonServer:
+    """A server with two models and a response cache, which ``cached`` uses from the start."""
     root = tmp_path_factory.mktemp("observe") / "repository"
     root.mkdir()
     scripted.publish(root, "quick", max_batch_size=4)
@@ -31,8 +33,13 @@ def seen(tmp_path_factory, start_server, connect):
     repository = Repository(root)
     config = model_config.with_response_cache(repository.read_config("cached"), True)
     repository.write_config("cached", config, reason="test")
-    server = start_server(root, cache_bytes=2**20)
-    client = connect(server)
+    return start_server(root, cache_bytes=2**20)
+
+
+@pytest.fixture(scope="module")
+def seen(server: TritonServer, connect):
+    """(repository, client, observer) of the server."""
+    repository, client = Repository(server.endpoint.repository), connect(server)
     client.load("quick")  # Python has put its bytecode beside it: the first load is a full one
     source = ScrapedCounters(server.endpoint.metrics_url)
     host = Machine(pid=server.endpoint.pid)
@@ -139,3 +146,30 @@ def test_cache_and_version_switch_and_back(seen) -> None:
         assert after.applied == wanted
         assert after.versions == (1, 2)
         assert windows.interval(before, after, stale_s=60) is not None
+
+
+def test_a_reload_that_switches_the_cache_on_leaves_the_counters_without_it(seen, server) -> None:
+    """The statistics count the hits; Triton's metrics of the model stay as they began."""
+    repository, client, observer = seen
+    actuator = Actuator(repository, client)
+    now = settings_of(client.config("quick"))
+    action = actuator.apply("quick", replace(now, response_cache=True), reason="test")
+    assert (action.kind, action.outcome) == (ReloadKind.RELOAD, Outcome.APPLIED), action.error
+    before = observer.look("quick")
+    _ask(client, "quick", 5)
+    assert before.counters is not None
+    after = _look_after(observer, "quick", before.counters.success + 5)
+    assert after.statistics is not None
+    assert after.statistics.cache_hits >= 4
+    interval = windows.interval(before, after, stale_s=60)
+    assert interval is not None
+    assert interval.cache_hits >= 4
+    text = requests.get(server.endpoint.metrics_url, timeout=5).text
+    counted, cached = (
+        {line.partition("{")[0] for line in text.splitlines() if f'model="{name}"' in line}
+        for name in ("quick", "cached")
+    )
+    assert "nv_inference_request_success" in counted
+    assert "nv_cache_num_hits_per_model" in cached
+    assert not any(name.startswith("nv_cache") for name in counted)
+    actuator.apply("quick", now, reason="back")
