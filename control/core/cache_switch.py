@@ -3,7 +3,8 @@
 Theory of operation. A hit saves the work of an instance for one request, and every request pays for
 the look-up. Whether requests repeat cannot be seen from outside, so a trial finds out: the cache is
 switched on, fills, and the hits of the next requests are counted (``cache_use``). A trial costs two
-reloads, so there is one an hour at most, and only in good health.
+reloads, so there is one an hour at most, and only in good health; where requests do not repeat,
+each further one is waited for twice as long, up to a day.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from control.core.types import Observation, Policy, Settings
 from control.core.wanted import Wanted
 
 HOUR_S = 3600.0
-"""Between two trials, how long a verdict counts, and what a reload is spread over."""
+"""How long a verdict counts, and what a reload is spread over."""
 TRIAL_RELOADS = 2
 
 
@@ -95,12 +96,23 @@ def proposal(
         service_s=service_s,
         rate_rps=rate_rps,
         reload_cost_s=reload.cost_s(policy),
-        may_try=_may_try(state, want, policy),
+        may_try=_may_try(state, want, policy, at_s=seen.at_s),
         at_s=seen.at_s,
     )
     if advised is None or advised == applied.response_cache:
         return None
     return replace(applied, response_cache=advised)
+
+
+def judged(state: ControlState, applied: Settings, known: Knowledge) -> ControlState:
+    """The memory in which a trial has paid, where the newest block of its requests did."""
+    use = state.cache
+    if not (applied.response_cache and use.trials.failed_count) or use.hit_fraction is None:
+        return state
+    service_s = _service_s(state, applied, known)
+    if saved_s(use.hit_fraction, service_s=service_s, lookup_s=use.lookup_s) <= 0:
+        return state
+    return replace(state, cache=replace(use, trials=use.trials.paid()))
 
 
 def terms(state: ControlState, policy: Policy) -> Mapping[str, float]:
@@ -115,21 +127,13 @@ def terms(state: ControlState, policy: Policy) -> Mapping[str, float]:
     }
 
 
-def _may_try(state: ControlState, want: Wanted, policy: Policy) -> bool:
-    """Whether health and the hour's reloads allow a trial, and none was made in the last hour.
-
-    A trial that Triton refused counts, and one that met an outage does not.
-    """
+def _may_try(state: ControlState, want: Wanted, policy: Policy, *, at_s: float) -> bool:
+    """Whether health, the hour's reloads and how the last trials went allow another one."""
     if want.panic or want.overloaded or state.safety.burns or state.safety.watch is not None:
         return False
     if planned_reloads(state) + TRIAL_RELOADS > policy.reloads_per_hour:
         return False
-    return not any(
-        change.settings.response_cache
-        and not change.unavailable
-        and (change.before is None or not change.before.response_cache)
-        for change in state.changes
-    )
+    return state.cache.trials.may_begin(at_s)
 
 
 def _service_s(state: ControlState, applied: Settings, known: Knowledge) -> float:

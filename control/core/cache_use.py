@@ -6,13 +6,57 @@ of its own, so that a change of the traffic shows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from control.core.windows import Interval
 
 BLOCK_REQUESTS = 500
 LOOKUP_S = 50e-6
 """Of one request, where no server has told: hashing and copying of a small tensor."""
+
+
+FIRST_WAIT_S = 3600.0
+"""From one trial to the next, at least."""
+MOST_WAIT_S = 86_400.0
+MOST_DOUBLED = 10
+"""Times that the wait is doubled; it is far beyond any limit then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """When the cache was switched on to see whether it pays, and how that went.
+
+    Attributes:
+        failed_count: trials in a row that did not pay. One counts as failed until a block of
+            requests has paid: also one that Triton refused, or that was taken back unjudged.
+        begun_s: when the last one began; None before the first.
+    """
+
+    failed_count: int = 0
+    begun_s: float | None = None
+
+    def begun(self, at_s: float) -> Trials:
+        """After one more."""
+        return Trials(failed_count=self.failed_count + 1, begun_s=at_s)
+
+    def paid(self) -> Trials:
+        """After a block of requests that paid."""
+        return replace(self, failed_count=0)
+
+    def set_back(self, at_s: float) -> Trials:
+        """After the clock was set back to ``at_s``: none began later than now."""
+        begun_s = self.begun_s
+        return self if begun_s is None else replace(self, begun_s=min(begun_s, at_s))
+
+    @property
+    def wait_s(self) -> float:
+        """From the last one to the next: twice as long after each in a row that failed."""
+        doubled = min(max(0, self.failed_count - 1), MOST_DOUBLED)
+        return min(MOST_WAIT_S, FIRST_WAIT_S * 2.0**doubled)
+
+    def may_begin(self, at_s: float) -> bool:
+        """Whether another one may begin."""
+        return self.begun_s is None or at_s >= self.begun_s + self.wait_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +72,7 @@ class CacheUse:
         lookup_s: what a request cost in that block.
         judged_s: when that block ended.
         absent: whether the server turned out to have no cache; Triton does not say so.
+        trials: how often it was switched on in vain.
     """
 
     on: bool = False
@@ -41,6 +86,7 @@ class CacheUse:
     lookup_s: float = LOOKUP_S
     judged_s: float = 0.0
     absent: bool = False
+    trials: Trials = field(default_factory=Trials)
 
     def absorb(self, new: Interval | None, *, on: bool, at_s: float, fill_s: float) -> CacheUse:
         """The memory with one more look.
@@ -52,7 +98,7 @@ class CacheUse:
             fill_s: so long, and one block, requests only fill the cache.
         """
         if on and not self.on:
-            return CacheUse(on=True, since_s=at_s)
+            return CacheUse(on=True, since_s=at_s, trials=self.trials)
         if not on:
             return replace(self, on=False) if self.on else self
         if new is None:

@@ -71,7 +71,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     want = wanted(state, demand, known, applied, at_s=seen.at_s)
     state = _remember(state, seen.at_s, want)
     versions = quality.look(state, seen, applied, want, known)
-    state = versions.state
+    state = cache_switch.judged(versions.state, applied, known)
     reason, proposal, plan = _propose(state, seen, applied, want, known)
     switched = cache_switch.proposal(state, seen, applied, want, known) if reason in CALM else None
     if switched is not None:

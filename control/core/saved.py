@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from control.core.cache_use import Trials
 from control.core.curves import ServiceTime
 from control.core.evidence import Evidence, Tally, usable
 from control.core.service_time import Learnt
@@ -91,6 +92,24 @@ def versions_from_plain(data: Mapping[str, Any], *, away_s: float = 0.0) -> Vers
     except ValueError:
         return Versions(others=others)
     return Versions(others=others, of=now)
+
+
+def trials_to_plain(trials: Trials) -> dict[str, Any]:
+    """The trials of the response cache."""
+    return {"cache_trials": asdict(trials)}
+
+
+def trials_from_plain(data: Mapping[str, Any]) -> Trials:
+    """The trials again; none where that cannot be read, or in what an older journal has."""
+    try:
+        item = data["cache_trials"]
+        failed_count, begun_s = item["failed_count"], item["begun_s"]
+        return Trials(
+            failed_count=_whole(failed_count) if failed_count else 0,
+            begun_s=None if begun_s is None else _number(begun_s),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return Trials()
 
 
 def away_s(data: Mapping[str, Any], *, at_s: float) -> float:

@@ -49,6 +49,13 @@ class Applied:
     undo: bool = False
     unavailable: bool = False
 
+    @property
+    def tries_cache(self) -> bool:
+        """Whether it switches the response cache on; what met an outage has tried nothing."""
+        if self.unavailable or not self.settings.response_cache:
+            return False
+        return self.before is None or not self.before.response_cache
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InFlight:
@@ -179,6 +186,7 @@ class ControlState:
             intervals=tuple(i for i in self.intervals if i.end_s < at_s),
             settings_since_s=min(self.settings_since_s, at_s),
             planned_s=min(self.planned_s, at_s),
+            cache=replace(self.cache, trials=self.cache.trials.set_back(at_s)),
             safety=replace(
                 safety,
                 changed_s=None if changed_s is None else min(changed_s, at_s),
@@ -208,10 +216,15 @@ class ControlState:
         Nobody looked in between: the evidence is older by that time.
         """
         away_s = saved.away_s(learnt, at_s=at_s)
+        trials = saved.trials_from_plain(learnt).set_back(at_s)
+        for change in changes:  # the last ones may have come after the memory was saved
+            unknown = trials.begun_s is None or trials.begun_s < change.at_s <= at_s
+            trials = trials.begun(change.at_s) if change.tries_cache and unknown else trials
         return cls(
             changes=changes,
             learnt=saved.from_plain(learnt, away_s=away_s),
             versions=saved.versions_from_plain(learnt, away_s=away_s),
+            cache=CacheUse(trials=trials),
         )
 
     def to_plain(self, *, at_s: float) -> dict[str, Any]:
@@ -220,6 +233,7 @@ class ControlState:
         return {
             **saved.to_plain(self.learnt),
             **saved.versions_to_plain(self.versions, now=now),
+            **saved.trials_to_plain(self.cache.trials),
             "saved_s": at_s,
         }
 
@@ -257,7 +271,9 @@ class ControlState:
 
         A reload makes a new model object that counts from zero: no difference across it is meant.
         """
-        last = self.last
+        last, cache = self.last, self.cache
+        if change.tries_cache:
+            cache = replace(cache, trials=cache.trials.begun(change.at_s))
         if change.reload and last is not None:
             last = replace(last, statistics=None)
         return replace(
@@ -265,6 +281,7 @@ class ControlState:
             changes=(*self.changes, change),
             in_flight=None,
             last=last,
+            cache=cache,
             safety=self.safety.ended(
                 change.settings, change.before, ok=change.ok, at_s=change.at_s
             ),

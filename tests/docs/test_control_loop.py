@@ -11,6 +11,7 @@ import pytest
 
 from control.core import (
     cache_switch,
+    cache_use,
     correction,
     demand,
     headroom,
@@ -92,6 +93,8 @@ def test_every_reason_is_on_the_page(reason: Reason):
         (PAGE, f"takes {quality.AS_DEAR * 100:.0f} % of the time"),
         (PAGE, f"is changed to only below {quality.CHEAPER:g}"),
         (PAGE, f"expected to take {versions.GUESS:g} of the time"),
+        (PAGE, f"The next trial waits for {cache_use.FIRST_WAIT_S / 3600:g} h"),
+        (PAGE, f"did not pay, {cache_use.MOST_WAIT_S / 3600:g} h at most"),
         (PAGE, f"within {correction.LOW:g} and {correction.HIGH:g}"),
         (PAGE, f"frozen for {POLICY.correct_after_s:g} s"),
         (GUARD, f"Above {POLICY.burn_limit:g} over {POLICY.burn_long_s / 60:g} minutes"),

@@ -8,7 +8,7 @@ import pytest
 
 from control.core import windows
 from control.core.cache_switch import advise
-from control.core.cache_use import BLOCK_REQUESTS, LOOKUP_S, CacheUse
+from control.core.cache_use import BLOCK_REQUESTS, LOOKUP_S, CacheUse, Trials
 from control.core.state import Applied
 from control.core.types import Observation, Policy, Reason, Settings
 from serving.metrics import ModelCounters
@@ -77,6 +77,70 @@ def test_requests_that_do_not_repeat_switch_it_off_again_for_an_hour() -> None:
     assert story.switches == [True, False, True, False]
 
 
+def _later(story: CachedStory, wait_s: float) -> CachedStory:
+    """So long after the last trial began; a minute before, nothing was tried."""
+    begun_s = story.state.cache.trials.begun_s
+    assert begun_s is not None
+    count = len(story.switches)
+    story.at_s = begun_s + wait_s - 60.0
+    story.passes(50, load_rps=100)
+    assert len(story.switches) == count, wait_s
+    return story.passes(80, load_rps=100)
+
+
+def test_each_trial_in_vain_doubles_the_wait_for_the_next() -> None:
+    """One hour, two, four and so on, up to a day; requests that never repeat cost two reloads."""
+    story = CachedStory(policy=_policy(), hit_fraction=0.0).passes(100, load_rps=100)
+    for number, hours in enumerate((1, 2, 4, 8, 16, 24, 24), start=1):
+        assert story.switches == [True, False] * number
+        _later(story, hours * 3600.0)
+    assert story.switches == [True, False] * 8
+
+
+def test_a_trial_that_paid_ends_the_doubling() -> None:
+    """After two in vain, requests repeat for a while; when they stop, the wait is an hour again."""
+    story = CachedStory(policy=_policy(), hit_fraction=0.0).passes(100, load_rps=100)
+    _later(story, 3600.0)
+    story.hit_fraction = 0.9
+    _later(story, 7200.0)
+    assert story.switches == [*[True, False] * 2, True]
+    assert story.state.cache.trials.failed_count == 0
+    story.hit_fraction = 0.0
+    story.passes(30, load_rps=100)
+    assert story.switches == [True, False] * 3
+    story.at_s += 3600.0
+    story.passes(100, load_rps=100)
+    assert story.switches == [True, False] * 4
+    _later(story, 3600.0)
+    assert story.switches == [True, False] * 5
+
+
+def test_only_a_trial_that_was_made_counts() -> None:
+    """One that Triton refused does; one that met an outage, and any other change, does not."""
+    tried = Applied(at_s=990.0, settings=ON, before=OFF, reload=True, ok=False)
+    others = (
+        replace(tried, unavailable=True),
+        replace(tried, before=ON, settings=replace(ON, instances=2)),
+        replace(tried, before=ON, settings=OFF),
+    )
+    state = Story().state
+    for change in others:
+        state = state.tried(change)
+    assert state.cache.trials == Trials()
+    assert state.tried(tried).cache.trials == Trials(failed_count=1, begun_s=990.0)
+
+
+def test_a_clock_that_was_set_back_does_not_make_the_wait_longer() -> None:
+    """A day back, and the wait of an hour is an hour from now."""
+    story = CachedStory(policy=_policy(), hit_fraction=0.0, at_s=100_000.0)
+    story.passes(100, load_rps=100)
+    story.at_s -= 86_400.0
+    story.passes(1, load_rps=100)
+    assert story.state.cache.trials == Trials(failed_count=1, begun_s=story.at_s)
+    _later(story, 3600.0)
+    assert story.switches == [True, False] * 2
+
+
 def test_a_cache_whose_hits_stop_is_switched_off() -> None:
     """The verdict is that of the newest block, and not of all time."""
     story = CachedStory(policy=_policy(), hit_fraction=0.9).passes(200, load_rps=100)
@@ -131,7 +195,7 @@ def test_settings_that_did_not_load_are_not_tried_again_for_an_hour() -> None:
     """Triton refuses a cache for a model of another kind."""
     refused = Applied(at_s=990.0, settings=ON, before=OFF, reload=True, ok=False)
     story = CachedStory(policy=_policy(blocked_s=60.0), hit_fraction=0.8)
-    story.state = replace(story.state, changes=(refused,))
+    story.state = story.state.tried(refused)
     assert story.passes(200, load_rps=100).switches == []
 
 

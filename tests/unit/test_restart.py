@@ -10,15 +10,16 @@ from typing import Any, cast
 import pytest
 
 from control import replay
+from control.core.cache_use import CacheUse, Trials
 from control.core.policies.conch import Conch
-from control.core.state import ControlState
+from control.core.state import Applied, ControlState
 from control.core.step import Started, step
 from control.core.types import Reason
 from control.core.versions import GUESS
 from control.journal import Journal
 from control.loop import ControlLoop
 from serving.statistics import BatchStat, ModelStatistics
-from tests.unit.story import TRUE, Story, a_policy
+from tests.unit.story import TRUE, Story, a_policy, settings
 from tests.unit.test_quality import a_story, steps
 from tests.unit.test_replay import POLICY, Recorder
 
@@ -138,6 +139,67 @@ def test_damage_to_the_other_versions_leaves_the_one_in_force(changes: dict[str,
     after = restarted(before, away_s=0.0, **changes)
     assert after.learnt == before.learnt
     assert after.versions.others == {}
+
+
+TRIALS = Trials(failed_count=3, begun_s=SAVED_S - 7200.0)
+ON = replace(settings(), response_cache=True)
+
+
+def _trial(at_s: float) -> Applied:
+    """A switch of the response cache, as the journal has it."""
+    return Applied(at_s=at_s, settings=ON, before=settings(), reload=True, ok=True)
+
+
+@pytest.mark.parametrize(
+    ("at_s", "trials", "expected"),
+    [
+        pytest.param((), TRIALS, TRIALS, id="as saved"),
+        pytest.param(
+            (SAVED_S + 30.0,),
+            TRIALS,
+            Trials(failed_count=4, begun_s=SAVED_S + 30.0),
+            id="one more since it was saved",
+        ),
+        pytest.param(
+            (SAVED_S - 9.0,),
+            Trials(begun_s=SAVED_S - 9.0),
+            Trials(begun_s=SAVED_S - 9.0),
+            id="one that has paid, and is known",
+        ),
+        pytest.param((SAVED_S + 999.0,), TRIALS, TRIALS, id="one that is yet to come"),
+        pytest.param(
+            (SAVED_S,), None, Trials(failed_count=1, begun_s=SAVED_S), id="an older journal"
+        ),
+        pytest.param(
+            (),
+            Trials(begun_s=SAVED_S + 999.0),
+            Trials(begun_s=SAVED_S + 60.0),
+            id="a clock that was set back",
+        ),
+    ],
+)
+def test_trials_of_the_cache_survive_a_restart(
+    at_s: tuple[float, ...], trials: Trials | None, expected: Trials
+) -> None:
+    """By what was saved, and by the changes of the last hour that came after it."""
+    state = ControlState(cache=CacheUse(trials=trials or Trials()))
+    kept = json.loads(json.dumps(state.to_plain(at_s=SAVED_S)))
+    if trials is None:
+        del kept["cache_trials"]
+    changes = tuple(_trial(each) for each in at_s)
+    event = Started(at_s=SAVED_S + 60.0, learnt=kept, changes=changes)
+    assert step(Conch(), ControlState(), event, a_policy())[0].cache.trials == expected
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [None, 3, {}, {"failed_count": -1, "begun_s": 1.0}, {"failed_count": 1, "begun_s": "x"}],
+)
+def test_trials_that_cannot_be_read_are_none(damaged: object) -> None:
+    """A restart never fails for it."""
+    before = ControlState(cache=CacheUse(trials=TRIALS))
+    assert restarted(before, away_s=0.0).cache.trials == TRIALS
+    assert restarted(before, away_s=0.0, cache_trials=damaged).cache.trials == Trials()
 
 
 class _Nobody:
