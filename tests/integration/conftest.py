@@ -36,12 +36,16 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
 
 @pytest.fixture(scope="module")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """Starts real servers that live to the module's end: ``start_server(repository, ...)``."""
+    """Starts real servers that live to the module's end: ``start_server(repository, ...)``.
+
+    Nothing is in flight by then, so they end at once: Triton looks only once a second whether its
+    models are unloaded, and would take 3 s. What a stop owes its requests is in ``test_runtime``.
+    """
     with contextlib.ExitStack() as stack:
 
         def start(repository: Path, **settings: Any) -> TritonServer:
             log = tmp_path_factory.mktemp("triton") / "triton.log"
-            settings = {"name": "test", "log_path": log, "exit_timeout_s": 2, **settings}
+            settings = {"name": "test", "log_path": log, "exit_timeout_s": 0, **settings}
             return stack.enter_context(TritonServer(repository, **settings))
 
         yield start

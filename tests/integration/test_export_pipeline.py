@@ -27,9 +27,9 @@ from tests.integration import toy_recipe
 
 
 def run(path: Path, **settings):
-    """A run that keeps its files beside the recipe."""
-    settings = {"repository": path.parent / "repository", **settings}
-    return pipeline.run(path, work_dir=path.parent / "work", **settings)
+    """A run that keeps its files beside the recipe, unless told of another work folder."""
+    work, repository = path.parent / "work", path.parent / "repository"
+    return pipeline.run(path, **{"work_dir": work, "repository": repository, **settings})
 
 
 def a_model(forward: str, *, init: str = "", name: str = "Toy") -> str:
@@ -48,6 +48,12 @@ def good(tmp_path_factory):
     """A recipe that works, run once: (path, report)."""
     path = toy_recipe.write(tmp_path_factory.mktemp("good"))
     return path, run(path)
+
+
+@pytest.fixture
+def built(good) -> Path:
+    """That run's work folder: where the model is the same, only what differs is built."""
+    return good[0].parent / "work"
 
 
 def test_good_variants_are_published_with_config_and_lineage(good):
@@ -88,51 +94,51 @@ def test_publishing_the_same_again_adds_no_version(good):
     assert Repository(path.parent / "repository").versions("toy_int8") == [1]
 
 
-def test_dry_run_builds_and_judges_but_publishes_nothing(tmp_path):
+def test_dry_run_builds_and_judges_but_publishes_nothing(tmp_path, built):
     """The repository is not even made."""
     path = toy_recipe.write(tmp_path)
-    report = run(path, dry_run=True, only=["fp32"])
+    report = run(path, work_dir=built, dry_run=True, only=["fp32"])
     assert report.accepted
     assert "max_batch_size: 8" in report.configs["toy_fp32"]
     assert not (tmp_path / "repository").exists()
 
 
-def test_variant_that_misses_its_gate_is_not_published_and_the_others_are(tmp_path):
+def test_variant_that_misses_its_gate_is_not_published_and_the_others_are(tmp_path, built):
     """Refused with the figure; its neighbour goes on."""
     strict = {"name": "int8", "steps": ["to_onnx", {"quantize": {"method": "dynamic"}}],
               "gates": {"fidelity": {"min": 0.999999999}}}  # fmt: skip
     path = toy_recipe.write(tmp_path, variants=[{"name": "fp32", "steps": ["to_onnx"]}, strict])
-    report = run(path)
+    report = run(path, work_dir=built)
     assert [v.accepted for v in report.variants] == [True, False]
     assert report.variants[1].reason.startswith("fidelity.cosine = 0.99")
     assert report.variants[1].published_version is None
     assert Repository(tmp_path / "repository").models() == ["toy_fp32"]
 
 
-def test_variant_that_cannot_be_built_leaves_the_others_alone(tmp_path):
+def test_variant_that_cannot_be_built_leaves_the_others_alone(tmp_path, built):
     """A quantizer told to keep a node that is not there."""
     broken = {"name": "odd", "steps": [
         "to_onnx", {"quantize": {"method": "dynamic", "exclude": ["no_such_node"]}}]}  # fmt: skip
     path = toy_recipe.write(tmp_path, variants=[broken, {"name": "fp32", "steps": ["to_onnx"]}])
-    report = run(path)
+    report = run(path, work_dir=built)
     assert [v.accepted for v in report.variants] == [False, True]
     assert "no_such_node not among the graph's" in report.variants[0].reason
     assert Repository(tmp_path / "repository").models() == ["toy_fp32"]
 
 
-def test_quantizer_that_finds_nothing_to_quantize_is_refused(tmp_path):
+def test_quantizer_that_finds_nothing_to_quantize_is_refused(tmp_path, built):
     """The unchanged model would pass every fidelity gate under a false name."""
     step = {"quantize": {"method": "dynamic", "op_types": ["Conv"]}}
     path = toy_recipe.write(tmp_path, variants=[{"name": "int8", "steps": ["to_onnx", step]}])
-    variant = run(path).variants[0]
+    variant = run(path, work_dir=built).variants[0]
     assert not variant.accepted
     assert "quantized nothing; the graph has Add, MatMul, Relu" in variant.reason
 
 
-def test_static_quantization_keeps_a_good_model_good(tmp_path):
+def test_static_quantization_keeps_a_good_model_good(tmp_path, built):
     """U8S8 with real calibration data agrees with the original; fewer bytes of weights."""
     variant = {"name": "q", "steps": ["to_onnx", {"quantize": {"method": "static_qdq"}}]}
-    report = run(toy_recipe.write(tmp_path, variants=[variant]))
+    report = run(toy_recipe.write(tmp_path, variants=[variant]), work_dir=built)
     assert report.baseline == "baseline"
     assert report.variants[0].accepted, report.variants[0].reason
     assert report.variants[0].fidelity > 0.99
@@ -162,8 +168,14 @@ def exactness(outputs):
 """
 
 
+@pytest.fixture(scope="module")
+def exact_work(tmp_path_factory) -> Path:
+    """One work folder for both gates: the model that they judge is built once."""
+    return tmp_path_factory.mktemp("exact")
+
+
 @pytest.mark.parametrize(("max_drop", "accepted"), [(0.5, False), (1.0, True)])
-def test_task_metric_is_judged_against_the_originals(tmp_path, max_drop, accepted):
+def test_task_metric_is_judged_against_the_originals(tmp_path, exact_work, max_drop, accepted):
     """INT8 gives no exact answer: a loss of 1.0, allowed or not by max_drop."""
     path = toy_recipe.write(
         tmp_path,
@@ -171,7 +183,7 @@ def test_task_metric_is_judged_against_the_originals(tmp_path, max_drop, accepte
         gates={"task": {"metric": "data.py:exactness", "max_drop": max_drop}},
         variants=[{"name": "int8", "steps": ["to_onnx", {"quantize": {"method": "dynamic"}}]}],
     )
-    variant = run(path).variants[0]
+    variant = run(path, work_dir=exact_work).variants[0]
     assert variant.task_baseline == 1.0
     assert variant.task_metric < 0.1
     assert variant.accepted == accepted
@@ -363,15 +375,16 @@ def test_command_shows_the_saved_report_again(tmp_path, monkeypatch):
     assert "Nothing was published." in ran.stderr
 
 
-def test_same_seed_gives_the_same_file_with_no_path_of_this_machine(tmp_path):
+def test_same_seed_gives_the_same_file_with_no_path_of_this_machine(tmp_path, good):
     """Two runs in two folders write equal bytes; the exporter would note where the code lies."""
-    files = []
-    for name in ("one", "two"):
-        path = toy_recipe.write(tmp_path / name)
-        run(path, only=["fp32"])
-        files.append((path.parent / "repository" / "toy_fp32" / "1" / "model.onnx").read_bytes())
-    assert files[0] == files[1]
-    assert b"model.py" not in files[0]
+    path = toy_recipe.write(tmp_path / "another")
+    run(path, only=["fp32"])
+    one, two = (
+        (recipe.parent / "repository" / "toy_fp32" / "1" / "model.onnx").read_bytes()
+        for recipe in (good[0], path)
+    )
+    assert one == two
+    assert b"model.py" not in one
 
 
 def test_published_file_agrees_with_the_original(good):
