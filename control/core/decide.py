@@ -18,7 +18,7 @@ from dataclasses import replace
 from control.core import cache_switch, quality, reload_cost, undo, windows
 from control.core import demand as demands
 from control.core.demand import Demand
-from control.core.guard import guard, may_act_at_s
+from control.core.guard import guard, may_act_at_s, no_count_helps
 from control.core.planner import BatchingPlan, Knowledge, plan_batching
 from control.core.state import LOOK_S, ControlState
 from control.core.terms import terms_of
@@ -78,7 +78,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         reason, proposal = Reason.CACHE_SWITCH, switched
     if plan is not None:
         state = replace(state, planned_s=seen.at_s)
-    decision = _guarded(state, seen, applied, want, reason, proposal, plan, policy)
+    decision = _guarded(state, seen, applied, want, reason, proposal, plan, known, policy)
     if versions.decision is not None and not _comes_first(reason, want):
         decision, known = versions.decision, versions.known
     terms = terms_of(state, want, service, now, plan, decision, policy, cap=seen.cap)
@@ -211,6 +211,7 @@ def _guarded(
     reason: Reason,
     proposal: Settings,
     plan: BatchingPlan | None,
+    known: Knowledge,
     policy: Policy,
 ) -> Decision:
     """The decision that is left when the guard has looked at the proposal; without its terms."""
@@ -232,6 +233,7 @@ def _guarded(
         seen=seen,
         safety=state.safety,
         adds_capacity=adds,
+        out_of_reach=not want.reachable and no_count_helps(applied, known, policy),
     )
     return Decision(
         tick_id=seen.tick_id,

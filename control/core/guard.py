@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from control.core import correction
+from control.core.planner import Knowledge
 from control.core.safety import Block, Safety
 from control.core.state import Applied, ControlState
 from control.core.types import Clamp, Observation, Policy, Settings
@@ -50,6 +52,7 @@ class _Proposal:
     undo: bool
     adds_capacity: bool
     fresh: bool
+    out_of_reach: bool
 
     @property
     def reload(self) -> bool:
@@ -60,6 +63,16 @@ class _Proposal:
     def copies(self) -> bool:
         """Whether all its instances are loaded beside the old ones: a reload, or a version."""
         return is_reload(self.wanted, self.applied)
+
+    @property
+    def may_burn(self) -> bool:
+        """Whether it makes no request miss the SLO that would meet it otherwise.
+
+        Where no count meets it, fewer instances meet it no less; of another batching that is not
+        known.
+        """
+        shrinks = self.wanted.instances < self.applied.instances and not self.copies
+        return self.adds_capacity or (self.out_of_reach and shrinks)
 
     @property
     def owed(self) -> bool:
@@ -80,6 +93,7 @@ def guard(
     safety: Safety = Safety(),  # noqa: B008  # a frozen value
     undo: bool = False,
     adds_capacity: bool | None = None,
+    out_of_reach: bool = False,
 ) -> Guarded:
     """Clamp ``proposal`` to what may be done now.
 
@@ -99,6 +113,8 @@ def guard(
         adds_capacity: whether the change is meant to carry more; None for "if it has more
             instances". Such a change waits for no cooldown and no budget of changes: it only costs
             money, and waiting costs the SLO.
+        out_of_reach: whether no instance count keeps the SLO: a smaller one then passes while the
+            error budget burns, as it can not make that worse.
 
     One that wanted a fresh copy is made in place when the hour's copies are spent, or where there
     is not enough memory for a second copy. After a change that Triton was not there for, nothing is
@@ -126,6 +142,7 @@ def guard(
         undo=undo,
         adds_capacity=grows if adds_capacity is None else adds_capacity,
         fresh=fresh,
+        out_of_reach=out_of_reach,
     )
     held = None if wanted == applied else _held(full, ready_s=ready_s)
     if held is not None:
@@ -139,6 +156,21 @@ def guard(
         clamps=tuple(clamps),
         may_act_at_s=ready_s,
     )
+
+
+def no_count_helps(applied: Settings, known: Knowledge, policy: Policy) -> bool:
+    """Whether no instance count keeps the SLO at any load, by the lowest correction κ either.
+
+    κ goes up and down: with a count that is out of reach now and within it a minute later, a scale
+    down would be taken back as often.
+
+    Args:
+        applied: the batching.
+        known: service times.
+        policy: its SLO is not yet corrected.
+    """
+    lowest = replace(known, policy=replace(policy, slo_s=policy.slo_s / correction.LOW))
+    return not any(carried > 0 for carried in lowest.capacities(applied).values())
 
 
 def may_act_at_s(state: ControlState, policy: Policy) -> float:
@@ -254,7 +286,7 @@ def _held(full: _Proposal, *, ready_s: float) -> Clamp | None:
         return None
     if _blocked(full):
         return Clamp.BLOCKED
-    if full.safety.burns and not full.adds_capacity:
+    if full.safety.burns and not full.may_burn:
         return Clamp.BURN_RATE
     if full.reload and _reloads_spent(state, policy):
         return Clamp.RELOAD_BUDGET
