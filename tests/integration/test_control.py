@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from control.core import seasonal
 from control.core.step import Started
 from control.core.types import Reason
 from control.journal import Journal
-from control.loop import Mode
+from control.loop import Mode, Tick
 from control.observe import Observer, PrometheusCounters, ScrapedCounters, settings_of
 from control.policy_file import ModelPolicy, PolicyFile
 from perf import traces
@@ -37,6 +38,7 @@ from tests.integration import scripted
 pytestmark = pytest.mark.alone
 
 X = {"x": np.ones((1, 4), np.float32)}
+CONCH = Path(sys.executable).with_name("conch")
 QUICK = ModelPolicy(
     slo=0.2,
     max_instances=3,
@@ -92,18 +94,22 @@ def test_loop_scales_up_under_load_and_down_after_it(served) -> None:
     policy = PolicyFile(tick=0.25, models={"sleepy": QUICK})
     counts: list[int] = []
     with session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as loop:
+        # What was late before the second instance came must not hold it for half a minute.
+        loop.policies = {"sleepy": replace(loop.policies["sleepy"], burn_short_s=3.0)}
 
-        def watch(seconds: float) -> None:
-            loop.run(
-                tick_s=0.25,
-                stop=threading.Event(),
-                duration_s=seconds,
-                on_tick=lambda t: counts.append(settings_of(client.config("sleepy")).instances),
-            )
+        def watch(until: Callable[[Tick], bool], *, at_most_s: float) -> None:
+            stop = threading.Event()
+
+            def saw(tick: Tick) -> None:
+                counts.append(settings_of(client.config("sleepy")).instances)
+                if until(tick):
+                    stop.set()
+
+            loop.run(tick_s=0.25, stop=stop, duration_s=at_most_s, on_tick=saw)
 
         with _load(endpoint, 300.0) as results:
-            watch(8.0)
-        watch(9.0)
+            watch(lambda _: min(counts[-12:]) >= 2, at_most_s=15.0)  # for 3 s
+        watch(lambda tick: tick.ended is not None and counts[-1] == 1, at_most_s=20.0)
     assert max(counts) >= 2
     assert counts[-1] == 1
     assert results[0].number_of(Outcome.FAILED) == 0
@@ -125,15 +131,18 @@ def test_dry_run_shows_the_diff_and_changes_nothing(served) -> None:
     """Diff, reload kind, expected effect; the same bytes on disk and the same settings served."""
     repository, client, endpoint = served
     before, config = repository.config_text("sleepy"), client.config("sleepy")
+    once = ("control", "once", "--dry-run", "--slo", "200ms", "--watch", "7s")
     with _load(endpoint, 300.0):
-        shown = _run("control", "once", "--dry-run", "--slo", "200ms", "--watch", "7s")
-        as_json = _run("control", "once", "--dry-run", "--slo", "200ms", "--watch", "7s", "--json")
+        beside = subprocess.Popen([CONCH, *once, "--json"], stdout=subprocess.PIPE)
+        shown = _run(*once)
+        as_json, _ = beside.communicate(timeout=60)
     assert shown.exit_code == 0, shown.output
+    assert beside.returncode == 0
     assert "+  count: 2" in shown.stdout
     assert "reload kind: " in shown.stdout
     assert "expected effect: capacity" in shown.stdout
     assert "Nothing was changed." in shown.stdout
-    row = json.loads(as_json.stdout)["models"][0]
+    row = json.loads(as_json)["models"][0]
     assert row["model"] == "sleepy"
     assert row["diff"]
     assert repository.config_text("sleepy") == before
@@ -158,12 +167,19 @@ def test_advisory_mode_decides_and_does_nothing(served) -> None:
     repository, _, endpoint = served
     before = repository.config_text("sleepy")
     policy = PolicyFile(tick=0.25, models={"sleepy": QUICK})
-    ticks: list[Any] = []
+    ticks: list[Tick] = []
+    stop = threading.Event()
+
+    def saw(tick: Tick) -> None:
+        ticks.append(tick)
+        if any(tick.decision.changes for tick in ticks[:-4]):  # a second ago
+            stop.set()
+
     with (
         session.session(endpoint, repository, policy, mode=Mode.ADVISORY) as loop,
         _load(endpoint, 400.0),
     ):
-        loop.run(tick_s=0.25, stop=threading.Event(), duration_s=5.0, on_tick=ticks.append)
+        loop.run(tick_s=0.25, stop=stop, duration_s=10.0, on_tick=saw)
     assert any(tick.decision.changes for tick in ticks)
     assert all(not tick.begun for tick in ticks)
     assert repository.config_text("sleepy") == before
@@ -204,7 +220,7 @@ def test_loop_holds_while_the_metrics_are_gone(served) -> None:
     repository, client, endpoint = served
     blind = replace(endpoint, explicit_metrics_url="http://127.0.0.1:9/metrics")
     policy = PolicyFile(tick=0.25, models={"sleepy": QUICK})
-    ticks: list[Any] = []
+    ticks: list[Tick] = []
     with (
         session.session(blind, repository, policy, mode=Mode.ACTIVE) as loop,
         _load(endpoint, 400.0),

@@ -7,23 +7,17 @@ from click.testing import CliRunner
 
 from cli.repo import repo
 from conch.errors import ApplyRejected
-from export import pipeline
 from serving import model_config
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
-from tests.integration import toy_recipe
+from tests.integration import onnx_models
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory, start_server, connect):
     """A published model on a real server that `conch` finds: (repository, client)."""
     folder = tmp_path_factory.mktemp("served")
-    pipeline.run(
-        toy_recipe.write(folder / "recipe"),
-        repository=folder / "repository",
-        work_dir=folder / "work",
-        only=["fp32"],
-    )
+    onnx_models.publish_double(folder / "repository", "double")
     server = start_server(folder / "repository")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONCH_CACHE", str(folder / "cache"))
@@ -33,33 +27,33 @@ def served(tmp_path_factory, start_server, connect):
 
 def rollback(repository, number):
     """The command's result."""
-    arguments = ["rollback", "toy_fp32", "--to", str(number), "--repository", str(repository.root)]
+    arguments = ["rollback", "double", "--to", str(number), "--repository", str(repository.root)]
     return CliRunner().invoke(repo, arguments)
 
 
 def test_rollback_is_in_force_at_once(served):
     """On disk and in the server."""
     repository, client = served
-    config = repository.read_config("toy_fp32")
-    repository.write_config("toy_fp32", model_config.with_instances(config, 2), reason="test")
-    client.load("toy_fp32")
-    assert model_config.instance_count(client.config("toy_fp32")) == 2
+    config = repository.read_config("double")
+    repository.write_config("double", model_config.with_instances(config, 2), reason="test")
+    client.load("double")
+    assert model_config.instance_count(client.config("double")) == 2
     result = rollback(repository, 1)
     assert result.exception is None, result.exception
     assert "revision 1 is in force" in result.stderr
-    assert model_config.instance_count(client.config("toy_fp32")) == 1
+    assert model_config.instance_count(client.config("double")) == 1
 
 
 def test_rollback_that_triton_refuses_is_undone(served):
     """The old text is back on disk, the old model goes on serving."""
     repository, client = served
-    good = repository.read_config("toy_fp32")
-    bad = repository.read_config("toy_fp32")
+    good = repository.read_config("double")
+    bad = repository.read_config("double")
     bad.default_model_filename = "not_there.onnx"
-    number = repository.write_config("toy_fp32", bad, reason="a mistake").number
-    repository.write_config("toy_fp32", good, reason="mended")
-    before = repository.config_text("toy_fp32")
+    number = repository.write_config("double", bad, reason="a mistake").number
+    repository.write_config("double", good, reason="mended")
+    before = repository.config_text("double")
     result = rollback(repository, number)
     assert isinstance(result.exception, ApplyRejected), result.output
-    assert repository.config_text("toy_fp32") == before
-    assert client.index()["toy_fp32"] == "READY"
+    assert repository.config_text("double") == before
+    assert client.index()["double"] == "READY"
