@@ -19,6 +19,10 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
             "change anything but a backlog."
         ),
         Reason.HOLD_STEADY: "Nothing.",
+        Reason.HOLD_LOOK_AGAIN: (
+            "Nothing. One look later it knows how many instances the new load takes; an instance "
+            "too few would cost another loading."
+        ),
         Reason.HOLD_QUIET_TIME: (
             "Nothing. It waits for `quiet`, or for five loading times of an instance where these "
             "are longer; `patience_s` in its terms says how long."

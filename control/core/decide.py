@@ -27,6 +27,8 @@ from control.core.wanted import Expected, Wanted, expected, wanted
 
 WAIT_FOR_SHARE_S = 10.0
 """So long those that hold more than their share of the budget may take to give it up."""
+LOOKS_A_LOAD = 0.25
+"""A second look at a jump may take this share of a loading time: it spares a second loading."""
 CALM = (Reason.HOLD_STEADY, Reason.HOLD_QUIET_TIME)
 CORRECTED_BEYOND = 0.1
 """Predictions within this share of what is seen are good enough; κ corrects what is beyond."""
@@ -178,10 +180,7 @@ def _propose(
         most = applied.instances - _surplus(seen, applied, policy)
         return Reason.OVER_BUDGET, replace(applied, instances=most), None
     if want.needed > applied.instances and (warm or want.panic):
-        if _waits_for_share(state, seen, applied, want):
-            return Reason.AT_LIMIT, applied, None
-        reason = Reason.SCALE_UP_BACKLOG if want.panic else Reason.SCALE_UP_LOAD
-        return reason, replace(applied, instances=want.needed), None
+        return *_more(state, seen, applied, want), None
     if not warm:
         return Reason.HOLD_WARMING_UP, applied, None
     plan = None
@@ -201,6 +200,18 @@ def _propose(
             return Reason.SCALE_DOWN, replace(applied, instances=want.hold), plan
         return Reason.HOLD_QUIET_TIME, applied, plan
     return want.steady, applied, plan
+
+
+def _more(
+    state: ControlState, seen: Observation, applied: Settings, want: Wanted
+) -> tuple[Reason, Settings]:
+    """Reason and proposal where more instances are needed."""
+    if _waits_for_share(state, seen, applied, want):
+        return Reason.AT_LIMIT, applied
+    if 0.0 < want.demand.jumping_s <= LOOKS_A_LOAD * want.load_s:
+        return Reason.HOLD_LOOK_AGAIN, applied
+    reason = Reason.SCALE_UP_BACKLOG if want.panic else Reason.SCALE_UP_LOAD
+    return reason, replace(applied, instances=want.needed)
 
 
 def _guarded(

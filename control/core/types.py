@@ -22,6 +22,7 @@ class Reason(enum.Enum):
     HOLD_IDLE = "hold: nobody has asked this model anything yet"
     HOLD_WARMING_UP = "hold: the first stable window is not full"
     HOLD_STEADY = "hold: the capacity fits the load"
+    HOLD_LOOK_AGAIN = "hold: the load jumped within this look, the next one shows how far"
     HOLD_QUIET_TIME = "hold: smaller would do, but not for long enough yet"
     HOLD_FROZEN = "hold: a person froze this model"
     HOLD_RULE = "hold: the rule is content with what is applied"

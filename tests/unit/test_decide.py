@@ -89,6 +89,20 @@ def test_decide_reacts_to_a_step_within_two_ticks() -> None:
     assert story.changes, story.reasons[-2:]
 
 
+def test_decide_looks_again_at_a_jump_where_a_look_is_short() -> None:
+    """A look of 1 s beside a loading of 10 s: the second one decides, and is not put off."""
+    reasons = []
+    for load_s in (10.0, 2.0):
+        story = Story(obeys=False).passes(20, load_rps=200)
+        story.state = replace(story.state, changes=(loaded_in(load_s),))
+        story.passes(1, load_rps=700).passes(1, load_rps=1400)
+        reasons.append(story.reasons[-2:])
+    up = (Reason.SCALE_UP_LOAD, Reason.SCALE_UP_BACKLOG)
+    assert reasons[0][0] is Reason.HOLD_LOOK_AGAIN
+    assert reasons[1][0] in up
+    assert reasons[0][1] in up
+
+
 def test_decide_scales_up_on_backlog_even_before_the_first_window_is_full() -> None:
     """A backlog that endangers the SLO is reason enough."""
     story = Story().passes(4, load_rps=2000)
