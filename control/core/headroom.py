@@ -11,12 +11,13 @@ largest of the others instances are held. A lasting step is no burst: the level 
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import NamedTuple
 
 BURST_AT_LEAST = 1.25
@@ -30,7 +31,9 @@ SCALES_UP_TO = 4.0
 upon one a minute are no ×12,000."""
 SHORT = 0.95
 """Of a burst's load; it is over before the queue of the rest matters."""
-LEVEL_S = 60.0
+LEVEL_S, BLOCK_S = 60.0, 5.0
+SURE_OF_CLIMB = 2.0
+"""Standard errors of a Poisson load that are taken off a climb: noise is none."""
 
 
 class Load(NamedTuple):
@@ -84,6 +87,33 @@ class Headroom:
             return 0.0
         newest = self.loads[_after(self.loads, self.loads[-1].at_s - LEVEL_S) :]
         return float(median(map(_MEAN, newest)))
+
+    def climbed_rps(self) -> float:
+        """The level where the last minute's climb has brought it; the median where it fell.
+
+        By the slope of Theil and Sen, the median over all pairs of blocks of 5 s: a burst of 15 s
+        makes next to no climb of it.
+        """
+        level_rps = self.level_rps()
+        if not self.loads:
+            return level_rps
+        end_s = self.loads[-1].at_s
+        blocks: list[tuple[float, float]] = []
+        for index in range(round(LEVEL_S / BLOCK_S)):
+            late_s = end_s - index * BLOCK_S
+            block = self.loads[_after(self.loads, late_s - BLOCK_S) : _after(self.loads, late_s)]
+            if block:
+                blocks.append((late_s - BLOCK_S / 2, fmean(map(_MEAN, block))))
+        slopes = [
+            (later - earlier) / (later_s - earlier_s)
+            for (later_s, later), (earlier_s, earlier) in itertools.combinations(blocks, 2)
+        ]
+        if not slopes:
+            return level_rps
+        middle_s = fmean(at_s for at_s, _ in blocks)
+        spread_s2 = sum((at_s - middle_s) ** 2 for at_s, _ in blocks)
+        error = SURE_OF_CLIMB * math.sqrt(level_rps / BLOCK_S / spread_s2)
+        return level_rps + max(0.0, median(slopes) - error) * (end_s - middle_s)
 
     def held_rps(
         self,

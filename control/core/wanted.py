@@ -153,8 +153,10 @@ def _held_rps(
         at_s=at_s,
         most_rps=LEVEL_OF_LOAD * demand.load_rps,
     )
-    asked_rps = policy.headroom * level_rps if policy.headroom > 1.0 else 0.0
-    return max(learnt_rps, asked_rps)
+    if policy.headroom <= 1.0:
+        return learnt_rps
+    now_rps = max(demand.load_rps, demand.stable_rps)
+    return max(learnt_rps, policy.headroom * min(state.headroom.climbed_rps(), now_rps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

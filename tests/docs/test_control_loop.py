@@ -87,6 +87,8 @@ def test_every_reason_is_on_the_page(reason: Reason):
         (PAGE, f"max(`quiet`, {wanted.LOADS_KEPT:g} · loading time)"),
         (PAGE, f"(loading time + {wanted.SEEN_AND_DRAINED_S:g} s)"),
         (PAGE, f"for {headroom.SHORT:g} · ratio · level"),
+        (PAGE, f"blocks of {headroom.BLOCK_S:g} s"),
+        (PAGE, f"less {headroom.SURE_OF_CLIMB:g} standard errors"),
         (PAGE, f"written down {headroom.AROUND_S:g} s later"),
         (PAGE, f"ρ = {POLICY.utilisation_limit:g}"),
         (PAGE, f"with {(POLICY.hysteresis - 1) * 100:.0f} % to spare"),

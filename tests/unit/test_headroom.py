@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from control.core.headroom import Headroom
@@ -76,3 +77,36 @@ def test_a_burst_that_the_budget_pays_for_is_left_to_it() -> None:
 def test_a_burst_that_is_carried_anyway_costs_nothing() -> None:
     """The instances for the level carry it."""
     assert _held(_played(_with_burst(2.0)), carried_rps=250.0) == 0.0
+
+
+def test_the_level_of_a_climb_is_where_it_has_come_to() -> None:
+    """One more each second up to 219: the median of the last minute is 189.5."""
+    record = _played([100.0 + second for second in range(120)])
+    assert record.level_rps() == pytest.approx(189.5)
+    assert 208.0 < record.climbed_rps() < 219.0  # less two errors of a Poisson load
+
+
+@pytest.mark.parametrize("seconds", [5, 10, 14])
+def test_a_burst_is_hardly_a_climb(seconds: int) -> None:
+    """While it lasts the level is still that of the rest."""
+    record = _played([100.0] * 100 + [200.0] * seconds)
+    assert record.climbed_rps() == pytest.approx(100.0)
+
+
+def test_a_fall_is_no_climb() -> None:
+    """The level is the median then, and nothing less."""
+    record = _played([300.0 - second for second in range(120)])
+    assert record.climbed_rps() == record.level_rps()
+    assert Headroom().climbed_rps() == 0.0
+
+
+def test_noise_hardly_climbs() -> None:
+    """Poisson counts of 150 a second, 20 minutes: never a tenth above the level."""
+    rng = np.random.default_rng(7)
+    record, highest = Headroom(), 0.0
+    for second in range(1200):
+        load = float(rng.poisson(150))
+        record = record.update(at_s=1000.0 + second, mean_rps=load, low_rps=load)
+        if second > 60:
+            highest = max(highest, record.climbed_rps())
+    assert highest < 165.0
