@@ -29,6 +29,7 @@ WAIT_FOR_SHARE_S = 10.0
 """So long those that hold more than their share of the budget may take to give it up."""
 LOOKS_A_LOAD = 0.25
 """A second look at a jump may take this share of a loading time: it spares a second loading."""
+FIRST_PLAN_S = 2.0
 CALM = (Reason.HOLD_STEADY, Reason.HOLD_QUIET_TIME)
 CORRECTED_BEYOND = 0.1
 """Predictions within this share of what is seen are good enough; κ corrects what is beyond."""
@@ -181,16 +182,16 @@ def _propose(
         return Reason.OVER_BUDGET, replace(applied, instances=most), None
     if want.needed > applied.instances and (warm or want.panic):
         return *_more(state, seen, applied, want), None
-    if not warm:
-        return Reason.HOLD_WARMING_UP, applied, None
     plan = None
-    due = _plan_is_due(state, policy, at_s=at_s, overloaded=want.overloaded or not want.reachable)
+    due = _plan_is_due(state, policy, want, warm=warm, at_s=at_s)
     if policy.rebatch and known.can_rebatch and due:
         plan = plan_batching(applied, known, rate_rps=demand.stable_rps, need_rps=want.need_rps)
         if reload_cost.rebatch_pays(state, plan, applied, want, known):
             # Fewer instances are the fast loop's business, with its patience.
             count = max(plan.settings.instances, applied.instances)
             return Reason.REBATCH, replace(plan.settings, instances=count), plan
+    if not warm:
+        return Reason.HOLD_WARMING_UP, applied, plan
     if want.overloaded or (want.panic and applied.instances >= max(want.capacities)):
         return Reason.AT_LIMIT, applied, plan
     if want.needed < applied.instances:
@@ -258,11 +259,22 @@ def _guarded(
     )
 
 
-def _plan_is_due(state: ControlState, policy: Policy, *, at_s: float, overloaded: bool) -> bool:
-    """Whether the same settings have been watched for long enough since the last plan."""
+def _plan_is_due(
+    state: ControlState, policy: Policy, want: Wanted, *, warm: bool, at_s: float
+) -> bool:
+    """Whether the same settings have been watched for long enough since the last plan.
+
+    Two seconds of a backlog that no count carries say enough for the first one: each second more
+    is one of requests that wait. Nothing is planned while an older copy takes its share.
+    """
+    if state.intervals and state.intervals[-1].old_copy_works:
+        return False
+    overloaded = want.overloaded or not want.reachable
+    if not warm and not (overloaded and want.panic):
+        return False
     wait_s = policy.rebatch_after_s
     if overloaded:
-        wait_s = min(wait_s, policy.stable_window_s)
+        wait_s = min(wait_s, policy.stable_window_s if warm else FIRST_PLAN_S)
     return at_s - max(state.settings_since_s, state.planned_s) >= wait_s
 
 

@@ -288,10 +288,12 @@ class ControlState:
         )
 
     def _learn(self, new: Interval | None, policy: Policy) -> Learnt:
-        """Service times with the interval's batches, unless it is too close to a change."""
+        """Service times with the interval's batches, unless a change disturbs them."""
         if new is None or new.statistics is None:
             return self.learnt
         if self.changes and new.start_s < self.changes[-1].at_s + policy.settle_s:
+            return self.learnt
+        if new.old_copy_works:  # on the cores or the device of this one
             return self.learnt
         return self.learnt.absorb(
             new.statistics,

@@ -27,6 +27,8 @@ _GAUGES = (
     "memory_copy_bytes",
     "gpu_fraction",
 )
+OLD_COPY = 0.1
+"""Share of the items that an older copy must have done to count."""
 LARGEST = 1e15
 """Of a counter or a sum of seconds; no server gets there, and squares of it are still finite."""
 
@@ -81,6 +83,19 @@ class Interval:
         What waits has missed already, as Triton looks into the cache before it queues.
         """
         return max(0.0, self.arrivals - self.cache_hits)
+
+    @property
+    def old_copy_works(self) -> bool:
+        """Whether an older copy of the model still works off its queue, beside the one in force.
+
+        The counters are of all copies, the statistics of the newest only. By more than a batch and
+        a tenth of the items, as both are not sampled at the same instant.
+        """
+        if self.statistics is None:
+            return False
+        others = self.inferences - self.statistics.inference_count
+        batch = max(self.statistics.batches, default=1)
+        return others > max(batch, OLD_COPY * self.inferences)
 
     @property
     def busy_s(self) -> float:

@@ -183,6 +183,21 @@ def test_more_instances_are_worse_only_when_they_carry_less() -> None:
     assert verdict(up) is not Verdict.WORSE
 
 
+@pytest.mark.parametrize(
+    ("answered_rps", "expected"),
+    [(450.0, Verdict.BETTER), (250.0, Verdict.NEUTRAL), (200.0, Verdict.WORSE)],
+)
+def test_a_batching_that_found_a_full_queue_is_judged_by_what_it_answers(
+    answered_rps: float, expected: Verdict
+) -> None:
+    """250/s before, for 2 s; after it the backlog makes requests take longer, whatever it does."""
+    before = replace(period(1.5, span_s=6.0), queued_s=5.0, queued_completed=1250.0)
+    after = replace(period(2.7, span_s=10.0), queued_s=10.0, queued_completed=10 * answered_rps)
+    assert verdict(watch(after, before=before)) is expected
+    mostly_free = replace(before, queued_s=2.5, queued_completed=625.0)
+    assert verdict(watch(after, before=mostly_free)) is Verdict.WORSE
+
+
 def test_nobody_asked_is_neutral() -> None:
     """19 requests prove nothing."""
     assert verdict(watch(period(0.5, rate=1.9))) is Verdict.NEUTRAL
