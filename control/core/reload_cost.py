@@ -91,9 +91,15 @@ def rebatch_pays(
     if not is_reload(plan.settings, applied) or plan.gain < policy.rebatch_gain:
         return False
     full_rps = known.throughput_rps(applied, applied.instances)
+    count = max(plan.settings.instances, applied.instances)
+    if (
+        plan.capacity_rps < want.need_rps
+        and known.throughput_rps(plan.settings, count) < policy.rebatch_gain * full_rps
+    ):  # neither keeps the SLO: the queue decides, and a smaller batch drains none
+        return False
     reload = Reload(
         seconds=state.reload_s(policy),
-        instances=max(plan.settings.instances, applied.instances),
+        instances=count,
         rate_rps=want.need_rps,
         service_s=applied.instances / max(1e-9, full_rps),
     )

@@ -5,18 +5,23 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from control.actuator import Action, Actuator, Outcome
-from control.core.reload_cost import Reload, pays
+from control.core.planner import BatchingPlan, Knowledge
+from control.core.reload_cost import Reload, pays, rebatch_pays
+from control.core.service_time import Learnt
 from control.core.state import Applied, ControlState
 from control.core.types import Decision, Observation, Policy, Reason, Settings
+from control.core.wanted import Wanted
 from control.journal import Journal
 from control.loop import ControlLoop
 from control.observe import Observer
 from serving.model_config import ReloadKind
+from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import Story, a_policy, settings
 
 BUSY = Reload(seconds=2.0, instances=1, rate_rps=100.0, service_s=0.005)
@@ -55,6 +60,30 @@ def test_a_reload_pays_where_it_saves_more_than_it_costs(
         panic=panic,
     )
     assert answer is expected
+
+
+@pytest.mark.parametrize(
+    ("size", "capacity_rps", "pays_off"),
+    [
+        (1, 250.0, False),  # the load is 400/s: neither carries it, and singles drain no faster
+        (1, 450.0, True),  # singles would carry it
+        (32, 250.0, True),  # batches of 32 drain faster
+    ],
+)
+def test_where_neither_carries_the_load_throughput_decides(
+    size: int, capacity_rps: float, pays_off: bool
+) -> None:
+    """ℓ = 3 ms·b + 4 ms: 143, 286 and 320 a second by 1, 8 and 32."""
+    batches = {b: BatchStat(count=200, busy_s=200 * (0.003 * b + 0.004)) for b in (1, 8, 32)}
+    learnt = Learnt().absorb(ModelStatistics(batches=batches), instances=1, threads=1, span_s=10.0)
+    policy = a_policy(max_instances=1, cores=1, rebatch_gain=1.1)
+    known = Knowledge(learnt=learnt, policy=policy, threads=1, threads_ours=True)
+    plan = BatchingPlan(
+        settings=settings(1, batch=size), capacity_rps=capacity_rps, applied_capacity_rps=150.0
+    )
+    want = cast(Wanted, SimpleNamespace(need_rps=400.0, panic=False))
+    answer = rebatch_pays(ControlState(), plan, settings(1, batch=8), want, known)
+    assert answer is pays_off
 
 
 def _reloaded_in(seconds: float, at_s: float = 900.0) -> Applied:
