@@ -92,8 +92,8 @@ class Demand:
     def at_most_rps(self, capacity_rps: float) -> float:
         """What to reckon with while a change is made: after a jump, the most that it may be.
 
-        The first look at a jump sees a part of it. An instance that was added in place to a load
-        of 206/s, seen as 175/s, left Triton's call hanging for 15 s.
+        The first look at a jump sees a part of it. An instance that was added in place 0.3 s
+        after a jump to 206/s left Triton's call hanging for 15 s.
         """
         new_rps = max((b.new_up_to_rps for b in self.bounds), default=0.0)
         return max(self.sized_rps(capacity_rps), new_rps)
