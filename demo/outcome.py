@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from control import codec, explain
 from control.core.types import Reason
 from demo.contender import to_trace_time
+from demo.scenario import Scenario, settled_attainment
 from perf import slo
 from perf.replay_result import Outcome, ReplayResult
 from perf.report import page
@@ -104,6 +105,7 @@ def table_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         (label, format(static[key], spec), format(conch[key], spec))
         for label, key, spec in (
             ("SLO attainment", "slo_attainment", ".3f"),
+            (f"outside {result['recovery_s']:g} s after the step", "settled_attainment", ".3f"),
             ("p99 latency, ms", "p99_ms", ".0f"),
             ("failed requests", "failed", "d"),
             ("instance-seconds", "instance_seconds", ".0f"),
@@ -120,10 +122,11 @@ def _result(
     return {
         "schema": 1,
         "slo_ms": measured.scenario.slo_s * 1e3,
+        "recovery_s": measured.scenario.recovery_s,
         "capacity_rps": round(measured.capacity.rate_rps, 1),
         "triton": {"version": measured.triton_version, "origin": measured.triton_origin},
-        "static_default": _run_figures(static),
-        "conch": {**_run_figures(conch), "actions": len(actions)},
+        "static_default": _run_figures(static, measured.scenario),
+        "conch": {**_run_figures(conch, measured.scenario), "actions": len(actions)},
         "controller_cpu_s": round(measured.controller_cpu_s, 2),
         "variants": [
             {
@@ -139,11 +142,12 @@ def _result(
     }
 
 
-def _run_figures(contender: ContenderResult) -> dict[str, Any]:
+def _run_figures(contender: ContenderResult, scenario: Scenario) -> dict[str, Any]:
     """One contender's figures."""
     run = contender.replay
     return {
         "slo_attainment": round(slo.slo_attainment(run.latency_s, run.slo_s), 4),
+        "settled_attainment": round(settled_attainment(run.intended_s, run.latency_s, scenario), 4),
         "p99_ms": round(slo.percentile_s(run.latency_s, 99) * 1e3, 1),
         "failed": run.number_of(Outcome.FAILED),
         "instance_seconds": round(contender.instance_seconds, 1),
