@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
-from control.core import cache_switch, quality, reload_cost, undo, windows
+from control.core import cache_switch, quality, reload_cost, shortage, undo, windows
 from control.core import demand as demands
 from control.core.demand import Demand
 from control.core.guard import guard, may_act_at_s, no_count_helps
@@ -30,6 +30,9 @@ WAIT_FOR_SHARE_S = 10.0
 LOOKS_A_LOAD = 0.25
 """A second look at a jump may take this share of a loading time: it spares a second loading."""
 FIRST_PLAN_S = 2.0
+DRAINED_IN_S = 2.0
+"""What waits when a batching is planned is to be gone after so long. With the arrivals alone, one
+MiniLM instance was chosen amid 137 that waited, and a second one 4 s later."""
 CALM = (Reason.HOLD_STEADY, Reason.HOLD_QUIET_TIME)
 CORRECTED_BEYOND = 0.1
 """Predictions within this share of what is seen are good enough; κ corrects what is beyond."""
@@ -72,7 +75,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     if state.intervals != before:
         state = _account(state, seen, demand, now, policy)
     want = wanted(state, demand, known, applied, at_s=seen.at_s)
-    state = _remember(state, seen.at_s, want)
+    state = _remember(state, seen.at_s, applied, want, policy)
     versions = quality.look(state, seen, applied, want, known)
     state = cache_switch.judged(versions.state, applied, known)
     reason, proposal, plan = _propose(state, seen, applied, want, known)
@@ -185,7 +188,12 @@ def _propose(
     plan = None
     due = _plan_is_due(state, policy, want, warm=warm, at_s=at_s)
     if policy.rebatch and known.can_rebatch and due:
-        plan = plan_batching(applied, known, rate_rps=demand.stable_rps, need_rps=want.need_rps)
+        plan = plan_batching(
+            applied,
+            known,
+            rate_rps=demand.stable_rps,
+            need_rps=want.need_rps + demand.excess / DRAINED_IN_S,
+        )
         if reload_cost.rebatch_pays(state, plan, applied, want, known):
             # Fewer instances are the fast loop's business, with its patience.
             count = max(plan.settings.instances, applied.instances)
@@ -351,10 +359,16 @@ def _missing(state: ControlState, seen: Observation, fast_rps: float | None) -> 
     return [name for name, value in parts.items() if value is None]
 
 
-def _remember(state: ControlState, at_s: float, want: Wanted) -> ControlState:
-    """The memory with this tick's need; older than the patience is dropped."""
+def _remember(
+    state: ControlState, at_s: float, applied: Settings, want: Wanted, policy: Policy
+) -> ControlState:
+    """The memory with this tick's need, older than the patience is dropped, and its shortage."""
     recent = tuple(w for w in state.wanted if w[0] > at_s - want.patience_s)
-    return replace(state, wanted=(*recent, (at_s, want.at_least)))
+    state = replace(state, wanted=(*recent, (at_s, want.at_least)))
+    if not (want.panic and want.needed > applied.instances and _is_warm(state, at_s, policy)):
+        return state
+    shortages = shortage.seen(state, want.demand, applied, policy, at_s=at_s)
+    return replace(state, shortages=shortages)
 
 
 def _is_warm(state: ControlState, at_s: float, policy: Policy) -> bool:

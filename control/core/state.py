@@ -14,6 +14,7 @@ from control.core.foresight import Foresight
 from control.core.headroom import Headroom
 from control.core.safety import Safety
 from control.core.service_time import Learnt
+from control.core.shortage import Shortage
 from control.core.types import Observation, Policy, Settings
 from control.core.versions import Versions
 from control.core.windows import Interval
@@ -92,6 +93,7 @@ class ControlState:
         safety: the change that is being judged, what is undone and blocked, and κ.
         cache: what its response cache answered.
         versions: what is known of the versions that are not in force.
+        shortages: counts that were too few lately.
         gap_s: how long the gap before the newest look was; 0 where it came in time.
         memory: what a rule other than Conch's own remembers; a frozen value of its own type.
     """
@@ -111,6 +113,7 @@ class ControlState:
     safety: Safety = field(default_factory=Safety)
     cache: CacheUse = field(default_factory=CacheUse)
     versions: Versions = field(default_factory=Versions)
+    shortages: tuple[Shortage, ...] = ()
     gap_s: float = 0.0
     memory: object | None = None
 
@@ -195,6 +198,10 @@ class ControlState:
                     replace(block, until_s=min(block.until_s, at_s + policy.blocked_s))
                     for block in safety.blocked
                 ),
+            ),
+            shortages=tuple(
+                replace(one, until_s=min(one.until_s, at_s + policy.blocked_s))
+                for one in self.shortages
             ),
         )
 

@@ -6,7 +6,7 @@ import functools
 import math
 from dataclasses import dataclass
 
-from control.core import queueing
+from control.core import queueing, shortage
 from control.core.demand import Demand
 from control.core.planner import Knowledge, fewest
 from control.core.second_copy import ScaleUp
@@ -33,7 +33,7 @@ class Wanted:
         demand: the load.
         need_rps: what the capacity must be.
         held_rps: of that, for bursts that came before, or the headroom that the policy asks for.
-        capacities: Λ by instance count.
+        capacities: Λ by instance count, of those that were too few at most what was seen.
         needed: the fewest instances that carry the need.
         at_least: of these, what the load alone needs for sure; the patience looks at it.
         hold: the most that were needed over the patience.
@@ -76,7 +76,7 @@ def wanted(
     policy = known.policy
     load_s = state.load_s(policy)
     patience_s = max(policy.quiet_s, LOADS_KEPT * load_s)
-    capacities = known.capacities(applied)
+    capacities = shortage.capped(known.capacities(applied), state.shortages, applied, at_s=at_s)
     reachable = any(carried > 0 for carried in capacities.values())
     if not reachable:
         capacities = {

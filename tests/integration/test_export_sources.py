@@ -3,119 +3,37 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 
 import numpy as np
 import onnx
 import pytest
-import safetensors.torch
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 from torch.export import Dim
 
 from conch.errors import ConfigError, ParityError
 from export import original as originals
-from export import parity, pipeline, planning, preflight
+from export import parity, pipeline, planning
 from export import recipe as recipes
 from export.data import RecipeData
 from export.external_data import external_files
-from export.hashing import file_sha256
 from export.session import Session
 from export.source import Source
 from export.source_files import source_files
 from export.steps import Artifact, Form, onnx_file
 from export.store import Store
 from tests.integration import toy_recipe
+from tests.integration.toy_originals import (
+    Net,
+    a_program,
+    an_onnx,
+    checked,
+    loaded,
+    refusal,
+    rows,
+)
 
 MAGIKA = importlib.util.find_spec("magika")
-
-
-class Net(nn.Module):
-    """What the program and the ONNX file hold."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = nn.Linear(16, 8)
-        self.dropout = nn.Dropout(0.5)
-        self.second = nn.Linear(8, 4)
-
-    def forward(self, x):
-        """Scores ``[batch, 4]`` of rows ``[batch, 16]``."""
-        return self.second(self.dropout(torch.relu(self.first(x))))
-
-
-def a_program(path, *, module=None, dtype=torch.float32, largest=8, dynamic=True):
-    """Save an exported program."""
-    module = (module or Net().eval()).to(dtype)
-    shapes = ({0: Dim("batch", min=1, max=largest)},) if dynamic else None
-    rows = torch.ones(2, 16, dtype=dtype)
-    torch.export.save(torch.export.export(module, (rows,), dynamic_shapes=shapes), path)
-    return path
-
-
-def an_onnx(
-    path,
-    *,
-    batch="batch",
-    weight=None,
-    op="Relu",
-    domain="",
-    opset=17,
-    ir=8,
-    extra_input=False,
-    external=False,
-):
-    """Save a two-layer ONNX file."""
-    random = np.random.default_rng(0)
-    w = random.standard_normal((16, 4)).astype(np.float32) if weight is None else weight
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 16])]
-    if extra_input:
-        inputs.append(helper.make_tensor_value_info("unused", TensorProto.FLOAT, [batch, 2]))
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["x", "w"], ["product"]),
-            helper.make_node(op, ["product"], ["scores"], domain=domain),
-        ],
-        "net",
-        inputs,
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 4])],
-        [numpy_helper.from_array(w, "w")],
-    )
-    imports = [helper.make_opsetid("", opset)]
-    if domain:
-        imports.append(helper.make_opsetid(domain, 1))
-    proto = helper.make_model(graph, opset_imports=imports, ir_version=ir)
-    onnx.save(proto, path, save_as_external_data=external, location="net.data", size_threshold=0)
-    return path
-
-
-def loaded(folder, *, variants=None, **source):
-    """The original of a toy recipe with this source: (original, recipe, path)."""
-    variants = variants or [{"name": "fp32", "steps": [] if "onnx" in source else ["to_onnx"]}]
-    path = toy_recipe.write(folder, model={"factory": None, **source}, variants=variants)
-    recipe = recipes.load(path)
-    return originals.load(recipe, Source(folder)), recipe, path
-
-
-def refusal(folder, error=ConfigError, **source):
-    """What the refusal of such an original says."""
-    with pytest.raises(error) as caught:
-        loaded(folder, **source)
-    return str(caught.value)
-
-
-def rows(count=5):
-    """Inputs of the toy model."""
-    return {"x": np.random.default_rng(1).standard_normal((count, 16), dtype=np.float32)}
-
-
-def checked(folder, original, recipe):
-    """Run the whole preflight on it."""
-    data = RecipeData(recipe, Source(folder))
-    preflight.check(original, recipe, data.examples)
-    return preflight.summary(original, recipe)
 
 
 def test_program_gives_what_its_module_gives_and_is_kept(tmp_path):
@@ -471,136 +389,3 @@ def test_wrong_width_of_integers_is_refused_with_the_right_one(tmp_path):
     original = originals.load(recipe, Source(tmp_path))
     with pytest.raises(ConfigError, match="x is int32 in the recipe, but forward takes int64"):
         checked(tmp_path, original, recipe)
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    """A folder as save_pretrained writes it, with a tiny encoder."""
-    transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("bert")
-    config = transformers.BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=16,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    return folder
-
-
-TOKENS = """
-import numpy as np
-def evaluation():
-    ids = np.array([[2, 7, 9, 3], [2, 8, 3, 0]])
-    return [{"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}]
-"""
-
-
-def a_text_recipe(folder, bert, inputs=("input_ids", "attention_mask"), **options):
-    """A recipe around the encoder."""
-    path = toy_recipe.write(
-        folder,
-        data_code=TOKENS,
-        model={
-            "factory": None,
-            "huggingface": {"folder": str(bert), **options},
-            "axes": {"sequence": {"max": 16, "example": 4}},
-            "inputs": [{"name": name, "dtype": "int64", "dims": ["sequence"]} for name in inputs],
-            "outputs": [{"name": "vector", "dtype": "float32", "dims": [16]}],
-        },
-        data={"calibration": None},
-    )
-    recipe = recipes.load(path)
-    return recipe, Source(folder)
-
-
-def test_hugging_face_folder_with_pooling_is_an_original(tmp_path, bert):
-    """The mean counts real tokens only; the vector has length 1; padding changes nothing."""
-    recipe, source = a_text_recipe(tmp_path, bert, pooling="mean", normalize=True)
-    original = originals.load(recipe, source)
-    summary = checked(tmp_path, original, recipe)
-    assert summary["source"] == "huggingface"
-    batch = RecipeData(recipe, source).evaluation()[0]
-    vectors = original.run(batch)["vector"]
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    short = original.run({name: array[1:, :3] for name, array in batch.items()})["vector"]
-    np.testing.assert_allclose(short[0], vectors[1], atol=1e-5)
-    kept = originals.keep(original, tmp_path, {})
-    again = originals.stored(recipe, Artifact(form=kept.form, path=kept.path))
-    np.testing.assert_array_equal(again.run(batch)["vector"], vectors)
-
-
-def test_hugging_face_folder_without_the_wanted_weights_is_refused(tmp_path, bert):
-    """A classifier would be made up at random, and silently."""
-    recipe, source = a_text_recipe(
-        tmp_path, bert, **{"class": "AutoModelForSequenceClassification", "output": "logits"}
-    )
-    with pytest.raises(ConfigError, match=r"no weights for \d tensors .* such as .*classifier"):
-        originals.load(recipe, source)
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"class": "AutoModelForMiracles"}, "has no such class"),
-        ({"inputs": ("ids",)}, "BertModel has no input ids; it has input_ids, attention_mask"),
-        ({"inputs": ("input_ids",), "pooling": "mean"}, "no attention_mask"),
-    ],
-)
-def test_hugging_face_options_that_do_not_fit_are_refused(tmp_path, bert, options, says):
-    """Each with what would fit."""
-    recipe, source = a_text_recipe(tmp_path, bert, **options)
-    with pytest.raises(ConfigError) as caught:
-        originals.load(recipe, source)
-    assert says in str(caught.value)
-
-
-def test_plain_tensors_of_a_hugging_face_folder_are_read_and_pickled_code_is_not_run(
-    tmp_path, bert
-):
-    """pytorch_model.bin is read as tensors only."""
-    folder = tmp_path / "old_style"
-    shutil.copytree(bert, folder)
-    weights = safetensors.torch.load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    torch.save(weights, folder / "pytorch_model.bin")
-    recipe, source = a_text_recipe(tmp_path, folder)
-    recipe_of_new, _ = a_text_recipe(tmp_path / "new", bert)
-    batch = RecipeData(recipe, source).evaluation()[0]
-    old = originals.load(recipe, source).run(batch)["vector"]
-    np.testing.assert_array_equal(old, originals.load(recipe_of_new, source).run(batch)["vector"])
-
-    trace = tmp_path / "was_run"
-    torch.save({**weights, "more": _Evil(trace)}, folder / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match="cannot be read from"):
-        originals.load(recipe, source)
-    assert not trace.exists()
-
-
-class _Evil:
-    """Unpickling it makes a file."""
-
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return (type(self.trace).touch, (self.trace,))
-
-
-def test_files_that_decide_the_original_are_found(tmp_path):
-    """Code beside the recipe and below it, and what ``model.files`` names."""
-    path = toy_recipe.write(tmp_path, model={"files": ["weights"]})
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "a.bin").write_bytes(b"1")
-    (tmp_path / "weights" / ".hidden").write_bytes(b"1")
-    (tmp_path / "layers").mkdir()
-    (tmp_path / "layers" / "__init__.py").touch()
-    (tmp_path / "layers" / "conv.py").touch()
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "notes.py").touch()
-    found = source_files(path, recipes.load(path))
-    assert [str(file.relative_to(tmp_path)) for file in found] == [
-        "data.py", "layers/__init__.py", "layers/conv.py", "model.py", "weights/a.bin",
-    ]  # fmt: skip
-    before = file_sha256(tmp_path / "weights" / "a.bin")
-    (tmp_path / "weights" / "a.bin").write_bytes(b"2")
-    assert file_sha256(tmp_path / "weights" / "a.bin") != before

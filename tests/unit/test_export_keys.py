@@ -7,7 +7,8 @@ import yaml
 
 from export import keys, planning
 from export import recipe as recipes
-from export.source_files import distributions
+from export.hashing import file_sha256
+from export.source_files import distributions, source_files
 from export.steps import StepSpec
 from tests.integration import toy_recipe
 
@@ -195,3 +196,23 @@ def test_version_of_a_tool_is_part_of_the_key(monkeypatch, tmp_path):
     before = keys.root(recipe, [path], tmp_path)
     monkeypatch.setattr(keys, "_version", lambda package: "0.0.1")
     assert keys.root(recipe, [path], tmp_path) != before
+
+
+def test_files_that_decide_the_original_are_found(tmp_path):
+    """Code beside the recipe and below it, and what ``model.files`` names."""
+    path = toy_recipe.write(tmp_path, model={"files": ["weights"]})
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "a.bin").write_bytes(b"1")
+    (tmp_path / "weights" / ".hidden").write_bytes(b"1")
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "layers" / "__init__.py").touch()
+    (tmp_path / "layers" / "conv.py").touch()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "notes.py").touch()
+    found = source_files(path, recipes.load(path))
+    assert [str(file.relative_to(tmp_path)) for file in found] == [
+        "data.py", "layers/__init__.py", "layers/conv.py", "model.py", "weights/a.bin",
+    ]  # fmt: skip
+    before = file_sha256(tmp_path / "weights" / "a.bin")
+    (tmp_path / "weights" / "a.bin").write_bytes(b"2")
+    assert file_sha256(tmp_path / "weights" / "a.bin") != before

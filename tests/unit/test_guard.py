@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from control.core.guard import guard
 from control.core.safety import Block, Safety
 from control.core.state import Applied, ControlState
-from control.core.types import Clamp, Observation, Reason, Settings
-from tests.unit.story import Story, a_policy, in_flight, settings
+from control.core.types import Clamp, Observation, Settings
+from tests.unit.story import a_policy, in_flight, settings
 
 NOW_S = 5000.0
 GOOD, BAD = settings(2, batch=8), settings(2, batch=32)
@@ -170,10 +170,6 @@ def _seen(**changes: object) -> Observation:
     return replace(base, **changes)
 
 
-def _burning() -> Safety:
-    return Safety(burns=True)
-
-
 GB = 2**30
 
 
@@ -252,85 +248,6 @@ def test_guard_holds_everything_that_is_frozen() -> None:
         assert seen.clamps == (Clamp.FROZEN,)
 
 
-def test_guard_adds_only_capacity_while_the_budget_burns() -> None:
-    """Up, a rollback, and a reload that is meant to carry more."""
-
-    def to(wanted: Settings, **how: bool):
-        return guard(
-            wanted,
-            settings(2),
-            ControlState(),
-            a_policy(),
-            at_s=NOW_S,
-            safety=_burning(),
-            **how,
-        )
-
-    assert to(settings(3)).settings.instances == 3
-    assert to(settings(1)).clamps == (Clamp.BURN_RATE,)
-    assert to(settings(2, batch=16)).clamps == (Clamp.BURN_RATE,)
-    assert to(settings(2, batch=16), adds_capacity=True).clamps == ()
-    assert to(settings(1), undo=True).settings == settings(1)
-
-
-def test_guard_lets_go_of_instances_that_cannot_keep_the_slo() -> None:
-    """Where no count does: fewer instances pass while the budget burns, and nothing else does."""
-
-    def to(wanted: Settings, *, burns: bool = True, ago_s: float = 100.0):
-        return guard(
-            wanted,
-            settings(3),
-            ControlState(changes=(_tried(settings(3), ago_s=ago_s),)),
-            a_policy(versions=(1, 2)),
-            at_s=NOW_S,
-            safety=Safety(burns=burns),
-            out_of_reach=True,
-        )
-
-    assert to(settings(2)).settings == settings(2)
-    assert to(settings(2), ago_s=1.0).clamps == (Clamp.COOLDOWN,)
-    for other in (settings(3, batch=16), settings(2, batch=16), replace(settings(2), version=2)):
-        assert to(other).clamps == (Clamp.BURN_RATE,)
-        assert to(other, burns=False).clamps == ()
-
-
-@dataclass
-class TimedStory(Story):
-    """A story whose server says how long its requests took."""
-
-    def _serve(self, load_rps: float) -> None:
-        before = self.counters.success
-        super()._serve(load_rps)
-        took_s = (self.counters.success - before) * self.true.of(1)
-        self.counters = replace(
-            self.counters,
-            compute_infer_s=self.counters.compute_infer_s + took_s,
-            queue_s=self.counters.queue_s + self.pending,
-            request_s=self.counters.request_s + took_s + self.pending,
-        )
-
-
-@pytest.mark.parametrize(
-    ("slo_s", "left"),
-    [
-        pytest.param(0.003, 2, id="out of reach"),
-        pytest.param(0.004, 4, id="out of reach by as much as a correction may come to"),
-    ],
-)
-def test_an_slo_that_every_request_misses_does_not_hold_instances(slo_s: float, left: int) -> None:
-    """A request takes 5 ms, and two instances carry 500/s twice over; it is one way, once.
-
-    Near the SLO the correction κ decides what is in reach: there nothing is taken away, and so
-    nothing is added again a minute later.
-    """
-    story = TimedStory(policy=a_policy(slo_s=slo_s), applied=settings(4))
-    story.passes(40, load_rps=1500).passes(260, load_rps=500)
-    assert story.last.terms["budget_burns"] == 1.0
-    assert story.applied.instances == left
-    assert {decision.reason for decision in story.changes} <= {Reason.SCALE_DOWN}
-    assert (Clamp.BURN_RATE in story.last.clamps) == (left == 4)
-
-
 def test_guard_keeps_the_budget_of_changes() -> None:
     """It holds what does not add capacity."""
     spent = [_tried(settings(2), ago_s=100 * n) for n in range(1, 4)]
@@ -352,7 +269,7 @@ def test_guard_lets_a_rollback_pass_every_budget() -> None:
             ControlState(changes=changes),
             policy,
             at_s=NOW_S,
-            safety=_burning(),
+            safety=Safety(burns=True),
             fresh=True,
             undo=True,
         )

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from control.core import decide
+from control.core import decide
 from control.core.judge import Watch
 from control.core.state import ControlState
 from control.core.types import Observation, Reason
@@ -82,6 +84,26 @@ def test_a_cold_start_under_a_backlog_plans_after_two_seconds() -> None:
     assert story.reasons.index(Reason.REBATCH) <= 3
     calm = Story(policy=policy, applied=settings(1, dynamic=False)).passes(5, load_rps=50)
     assert calm.changes == []
+
+
+def test_a_plan_amid_a_backlog_has_the_instances_to_drain_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One carries what comes; what waits as well takes a second one."""
+    policy = a_policy(rebatch=True, max_instances=2, cores=2, stable_window_s=20.0, slo_s=0.2)
+    ours = {"threads": 2, "threads_ours": True}  # on two cores: a second instance adds nothing
+
+    def planned() -> int:
+        story = Story(policy=policy, applied=settings(1, dynamic=False), gauges=ours)
+        story.passes(5, load_rps=230)
+        (change,) = story.changes
+        assert change.reason is Reason.REBATCH
+        assert change.desired is not None
+        return change.desired.instances
+
+    assert planned() == 2
+    monkeypatch.setattr(decide, "DRAINED_IN_S", 1e9)
+    assert planned() == 1
 
 
 def test_no_batching_is_planned_beside_an_old_copy() -> None:

@@ -1,0 +1,164 @@
+"""What a count was seen not to carry stands against the curve, for a while."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from control.core import shortage
+from control.core.demand import Bound, Demand
+from control.core.service_time import ServiceTime
+from control.core.shortage import Shortage
+from control.core.state import ControlState, InFlight
+from control.core.types import Policy, Reason
+from control.core.windows import Interval
+from tests.unit.story import TRUE, Story, a_policy, settings
+
+NOW_S = 1000.0
+POLICY: Policy = a_policy(slo_s=0.1, margin_fraction=0.1)
+ONE = settings(1)
+
+
+def _interval(end_s: float, *, pending: float, instances: int = 1) -> Interval:
+    return Interval(
+        start_s=end_s - 1.0,
+        end_s=end_s,
+        arrivals=350.0,
+        completed=350.0,
+        failed=0.0,
+        pending=pending,
+        statistics=None,
+        instances=instances,
+        threads=1,
+    )
+
+
+def _demand(**changes: object) -> Demand:
+    """360/s lately, 350/s before, and 37 that wait."""
+    base = Demand(
+        fast_rps=360.0,
+        stable_rps=350.0,
+        load_rps=335.0,
+        forecast_rps=350.0,
+        bounds=(Bound(low_rps=330.0, likely_rps=370.0),),
+        pending=45.0,
+        excess=37.0,
+        drain_s=0.12,
+    )
+    return replace(base, **changes)
+
+
+def _state(*, before: float = 3.0, **changes: object) -> ControlState:
+    intervals = (_interval(NOW_S - 1.0, pending=before), _interval(NOW_S, pending=45.0))
+    return replace(ControlState(intervals=intervals, settings_since_s=900.0), **changes)
+
+
+def test_a_queue_that_grows_under_a_steady_load_is_remembered() -> None:
+    """With the greater of the two rates less the margin, for as long as a block."""
+    (found,) = shortage.seen(_state(), _demand(), ONE, POLICY, at_s=NOW_S)
+    assert found == Shortage(
+        settings=ONE, carried_rps=pytest.approx(324.0), until_s=NOW_S + POLICY.blocked_s
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "demand"),
+    [
+        pytest.param(_state(), _demand(fast_rps=500.0), id="the-load-climbs"),
+        pytest.param(
+            _state(),
+            _demand(bounds=(Bound(low_rps=330.0, likely_rps=370.0, new_up_to_rps=400.0),)),
+            id="the-load-has-jumped",
+        ),
+        pytest.param(_state(before=45.0), _demand(), id="it-waited-before"),
+        pytest.param(_state(settings_since_s=NOW_S - 1.5), _demand(), id="just-after-a-reload"),
+        pytest.param(
+            _state(in_flight=InFlight(since_s=999.0, settings=settings(2), before=ONE)),
+            _demand(),
+            id="beside-a-change",
+        ),
+        pytest.param(
+            replace(
+                _state(),
+                intervals=(
+                    _interval(NOW_S - 1.0, pending=3.0, instances=2),
+                    _interval(NOW_S, pending=45.0),
+                ),
+            ),
+            _demand(),
+            id="just-after-a-scale-down",
+        ),
+        pytest.param(_state(), _demand(excess=0.0, drain_s=0.0), id="nothing-waits"),
+    ],
+)
+def test_what_tells_nothing_of_the_count_is_not_remembered(
+    state: ControlState, demand: Demand
+) -> None:
+    """A change, a climb or an old queue fills it as well."""
+    assert shortage.seen(state, demand, ONE, POLICY, at_s=NOW_S) == ()
+
+
+def test_the_newest_of_a_count_counts_and_old_ones_go() -> None:
+    """One for each of the settings, none that has expired."""
+    old = Shortage(settings=ONE, carried_rps=100.0, until_s=NOW_S + 5.0)
+    other = Shortage(settings=settings(2), carried_rps=500.0, until_s=NOW_S + 5.0)
+    gone = Shortage(settings=settings(3), carried_rps=500.0, until_s=NOW_S)
+    state = _state(shortages=(old, other, gone))
+    found = shortage.seen(state, _demand(), ONE, POLICY, at_s=NOW_S)
+    assert [one.carried_rps for one in found] == [500.0, pytest.approx(324.0)]
+
+
+def test_a_shortage_caps_its_count_and_those_below_until_it_expires() -> None:
+    """More instances, another batching and a later time are not its business."""
+    capacities = {1: 300.0, 2: 400.0, 3: 600.0}
+    short = (Shortage(settings=settings(2), carried_rps=270.0, until_s=NOW_S),)
+
+    def at(at_s: float, *, batch: int = 8) -> dict[int, float]:
+        return shortage.capped(capacities, short, settings(3, batch=batch), at_s=at_s)
+
+    assert at(NOW_S - 1.0) == {1: 270.0, 2: 270.0, 3: 600.0}
+    assert at(NOW_S) == capacities
+    assert at(NOW_S - 1.0, batch=16) == capacities
+
+
+@dataclass
+class Unsteady(Story):
+    """One instance carries 667/s at full batches; while ``slow``, a third of it."""
+
+    slow: bool = False
+
+    @property
+    def true(self) -> ServiceTime:
+        """ℓ(b) as it is at the moment."""
+        return ServiceTime(alpha_s=0.003, beta_s=0.012) if self.slow else TRUE
+
+
+def test_a_backlog_under_a_steady_load_leaves_a_shortage() -> None:
+    """One instance was slow for 3 s under 300/s: a second one is added, and it is remembered."""
+    story = Unsteady(policy=a_policy(max_instances=2, cores=2)).passes(60, load_rps=300)
+    assert story.applied.instances == 1
+    story.slow = True
+    story.passes(3, load_rps=300)
+    assert [decision.reason for decision in story.changes] == [Reason.SCALE_UP_BACKLOG]
+    (short,) = story.state.shortages
+    assert (short.settings, short.carried_rps) == (settings(1), pytest.approx(270.0))
+
+
+@pytest.mark.parametrize(
+    ("carried_rps", "until_s", "down_at_s"),
+    [
+        pytest.param(310.0, 1200.0, 1200.0, id="too-few-for-this-load"),
+        pytest.param(400.0, 1200.0, 1040.0, id="too-few-for-a-greater-one"),
+    ],
+)
+def test_a_count_that_was_too_few_is_not_gone_back_to_for_a_while(
+    carried_rps: float, until_s: float, down_at_s: float
+) -> None:
+    """One of two instances is enough for 300/s by the curve, and the quiet time is 40 s."""
+    short = Shortage(settings=settings(1), carried_rps=carried_rps, until_s=until_s)
+    story = Story(applied=settings(2), state=ControlState(shortages=(short,)))
+    story.passes(300, load_rps=300)
+    (down,) = story.changes
+    assert down.reason is Reason.SCALE_DOWN
+    assert down.at_s == pytest.approx(down_at_s, abs=2.0)
