@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from control.core import decide
-from control.core import decide
 from control.core.judge import Watch
 from control.core.state import ControlState
 from control.core.types import Observation, Reason
