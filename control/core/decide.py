@@ -365,10 +365,9 @@ def _remember(
     """The memory with this tick's need, older than the patience is dropped, and its shortage."""
     recent = tuple(w for w in state.wanted if w[0] > at_s - want.patience_s)
     state = replace(state, wanted=(*recent, (at_s, want.at_least)))
-    if not (want.panic and want.needed > applied.instances and _is_warm(state, at_s, policy)):
+    if want.needed <= applied.instances or not _is_warm(state, at_s, policy):
         return state
-    shortages = shortage.seen(state, want.demand, applied, policy, at_s=at_s)
-    return replace(state, shortages=shortages)
+    return replace(state, shortages=shortage.seen(state, want, applied, policy, at_s=at_s))
 
 
 def _is_warm(state: ControlState, at_s: float, policy: Policy) -> bool:

@@ -1,10 +1,10 @@
 """What an instance count was seen not to carry: the learnt curve does not overrule it.
 
 The curve of one count is inferred from others where they were seen last: two MiniLM instances on
-two cores look so slow that one seems to carry as much. So said a journal at 353 req/s: one instance
-let the queue grow, a second was added, and 35 s later it was taken away, to be added again after
-1 s of late requests. A queue that grows under a load that does not is evidence of its own, and
-stands as long as that of a change that failed.
+two cores look so slow that one seems to carry as much. So said two journals at 350 req/s: by what
+one instance did it was too few (307/s, and a queue), a second was added, and 40 s later it was
+taken away as one would carry 377/s, to be added again after 1 s of late requests. What was seen of
+a count while it worked is better evidence, and stands as long as that of a change that failed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from control.core.types import Policy, Settings
 if TYPE_CHECKING:
     from control.core.demand import Demand
     from control.core.state import ControlState
+    from control.core.wanted import Wanted
 
 STEADY = 1.2
 """The load has not grown where the newest rate is at most this many times that of the stable
@@ -29,7 +30,7 @@ class Shortage:
 
     Attributes:
         settings: that were in force.
-        carried_rps: the capacity is at most this, the policy's margin taken off.
+        carried_rps: the capacity is at most this.
         until_s: it holds so long.
     """
 
@@ -45,18 +46,23 @@ class Shortage:
 
 
 def seen(
-    state: ControlState, demand: Demand, applied: Settings, policy: Policy, *, at_s: float
+    state: ControlState, want: Wanted, applied: Settings, policy: Policy, *, at_s: float
 ) -> tuple[Shortage, ...]:
-    """The shortages that hold, with one of the count that is about to be raised for a backlog."""
+    """The shortages that hold, with that of the applied count, which is about to be raised.
+
+    In a panic a steady load was too much, less the margin; else one that is surely more than Λ.
+    """
+    demand, capacity_rps = want.demand, want.capacities[applied.instances]
     kept = tuple(one for one in state.shortages if one.until_s > at_s)
-    if not _is_steady(state, demand, applied, policy):
+    if want.panic:
+        if not _is_steady(state, demand, applied, policy):
+            return kept
+        carried_rps = (1.0 - policy.margin_fraction) * max(demand.fast_rps, demand.stable_rps)
+    elif demand.load_rps > capacity_rps and not _binds(kept, applied, capacity_rps, at_s=at_s):
+        carried_rps = demand.load_rps
+    else:  # raised for a burst that may come, or for what is known already
         return kept
-    rate_rps = max(demand.fast_rps, demand.stable_rps)
-    new = Shortage(
-        settings=applied,
-        carried_rps=(1.0 - policy.margin_fraction) * rate_rps,
-        until_s=at_s + policy.blocked_s,
-    )
+    new = Shortage(settings=applied, carried_rps=carried_rps, until_s=at_s + policy.blocked_s)
     return (*(one for one in kept if one.settings != applied), new)
 
 
@@ -78,6 +84,16 @@ def capped(
             for count, rps in capacities.items()
         }
     return capacities
+
+
+def _binds(
+    shortages: tuple[Shortage, ...], applied: Settings, capacity_rps: float, *, at_s: float
+) -> bool:
+    """Whether the capacity is that of a shortage: it does not confirm itself."""
+    return any(
+        one.caps(applied, applied.instances, at_s=at_s) and one.carried_rps <= capacity_rps
+        for one in shortages
+    )
 
 
 def _is_steady(state: ControlState, demand: Demand, applied: Settings, policy: Policy) -> bool:

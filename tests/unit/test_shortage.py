@@ -12,6 +12,7 @@ from control.core.service_time import ServiceTime
 from control.core.shortage import Shortage
 from control.core.state import ControlState, InFlight
 from control.core.types import Policy, Reason
+from control.core.wanted import Wanted
 from control.core.windows import Interval
 from tests.unit.story import TRUE, Story, a_policy, settings
 
@@ -54,9 +55,28 @@ def _state(*, before: float = 3.0, **changes: object) -> ControlState:
     return replace(ControlState(intervals=intervals, settings_since_s=900.0), **changes)
 
 
+def _seen(
+    state: ControlState, demand: Demand, *, capacity_rps: float = 400.0, panic: bool = True
+) -> tuple[Shortage, ...]:
+    want = Wanted(
+        demand=demand,
+        need_rps=demand.fast_rps,
+        held_rps=0.0,
+        capacities={1: capacity_rps, 2: 2.0 * capacity_rps},
+        needed=2,
+        at_least=2,
+        hold=2,
+        load_s=1.0,
+        patience_s=30.0,
+        panic=panic,
+        fresh=False,
+    )
+    return shortage.seen(state, want, ONE, POLICY, at_s=NOW_S)
+
+
 def test_a_queue_that_grows_under_a_steady_load_is_remembered() -> None:
     """With the greater of the two rates less the margin, for as long as a block."""
-    (found,) = shortage.seen(_state(), _demand(), ONE, POLICY, at_s=NOW_S)
+    (found,) = _seen(_state(), _demand())
     assert found == Shortage(
         settings=ONE, carried_rps=pytest.approx(324.0), until_s=NOW_S + POLICY.blocked_s
     )
@@ -96,7 +116,18 @@ def test_what_tells_nothing_of_the_count_is_not_remembered(
     state: ControlState, demand: Demand
 ) -> None:
     """A change, a climb or an old queue fills it as well."""
-    assert shortage.seen(state, demand, ONE, POLICY, at_s=NOW_S) == ()
+    assert _seen(state, demand) == ()
+
+
+def test_a_load_that_is_surely_too_much_is_remembered_without_a_queue() -> None:
+    """Bursts that may come, and a load below the capacity, say nothing of it."""
+    calm = _demand(pending=0.0, excess=0.0, drain_s=0.0, fast_rps=500.0)
+    (found,) = _seen(_state(), calm, capacity_rps=330.0, panic=False)
+    assert found.carried_rps == calm.load_rps
+    assert _seen(_state(), calm, capacity_rps=340.0, panic=False) == ()
+    more = replace(calm, load_rps=found.carried_rps + 10.0)
+    again = _seen(_state(shortages=(found,)), more, capacity_rps=found.carried_rps, panic=False)
+    assert again == (found,), "it must not confirm itself"
 
 
 def test_the_newest_of_a_count_counts_and_old_ones_go() -> None:
@@ -105,7 +136,7 @@ def test_the_newest_of_a_count_counts_and_old_ones_go() -> None:
     other = Shortage(settings=settings(2), carried_rps=500.0, until_s=NOW_S + 5.0)
     gone = Shortage(settings=settings(3), carried_rps=500.0, until_s=NOW_S)
     state = _state(shortages=(old, other, gone))
-    found = shortage.seen(state, _demand(), ONE, POLICY, at_s=NOW_S)
+    found = _seen(state, _demand())
     assert [one.carried_rps for one in found] == [500.0, pytest.approx(324.0)]
 
 
