@@ -1,10 +1,10 @@
 """What an instance count was seen not to carry: the learnt curve does not overrule it.
 
 The curve of one count is inferred from others where they were seen last: two MiniLM instances on
-two cores look so slow that one seems to carry as much. So said two journals at 350 req/s: by what
-one instance did it was too few (307/s, and a queue), a second was added, and 40 s later it was
-taken away as one would carry 377/s, to be added again after 1 s of late requests. What was seen of
-a count while it worked is better evidence, and stands as long as that of a change that failed.
+two cores look so slow that one seems to carry as much. So said two journals at 350 req/s: a second
+instance was taken away as one would carry 377/s, and added again after 1 s of late requests; the
+curve had not changed its mind by that. So a count that was gone down to, and had to be left again
+under a steady load, is not gone back to at that load for as long as a failed change is blocked.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from control.core.state import ControlState
     from control.core.wanted import Wanted
 
+SOON_S = 60.0
+"""A count that carried the load for this long was not too few for it."""
 STEADY = 1.2
 """The load has not grown where the newest rate is at most this many times that of the stable
-window: in a climb or a jump the queue tells of the load, and not of the instances."""
+window: in a climb or a jump the need tells of the load, and not of the instances."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +52,13 @@ def seen(
 ) -> tuple[Shortage, ...]:
     """The shortages that hold, with that of the applied count, which is about to be raised.
 
-    In a panic a steady load was too much, less the margin; else one that is surely more than Λ.
+    In a panic the load was too much, less the margin; else one that is surely more than Λ.
     """
     demand, capacity_rps = want.demand, want.capacities[applied.instances]
     kept = tuple(one for one in state.shortages if one.until_s > at_s)
+    if not _is_steady(demand) or not _was_lowered(state, applied, at_s=at_s):
+        return kept
     if want.panic:
-        if not _is_steady(state, demand, applied, policy):
-            return kept
         carried_rps = (1.0 - policy.margin_fraction) * max(demand.fast_rps, demand.stable_rps)
     elif demand.load_rps > capacity_rps and not _binds(kept, applied, capacity_rps, at_s=at_s):
         carried_rps = demand.load_rps
@@ -86,6 +88,23 @@ def capped(
     return capacities
 
 
+def _was_lowered(state: ControlState, applied: Settings, *, at_s: float) -> bool:
+    """Whether the count in force was gone down to a short while ago."""
+    if not state.changes:
+        return False
+    last = state.changes[-1]
+    if not last.ok or last.before is None or last.settings != applied:
+        return False
+    fewer = applied.instances < last.before.instances
+    return fewer and at_s <= last.at_s + SOON_S
+
+
+def _is_steady(demand: Demand) -> bool:
+    """Whether the load is no other than before."""
+    jumped = any(bound.jumped for bound in demand.bounds)
+    return not jumped and demand.fast_rps <= STEADY * demand.stable_rps
+
+
 def _binds(
     shortages: tuple[Shortage, ...], applied: Settings, capacity_rps: float, *, at_s: float
 ) -> bool:
@@ -94,21 +113,3 @@ def _binds(
         one.caps(applied, applied.instances, at_s=at_s) and one.carried_rps <= capacity_rps
         for one in shortages
     )
-
-
-def _is_steady(state: ControlState, demand: Demand, applied: Settings, policy: Policy) -> bool:
-    """Whether the queue began to grow under a steady load, and under these settings alone.
-
-    What a change, an older copy or the start left in the queue says nothing of the settings.
-    """
-    if state.in_flight is not None or len(state.intervals) < 2 or demand.excess <= 0.0:
-        return False
-    before, newest = state.intervals[-2:]
-    since_s = max(state.settings_since_s, state.safety.changed_s or 0.0)
-    if before.start_s < since_s or before.instances != applied.instances or newest.old_copy_works:
-        return False
-    excess = max(0.0, before.pending - applied.largest_batch * applied.instances)
-    if excess / demand.excess * demand.drain_s > policy.slo_s / 2:
-        return False
-    jumped = any(bound.new_up_to_rps > 0.0 for bound in demand.bounds)
-    return not jumped and demand.fast_rps <= STEADY * demand.stable_rps

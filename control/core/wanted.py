@@ -104,7 +104,7 @@ def wanted(
         patience_s=patience_s,
         panic=panic,
         fresh=needed > applied.instances
-        and _scale_up(state, demand, known, applied, needed, load_s=load_s).by_copy(),
+        and _scale_up(state, demand, known, applied, needed, load_s=load_s, panic=panic).by_copy(),
         reachable=reachable,
     )
 
@@ -117,12 +117,13 @@ def _scale_up(
     needed: int,
     *,
     load_s: float,
+    panic: bool,
 ) -> ScaleUp:
     """The change from the applied count to the needed one, to see how it is made best."""
     before, after = applied.instances, max(needed, applied.instances)
     before_rps = known.throughput_rps(applied, before)
     return ScaleUp(
-        rate_rps=demand.at_most_rps(before_rps),
+        rate_rps=demand.at_most_rps(before_rps, panic=panic),
         excess=demand.excess,
         before_rps=before_rps,
         after_rps=known.throughput_rps(applied, after),

@@ -105,7 +105,7 @@ def test_decide_looks_again_at_a_jump_where_a_look_is_short() -> None:
 
 def test_decide_scales_up_on_backlog_even_before_the_first_window_is_full() -> None:
     """A backlog that endangers the SLO is reason enough."""
-    story = Story().passes(4, load_rps=2000)
+    story = Story().passes(4, load_rps=1800)
     assert Reason.SCALE_UP_BACKLOG in story.reasons
     assert story.changes[0].fresh
     assert story.applied.instances > 1

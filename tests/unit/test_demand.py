@@ -61,17 +61,22 @@ def test_a_level_that_is_surely_new_is_met_nearer_to_its_mean() -> None:
     """From 100 to 300/s: half the deviations off, as only its height is uncertain."""
     jumped = bounds_of(_intervals([100] * 10 + [300]), spread=1.0)
     assert jumped[0].low_rps == pytest.approx(300 - 1.5 * 300**0.5)
-    assert jumped[0].new_up_to_rps == pytest.approx(300 + 1.5 * 300**0.5)
+    assert jumped[0].jumped
+    assert jumped[0].up_to_rps == pytest.approx(300 + 1.5 * 300**0.5)
     climbed = bounds_of(_intervals([100] * 10 + [145]), spread=1.0)  # 3.6 deviations, not 4
     assert climbed[0].low_rps == pytest.approx(145 - 3 * 145**0.5)
-    assert climbed[0].new_up_to_rps == 0.0
+    assert not climbed[0].jumped
+    assert climbed[0].up_to_rps == pytest.approx(145 + 3 * 145**0.5)
     begun = bounds_of(_intervals([100, 300]), spread=1.0)  # a second before it proves nothing
     assert begun[0].low_rps == pytest.approx(300 - 3 * 300**0.5)
 
 
 def test_while_a_change_is_made_the_most_of_a_new_level_counts() -> None:
-    """Sized for what is likely once it is surely too much; reckoned with is the most."""
-    bound = Bound(low_rps=70.0, likely_rps=110.0, new_up_to_rps=130.0)
+    """Sized for what is likely once it is surely too much; reckoned with is the most.
+
+    So it is in a panic, where a part of a jump is not yet known for one.
+    """
+    bound = Bound(low_rps=70.0, likely_rps=110.0, up_to_rps=130.0, jumped=True)
     demand = Demand(
         fast_rps=100.0,
         stable_rps=50.0,
@@ -83,9 +88,10 @@ def test_while_a_change_is_made_the_most_of_a_new_level_counts() -> None:
         drain_s=0.0,
     )
     assert [demand.sized_rps(c) for c in (60.0, 80.0)] == [110.0, 70.0]
-    assert [demand.at_most_rps(c) for c in (60.0, 80.0)] == [130.0, 130.0]
-    steady = replace(demand, bounds=(replace(bound, new_up_to_rps=0.0),))
-    assert [steady.at_most_rps(c) for c in (60.0, 80.0)] == [110.0, 70.0]
+    assert [demand.at_most_rps(c, panic=False) for c in (60.0, 80.0)] == [130.0, 130.0]
+    steady = replace(demand, bounds=(replace(bound, jumped=False),))
+    assert [steady.at_most_rps(c, panic=False) for c in (60.0, 80.0)] == [110.0, 70.0]
+    assert [steady.at_most_rps(c, panic=True) for c in (60.0, 80.0)] == [130.0, 130.0]
 
 
 def test_a_jump_within_the_newest_look_is_seen_once() -> None:

@@ -10,29 +10,14 @@ from control.core import shortage
 from control.core.demand import Bound, Demand
 from control.core.service_time import ServiceTime
 from control.core.shortage import Shortage
-from control.core.state import ControlState, InFlight
-from control.core.types import Policy, Reason
+from control.core.state import Applied, ControlState
+from control.core.types import Policy, Reason, Settings
 from control.core.wanted import Wanted
-from control.core.windows import Interval
 from tests.unit.story import TRUE, Story, a_policy, settings
 
 NOW_S = 1000.0
 POLICY: Policy = a_policy(slo_s=0.1, margin_fraction=0.1)
 ONE = settings(1)
-
-
-def _interval(end_s: float, *, pending: float, instances: int = 1) -> Interval:
-    return Interval(
-        start_s=end_s - 1.0,
-        end_s=end_s,
-        arrivals=350.0,
-        completed=350.0,
-        failed=0.0,
-        pending=pending,
-        statistics=None,
-        instances=instances,
-        threads=1,
-    )
 
 
 def _demand(**changes: object) -> Demand:
@@ -50,9 +35,15 @@ def _demand(**changes: object) -> Demand:
     return replace(base, **changes)
 
 
-def _state(*, before: float = 3.0, **changes: object) -> ControlState:
-    intervals = (_interval(NOW_S - 1.0, pending=before), _interval(NOW_S, pending=45.0))
-    return replace(ControlState(intervals=intervals, settings_since_s=900.0), **changes)
+def _lowered(
+    *, ago_s: float = 2.0, before: int = 2, to: Settings = ONE, ok: bool = True
+) -> Applied:
+    down = Applied(at_s=NOW_S - ago_s, settings=to, reload=False, ok=ok)
+    return replace(down, before=settings(before))
+
+
+def _state(*changes: Applied, shortages: tuple[Shortage, ...] = ()) -> ControlState:
+    return ControlState(changes=changes or (_lowered(),), shortages=shortages)
 
 
 def _seen(
@@ -74,7 +65,7 @@ def _seen(
     return shortage.seen(state, want, ONE, POLICY, at_s=NOW_S)
 
 
-def test_a_queue_that_grows_under_a_steady_load_is_remembered() -> None:
+def test_a_scale_down_that_is_taken_back_is_remembered() -> None:
     """With the greater of the two rates less the margin, for as long as a block."""
     (found,) = _seen(_state(), _demand())
     assert found == Shortage(
@@ -88,40 +79,26 @@ def test_a_queue_that_grows_under_a_steady_load_is_remembered() -> None:
         pytest.param(_state(), _demand(fast_rps=500.0), id="the-load-climbs"),
         pytest.param(
             _state(),
-            _demand(bounds=(Bound(low_rps=330.0, likely_rps=370.0, new_up_to_rps=400.0),)),
+            _demand(bounds=(Bound(low_rps=330.0, likely_rps=370.0, jumped=True),)),
             id="the-load-has-jumped",
         ),
-        pytest.param(_state(before=45.0), _demand(), id="it-waited-before"),
-        pytest.param(_state(settings_since_s=NOW_S - 1.5), _demand(), id="just-after-a-reload"),
-        pytest.param(
-            _state(in_flight=InFlight(since_s=999.0, settings=settings(2), before=ONE)),
-            _demand(),
-            id="beside-a-change",
-        ),
-        pytest.param(
-            replace(
-                _state(),
-                intervals=(
-                    _interval(NOW_S - 1.0, pending=3.0, instances=2),
-                    _interval(NOW_S, pending=45.0),
-                ),
-            ),
-            _demand(),
-            id="just-after-a-scale-down",
-        ),
-        pytest.param(_state(), _demand(excess=0.0, drain_s=0.0), id="nothing-waits"),
+        pytest.param(ControlState(), _demand(), id="no-change-before"),
+        pytest.param(_state(_lowered(ago_s=61.0)), _demand(), id="it-was-enough-for-a-minute"),
+        pytest.param(_state(_lowered(before=1)), _demand(), id="the-count-is-what-it-was"),
+        pytest.param(_state(_lowered(to=settings(2))), _demand(), id="another-count"),
+        pytest.param(_state(_lowered(ok=False)), _demand(), id="it-was-not-made"),
     ],
 )
 def test_what_tells_nothing_of_the_count_is_not_remembered(
     state: ControlState, demand: Demand
 ) -> None:
-    """A change, a climb or an old queue fills it as well."""
+    """A climb needs more as well, and what was enough at first is judged by the curve."""
     assert _seen(state, demand) == ()
 
 
 def test_a_load_that_is_surely_too_much_is_remembered_without_a_queue() -> None:
     """Bursts that may come, and a load below the capacity, say nothing of it."""
-    calm = _demand(pending=0.0, excess=0.0, drain_s=0.0, fast_rps=500.0)
+    calm = _demand(pending=0.0, excess=0.0, drain_s=0.0)
     (found,) = _seen(_state(), calm, capacity_rps=330.0, panic=False)
     assert found.carried_rps == calm.load_rps
     assert _seen(_state(), calm, capacity_rps=340.0, panic=False) == ()
@@ -154,26 +131,25 @@ def test_a_shortage_caps_its_count_and_those_below_until_it_expires() -> None:
 
 
 @dataclass
-class Unsteady(Story):
-    """One instance carries 667/s at full batches; while ``slow``, a third of it."""
-
-    slow: bool = False
+class SharedCores(Story):
+    """One instance carries 242/s; by the curve of two, it is more than 300/s."""
 
     @property
     def true(self) -> ServiceTime:
-        """ℓ(b) as it is at the moment."""
-        return ServiceTime(alpha_s=0.003, beta_s=0.012) if self.slow else TRUE
+        """ℓ(b) by the count in force."""
+        alone = self.applied.instances == 1
+        return ServiceTime(alpha_s=0.001, beta_s=0.025) if alone else TRUE
 
 
-def test_a_backlog_under_a_steady_load_leaves_a_shortage() -> None:
-    """One instance was slow for 3 s under 300/s: a second one is added, and it is remembered."""
-    story = Unsteady(policy=a_policy(max_instances=2, cores=2)).passes(60, load_rps=300)
-    assert story.applied.instances == 1
-    story.slow = True
-    story.passes(3, load_rps=300)
-    assert [decision.reason for decision in story.changes] == [Reason.SCALE_UP_BACKLOG]
+def test_a_count_that_was_gone_down_to_in_vain_is_remembered() -> None:
+    """And left alone, at this load."""
+    story = SharedCores(policy=a_policy(max_instances=2, cores=2), applied=settings(2))
+    story.passes(300, load_rps=300)
+    counts = [decision.desired.instances for decision in story.changes if decision.desired]
+    assert counts == [1, 2]
     (short,) = story.state.shortages
-    assert (short.settings, short.carried_rps) == (settings(1), pytest.approx(270.0))
+    assert short.settings == settings(1)
+    assert short.carried_rps < 300.0
 
 
 @pytest.mark.parametrize(
