@@ -71,6 +71,15 @@ def test_a_level_that_is_surely_new_is_met_nearer_to_its_mean() -> None:
     assert begun[0].low_rps == pytest.approx(300 - 3 * 300**0.5)
 
 
+def test_looks_that_come_a_moment_early_still_make_up_a_window() -> None:
+    """Ticks of 0.4998 s: the window of half a second is the newest look, and not two of them."""
+    early = [
+        replace(i, start_s=0.4998 * n, end_s=0.4998 * (n + 1))
+        for n, i in enumerate(_intervals([30.0] * 10 + [120.0]))
+    ]
+    assert bounds_of(early, spread=1.0)[0].likely_rps == pytest.approx(262.0, abs=1.0)
+
+
 def test_while_a_change_is_made_the_most_of_a_new_level_counts() -> None:
     """Sized for what is likely once it is surely too much; reckoned with is the most.
 
