@@ -1,9 +1,8 @@
 """What an instance count was seen not to carry: the learnt curve does not overrule it.
 
 The curve of one count is inferred from others where they were seen last: two MiniLM instances on
-two cores look so slow that one seems to carry as much. So said two journals at 350 req/s: a second
-instance was taken away as one would carry 377/s, and added again after 1 s of late requests; the
-curve had not changed its mind by that. So a count that was gone down to, and had to be left again
+two cores look so slow that one seems to carry as much. So said a journal at 353 req/s: a second
+instance was taken away as one would carry 377/s, and added again after 1 s of late requests. So a count that was gone down to, and had to be left again
 under a steady load, is not gone back to at that load for as long as a failed change is blocked.
 """
 
