@@ -2,8 +2,9 @@
 
 The curve of one count is inferred from others where they were seen last: two MiniLM instances on
 two cores look so slow that one seems to carry as much. So said a journal at 353 req/s: a second
-instance was taken away as one would carry 377/s, and added again after 1 s of late requests. So a count that was gone down to, and had to be left again
-under a steady load, is not gone back to at that load for as long as a failed change is blocked.
+instance was taken away as one would carry 377/s, and added again after 1 s of late requests. So a
+count that was gone down to, and had to be left again under a steady load, is not gone back to at
+that load for as long as a failed change is blocked.
 """
 
 from __future__ import annotations
