@@ -135,7 +135,7 @@ def _known(
         threads=seen.threads,
         threads_ours=seen.threads_ours,
         can_rebatch=seen.can_rebatch and applied.max_batch_size > 0,
-        least_batch_size=seen.least_batch_size,
+        least_batch_size=seen.least_batch_limit,
     )
 
 
@@ -204,7 +204,8 @@ def _propose(
         return Reason.AT_LIMIT, applied, plan
     if want.needed < applied.instances:
         quiet = at_s - (state.started_s or at_s) >= want.patience_s
-        room = want.capacities.get(want.hold, 0.0) >= policy.hysteresis * want.need_rps
+        to_carry_rps = policy.hysteresis * max(want.need_rps, demand.stable_rps)
+        room = want.capacities.get(want.hold, 0.0) >= to_carry_rps
         if quiet and want.hold < applied.instances and room and not want.panic:
             return Reason.SCALE_DOWN, replace(applied, instances=want.hold), plan
         return Reason.HOLD_QUIET_TIME, applied, plan

@@ -106,6 +106,19 @@ class Evidence:
             self._summary.append(_summed_up(self.sizes))
         return self._summary[0]
 
+    def compared(self, batches: Mapping[int, BatchStat]) -> tuple[float, float]:
+        """Seconds that these batches took, and that as many of their sizes took until now.
+
+        Of the sizes that enough batches are known of.
+        """
+        busy_s = usual_s = 0.0
+        for size, stat in batches.items():
+            known = self.sizes.get(size)
+            if known is not None and known.known >= KEPT_BATCHES:
+                busy_s += stat.busy_s
+                usual_s += stat.count * known.mean_s
+        return busy_s, usual_s
+
     def active_beside(self, instances: int) -> float:
         """How many other instances were busy while one was, of ``instances``; at most all."""
         if self.span_s <= 0:

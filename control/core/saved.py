@@ -14,6 +14,7 @@ from control.core.cache_use import Trials
 from control.core.curves import ServiceTime
 from control.core.evidence import Evidence, Tally, usable
 from control.core.service_time import Learnt
+from control.core.slow_seconds import SlowSeconds
 from control.core.versions import Versions
 
 SCHEMA = 1
@@ -25,6 +26,7 @@ def to_plain(learnt: Learnt) -> dict[str, Any]:
         "schema": SCHEMA,
         "clock_s": learnt.clock_s,
         "sibling": asdict(learnt.sibling) if learnt.sibling else None,
+        "slow": asdict(learnt.slow),
         "seen": [
             {
                 "instances": instances,
@@ -57,6 +59,7 @@ def from_plain(data: Any, *, away_s: float = 0.0) -> Learnt:
             },
             clock_s=_number(data["clock_s"]) + _number(away_s),
             sibling=None if sibling is None else _curve(sibling),
+            slow=_slow(data.get("slow")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return Learnt()
@@ -153,6 +156,26 @@ def _curve(item: Mapping[str, Any]) -> ServiceTime:
         cv_fraction=_number(item["cv_fraction"]),
         table=tuple((_whole(size), _number(seconds)) for size, seconds in item["table"]),
     )
+
+
+def _slow(item: Any) -> SlowSeconds:
+    """How much seconds differ; nothing in what an older journal has."""
+    if item is None:
+        return SlowSeconds()
+    level, setting = item["level"], item["setting"]
+    numbers = ("busy_s", "usual_s", "span_s", "deviation", "weight")
+    return SlowSeconds(
+        setting=None if setting is None else (_whole(setting[0]), _whole(setting[1])),
+        level=None if level is None else _above_zero(level),
+        **{name: _number(item[name]) for name in numbers},
+    )
+
+
+def _above_zero(value: Any) -> float:
+    """A finite number above 0."""
+    if (number := _number(value)) > 0.0:
+        return number
+    raise ValueError("not above 0")
 
 
 def _number(value: Any) -> float:

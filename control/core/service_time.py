@@ -19,6 +19,7 @@ from typing import NamedTuple
 from control.core.curves import HALF_FIXED, Point, ServiceTime, curve_through, fit, trust
 from control.core.evidence import Evidence, Summary, usable
 from control.core.interference import Interference, Level, fitted, relative_time, share
+from control.core.slow_seconds import SlowSeconds
 from serving.statistics import ModelStatistics
 
 __all__ = ["NO_LIMIT", "Learnt", "ServiceTime", "Surface", "fit", "relative_time"]
@@ -86,11 +87,13 @@ class Learnt:
         clock_s: seconds of learning so far; ages are counted on it.
         sibling: the curve of a model like this one (another precision of it), used until there is
             evidence, and for its shape where evidence is thin.
+        slow: how much single seconds differ, whatever the setting.
     """
 
     seen: Mapping[tuple[int, int], Evidence] = field(default_factory=dict)
     clock_s: float = 0.0
     sibling: ServiceTime | None = None
+    slow: SlowSeconds = field(default_factory=SlowSeconds)
     _surfaces: dict[tuple[int, int | None], Surface | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -116,7 +119,8 @@ class Learnt:
         key = (instances, threads)
         old = self.seen.get(key) or Evidence()
         new = old.absorb(batches, span_s=span_s, seen_s=clock_s)
-        return replace(self, seen={**self.seen, key: new}, clock_s=clock_s)
+        slow = self.slow.absorb(*old.compared(batches), span_s=span_s, setting=key)
+        return replace(self, seen={**self.seen, key: new}, clock_s=clock_s, slow=slow)
 
     def at(self, instances: int, *, threads: int, cores: int | None) -> ServiceTime | None:
         """ℓ when this many instances of so many threads are all busy.

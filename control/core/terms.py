@@ -40,6 +40,7 @@ def terms_of(
         "slo_s": policy.slo_s,
         "service_alpha_s": service.alpha_s,
         "service_beta_s": service.beta_s,
+        "slow_ratio": state.learnt.slow.slower,
         "load_s": want.load_s,
         "patience_s": want.patience_s,
         "needed_instances": float(want.needed),

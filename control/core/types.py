@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
 
+BATCHED_REQUESTS = 1.05
+"""Items per request, beyond which requests bring batches of their own; the counters of one scrape
+are not of one instant."""
+
 
 class Reason(enum.Enum):
     """Why a decision is what it is. Each has a row in docs/reference/reasons.md and a test."""
@@ -135,6 +139,20 @@ class Observation:
     gpu_fraction: float | None = None
     cap: int | None = None
     frozen: bool = False
+
+    @property
+    def least_batch_limit(self) -> int:
+        """The smallest ``max_batch_size`` with which Triton refuses no request that comes.
+
+        One that brings a batch of its own may be as large as the limit in force: sums do not tell.
+        """
+        counters, applied = self.counters, self.applied
+        if counters is None or applied is None:
+            return self.least_batch_size
+        asked = counters.success - counters.cache_hits
+        if counters.inference_count > BATCHED_REQUESTS * asked:
+            return max(self.least_batch_size, applied.max_batch_size)
+        return self.least_batch_size
 
     @property
     def sampled_s(self) -> float:

@@ -90,7 +90,8 @@ def wanted(
     needed = fewest(capacities, need_rps)
     at_least = fewest(capacities, demand.load_rps)
     if panic:  # more instances never hurt a backlog as long as they add capacity at all
-        needed, at_least = max(needed, applied.instances), max(at_least, applied.instances)
+        needed = max(needed, applied.instances)
+        at_least = max(at_least, needed)  # fewer were not enough: not for the patience, either
     before = (count for at, count in state.wanted if at > at_s - patience_s)
     return Wanted(
         demand=demand,
@@ -173,7 +174,7 @@ def expected(
 ) -> Expected | None:
     """Mean and p99 of the latency at this load; None where it cannot be said.
 
-    Load and curve are rounded to 2 %, so that a table of earlier answers serves.
+    Load and curve are rounded to 4 %, so that a table of earlier answers serves.
     """
     if not 0.0 < rate_rps < math.inf or service.of(1) <= 0:
         return None
@@ -186,7 +187,7 @@ def expected(
     )
 
 
-ROUNDED = 0.02
+ROUNDED = 0.04
 
 
 @functools.lru_cache(maxsize=4096)

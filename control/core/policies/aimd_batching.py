@@ -122,7 +122,7 @@ def _decide(
     wanted = applied
     if _may_change(rule, memory, state, seen, applied) and latency_s > 0:
         size = next_size(applied.largest_batch, rule, latency_s=latency_s, slo_s=policy.slo_s)
-        size = max(seen.least_batch_size, min(size, policy.max_batch_size))
+        size = max(seen.least_batch_limit, min(size, policy.max_batch_size))
         wanted = replace(applied, max_batch_size=size, dynamic_batching=True)
         terms["wanted_batch_size"] = float(size)
     count = applied.instances
