@@ -25,7 +25,7 @@ Z = 2.0
 WITHIN_MARGINS = 0.05
 """What the utilisation limit and the margin of the SLO leave room for already."""
 LEAST, MOST = 0.67, 1.5
-"""Of a second's ratio to the average: beyond it, it was another fault."""
+"""Of a second's ratio: beyond it, it was another fault."""
 NORMAL = math.sqrt(math.pi / 2.0)
 """The standard deviation as a ratio of the mean absolute one, which one odd second moves less."""
 
@@ -73,9 +73,9 @@ class SlowSeconds:
                 deviation=self.deviation,
                 weight=self.weight,
             )
-        ratio = busy_s / usual_s
+        ratio = min(MOST, max(LEAST, busy_s / usual_s))
         level = ratio if self.level is None else self.level
-        apart = abs(min(MOST, max(LEAST, ratio / level)) - 1.0)
+        apart = min(MOST - 1.0, abs(ratio / level - 1.0))
         keep = math.exp(-span_s / KEPT_S)
         return SlowSeconds(
             setting=setting,

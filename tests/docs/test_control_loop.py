@@ -19,6 +19,8 @@ from control.core import (
     planner,
     quality,
     seasonal,
+    slow_seconds,
+    types,
     versions,
     wanted,
 )
@@ -100,6 +102,13 @@ def test_every_reason_is_on_the_page(reason: Reason):
         (PAGE, f"expected to take {versions.GUESS:g} of the time"),
         (PAGE, f"The next trial waits for {cache_use.FIRST_WAIT_S / 3600:g} h"),
         (PAGE, f"did not pay, {cache_use.MOST_WAIT_S / 3600:g} h at most"),
+        (
+            PAGE,
+            f"slow = 1 + max(0, {slow_seconds.Z:g} · σ - {slow_seconds.WITHIN_MARGINS:g})",
+        ),
+        (PAGE, f"average of {slow_seconds.LEVEL_S:g} s"),
+        (PAGE, f"time constant {slow_seconds.KEPT_S:g} s"),
+        (PAGE, f"(more than {types.BATCHED_REQUESTS:g} items each)"),
         (PAGE, f"within {correction.LOW:g} and {correction.HIGH:g}"),
         (PAGE, f"frozen for {POLICY.correct_after_s:g} s"),
         (GUARD, f"Above {POLICY.burn_limit:g} over {POLICY.burn_long_s / 60:g} minutes"),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from control.core.planner import BatchingPlan, Knowledge, fewest, plan_batching
 from control.core.service_time import Learnt, ServiceTime
-from control.core.types import Policy, Settings
+from control.core.types import Observation, Policy, Settings
+from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE, a_policy, settings
 
@@ -54,6 +57,34 @@ def test_plan_sees_no_gain_where_there_is_no_fixed_cost() -> None:
 def test_plan_takes_the_smallest_batch_that_carries_nearly_the_most() -> None:
     """Larger batches than needed only make the first instance greedy."""
     assert _plan(DEFAULT, TRUE, 100.0, a_policy(slo_s=0.02)).settings.max_batch_size < 32
+
+
+def test_plan_leaves_the_last_tenth_to_batches_that_were_seen() -> None:
+    """MiniLM's line through small batches: 32 at once would carry 8 % more than 8."""
+    minilm = ServiceTime(alpha_s=0.00193, beta_s=0.00193)
+    plan = _plan(DEFAULT, minilm, 350.0, a_policy(slo_s=0.5, max_instances=1))
+    assert plan.settings.max_batch_size == 8
+    steeper = replace(minilm, beta_s=0.008)
+    plan = _plan(DEFAULT, steeper, 200.0, a_policy(slo_s=0.5, max_instances=1))
+    assert plan.settings.max_batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("requests", "items", "least"),
+    [
+        pytest.param(1000, 1000, 1, id="of one item each"),
+        pytest.param(1000, 1030, 1, id="counters that are not of one instant"),
+        pytest.param(1000, 1500, 32, id="some of more"),
+        pytest.param(0, 0, 1, id="none yet"),
+    ],
+)
+def test_no_limit_below_what_requests_bring(requests: int, items: int, least: int) -> None:
+    """Triton refuses a request of more items than ``max_batch_size``."""
+    counted = ModelCounters(success=requests + 500.0, cache_hits=500.0, inference_count=items)
+    seen = Observation(at_s=0.0, tick_id="t", counters=counted, statistics=None, applied=DEFAULT)
+    assert seen.least_batch_limit == least
+    assert replace(seen, least_batch_size=64).least_batch_limit == 64
+    assert replace(seen, counters=None).least_batch_limit == 1
 
 
 def test_plan_takes_the_fewest_instances_that_carry_the_load() -> None:

@@ -1,0 +1,146 @@
+"""How much slower the slow seconds of a shared machine are, and what capacity that leaves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import cycle, islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control.core.evidence import KEPT_BATCHES, Evidence
+from control.core.planner import Knowledge
+from control.core.service_time import Learnt, ServiceTime
+from control.core.slow_seconds import LEAST, MOST, NORMAL, WITHIN_MARGINS, SlowSeconds, Z
+from control.core.types import Reason
+from serving.statistics import BatchStat
+from tests.unit.evidence import after, executed
+from tests.unit.story import TRUE, Story, a_policy, settings
+
+ONE = (1, 1)
+
+
+def seconds(
+    *ratios: float,
+    setting: tuple[int, int] = ONE,
+    span_s: float = 1.0,
+    since: SlowSeconds | None = None,
+) -> SlowSeconds:
+    """After looks of ``span_s`` whose work was so many times the usual."""
+    slow = since or SlowSeconds()
+    for ratio in ratios:
+        slow = slow.absorb(ratio * span_s, span_s, span_s=span_s, setting=setting)
+    return slow
+
+
+def test_a_steady_machine_takes_nothing_off() -> None:
+    """Seconds that differ by 1 %, as those of the emulated accelerator do."""
+    assert seconds(*islice(cycle((0.99, 1.01)), 300)).slower == 1.0
+
+
+def test_a_shared_machine_is_slower_by_two_deviations_less_the_margins() -> None:
+    """Every other second is a tenth slower, and a tenth faster: a mean deviation of a tenth."""
+    slower = seconds(*islice(cycle((0.9, 1.1)), 600)).slower
+    assert slower == pytest.approx(1.0 + Z * NORMAL * 0.1 - WITHIN_MARGINS, rel=0.03)
+
+
+def test_the_first_seconds_prove_little() -> None:
+    """What is learnt of a curve in the beginning is rough."""
+    few = seconds(*islice(cycle((0.9, 1.1)), 4)).slower
+    assert few < seconds(*islice(cycle((0.9, 1.1)), 60)).slower
+
+
+def test_one_odd_second_in_a_minute_is_none() -> None:
+    """A collection of garbage, a backup that begins."""
+    steady = seconds(*[1.0] * 120)
+    assert seconds(3.0, *[1.0] * 5, since=steady).slower == 1.0
+
+
+def test_another_load_is_no_slow_second_for_long() -> None:
+    """Instances that work beside each other are slower all the time, not now and then."""
+    steady = seconds(*[1.0] * 120)
+    at_first = seconds(*[1.3] * 15, since=steady).slower
+    assert at_first > 1.0
+    assert seconds(*[1.3] * 300, since=steady).slower == 1.0
+
+
+def test_looks_are_joined_to_seconds() -> None:
+    """Looks of a fifth of a second differ by much more than seconds do."""
+    slices = (0.8, 1.2, 0.8, 1.2, 1.0)
+    assert seconds(*islice(cycle(slices), 600), span_s=0.2).slower == 1.0
+    assert seconds(*islice(cycle(slices), 600), span_s=1.0).slower > 1.1
+
+
+def test_a_change_of_the_settings_begins_another_second() -> None:
+    """Half a second of one and half a second of two instances say nothing together."""
+    before = seconds(*islice(cycle((0.9, 1.1)), 60))
+    half = seconds(5.0, since=before, span_s=0.5)
+    assert half.span_s == 0.5
+    changed = seconds(1.0, since=half, setting=(2, 1), span_s=0.5)
+    assert (changed.busy_s, changed.span_s, changed.level) == (0.5, 0.5, None)
+    assert changed.slower == before.slower
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e4), st.integers(1, 3)),
+        max_size=40,
+    )
+)
+def test_whatever_is_seen_the_ratio_has_limits(
+    looks: list[tuple[float, float, float, int]],
+) -> None:
+    """Never below 1, never above what the largest single deviation gives; always a number."""
+    slow = SlowSeconds()
+    for busy_s, usual_s, span_s, instances in looks:
+        slow = slow.absorb(busy_s, usual_s, span_s=span_s, setting=(instances, 1))
+        assert 1.0 <= slow.slower <= 1.0 + Z * NORMAL * max(MOST - 1.0, 1.0 - LEAST)
+        assert math.isfinite(slow.slower)
+
+
+def test_only_sizes_that_are_known_are_compared() -> None:
+    """A mean of fewer than five batches is itself the odd one."""
+    few, enough = int(KEPT_BATCHES) - 1, int(KEPT_BATCHES)
+    known = Evidence().absorb(
+        {1: BatchStat(count=few, busy_s=1.0), 4: BatchStat(count=enough, busy_s=1.0)},
+        span_s=3.0,
+        seen_s=0.0,
+    )
+    now = {size: BatchStat(count=10, busy_s=3.0) for size in (1, 4, 8)}
+    assert known.compared(now) == (3.0, pytest.approx(10 / enough))
+
+
+def _learnt(*factors: float) -> Learnt:
+    """From 200 seconds at one instance, slower by these factors in turn."""
+    turns = cycle(factors)
+    return after(200, lambda: executed(TRUE, next(turns), b1=20, b4=20, b8=20))
+
+
+def test_capacity_is_that_of_a_slow_second() -> None:
+    """Of one count and of all of them, by the same ratio."""
+    known = Knowledge(learnt=_learnt(0.9, 1.1), policy=a_policy(), threads=1, threads_ours=False)
+    ratio = known.learnt.slow.slower
+    assert ratio > 1.1
+    steady = replace(known, learnt=replace(known.learnt, slow=SlowSeconds()))
+    for count, carried_rps in steady.capacities(settings()).items():
+        assert known.capacities(settings())[count] == pytest.approx(carried_rps / ratio)
+        usual_rps = steady.capacity_rps(settings(), count)
+        assert known.capacity_rps(settings(), count) == pytest.approx(usual_rps / ratio)
+
+
+def test_a_count_that_a_backlog_called_for_is_held_for_the_quiet_time() -> None:
+    """The machine stood still for a second; by the load for sure, one would do all the time."""
+    stands_still = ServiceTime(alpha_s=0.0, beta_s=10.0)
+    story = Story(curves={1: TRUE}, policy=a_policy(quiet_s=40)).passes(60, load_rps=350)
+    story.passes(40, load_rps=540)
+    assert story.changes == []
+    story.curves = {1: stands_still}
+    story.tick(620)
+    assert story.last.terms["load_rps"] < story.last.terms["capacity_1_rps"]
+    story.curves = {1: TRUE}
+    story.passes(38, load_rps=540)
+    assert [change.reason for change in story.changes] == [Reason.SCALE_UP_BACKLOG]
+    story.passes(10, load_rps=540)
+    assert [change.reason for change in story.changes][1:] == [Reason.SCALE_DOWN]
