@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 
+from conch.errors import ConchError
 from control.actuator import Actuator
-from control.observe import settings_of
+from control.observe import Observer, ScrapedCounters, settings_of
 from serving import metrics, model_config
 from serving.model_config import ModelConfig, ReloadKind
 from tests.integration import changeable, scripted
@@ -24,6 +26,7 @@ def served(tmp_path_factory, start_server, connect):
     root = tmp_path_factory.mktemp("repository")
     scripted.publish(root, "plain")
     scripted.publish(root, "member")
+    scripted.publish(root, "bulky")
     scripted.publish_ensemble(root, "pipeline", "member")
     scripted.publish_ensemble(root, "outer", "pipeline", max_batch_size=4)
     return changeable.serve(root, start_server, connect, settled=("plain",))
@@ -106,6 +109,23 @@ def test_counters_survive_a_reload_and_vanish_with_an_unload(served) -> None:
     gone = wait_until(lambda: success() in (None, 0.0))  # the pending gauge may stay behind
     client.load("plain")
     assert gone
+
+
+def test_a_request_of_more_items_than_the_limit_is_refused(served) -> None:
+    """Why control lowers no limit where requests bring batches; its look says that they do."""
+    repository, client, endpoint = served
+    observer = Observer(client, ScrapedCounters(endpoint.metrics_url))
+    six = {"x": np.ones((6, 4), np.float32)}
+    serve_some(client, "bulky")
+    assert observer.look("bulky").least_batch_limit == 1
+    client.infer("bulky", six)
+    assert wait_until(lambda: observer.look("bulky").least_batch_limit == 8)
+    config = repository.read_config("bulky")
+    smaller = replace(model_config.batching(config), max_batch_size=4)
+    repository.write_config("bulky", model_config.with_batching(config, smaller), reason="test")
+    client.load("bulky")
+    with pytest.raises(ConchError, match="must be <= 4"):
+        client.infer("bulky", six)
 
 
 def test_triton_drops_an_ensemble_whose_member_takes_smaller_batches(served) -> None:
