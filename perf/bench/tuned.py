@@ -52,7 +52,7 @@ from serving.runtime.supervisor import TritonServer
 
 ROUGH_S, ROUGH_PRECISION = 4.0, 0.15
 WARM_UP_S = 5.0
-PROBES = 12
+PROBES = 16
 LAGGED = "fell behind"
 
 

@@ -14,8 +14,6 @@ from perf.bench.control.score import Spread
 TARGET = 0.99
 GROWTH = 1.25
 PRECISION = 0.05
-HOPELESS = 0.5
-"""A probe that attained less is not tried again: no hiccup of the machine does that."""
 COLD_S = 60.0
 """What finding the settings may take."""
 LEAST_NOISE = 0.002
@@ -39,16 +37,13 @@ class Tried:
 def bounds(tried: Sequence[Tried]) -> tuple[float | None, float | None]:
     """(greatest rate that was carried, smallest rate above it that was not).
 
-    A rate that missed once is open; it is refused when it missed twice, or hopelessly.
+    A rate that missed once is open, however much: a machine that stood still made one search end
+    at a quarter of the capacity. Twice is a verdict.
     """
     low = max((t.rate_rps for t in tried if t.carried), default=None)
     missed = [t for t in tried if not t.carried and (low is None or t.rate_rps > low)]
-    refused = {
-        t.rate_rps
-        for t in missed
-        if t.attainment < HOPELESS or sum(m.rate_rps == t.rate_rps for m in missed) > 1
-    }
-    return low, min(refused, default=None)
+    rates = [t.rate_rps for t in missed]
+    return low, min((rate for rate in rates if rates.count(rate) > 1), default=None)
 
 
 def next_rate(

@@ -63,18 +63,14 @@ def test_staircase_finds_the_capacity_from_any_start(start_rps: float) -> None:
 def test_a_rate_that_missed_once_is_tried_again() -> None:
     """One hiccup of the machine is no verdict; two are."""
     assert tuned_score.next_rate([tried(100, 0.95)], 100.0) == 100.0
+    assert tuned_score.next_rate([tried(100, 0.0)], 100.0) == 100.0
     assert tuned_score.next_rate([tried(100, 0.95), tried(100, 0.95)], 100.0) == 80.0
     assert tuned_score.next_rate([tried(100, 0.95), tried(100, 0.995)], 100.0) == 125.0
 
 
-def test_a_hopeless_rate_is_not_tried_again() -> None:
-    """Nobody waits for a server that attained next to nothing."""
-    assert tuned_score.next_rate([tried(100, 0.1)], 100.0) == 80.0
-
-
 def test_capacity_is_zero_where_nothing_was_carried() -> None:
     """And the greatest carried rate otherwise, whatever failed below it."""
-    assert tuned_score.capacity_rps([tried(100, 0.1)]) == 0.0
+    assert tuned_score.capacity_rps([tried(100, 0.1), tried(100, 0.1)]) == 0.0
     assert tuned_score.capacity_rps([tried(100, 0.9), tried(100, 0.9), tried(120, 1.0)]) == 120.0
 
 
