@@ -49,6 +49,14 @@ class Tally(NamedTuple):
     pairs: float = 0.0
 
 
+class Compared(NamedTuple):
+    """Seconds that some batches took, that as many of their sizes took before, and their number."""
+
+    busy_s: float
+    usual_s: float
+    batches: float
+
+
 class Summary(NamedTuple):
     """All tallies of a setting.
 
@@ -106,18 +114,19 @@ class Evidence:
             self._summary.append(_summed_up(self.sizes))
         return self._summary[0]
 
-    def compared(self, batches: Mapping[int, BatchStat]) -> tuple[float, float]:
-        """Seconds that these batches took, and that as many of their sizes took until now.
+    def compared(self, batches: Mapping[int, BatchStat]) -> Compared:
+        """What these batches took, and as many of their sizes until now.
 
         Of the sizes that enough batches are known of.
         """
-        busy_s = usual_s = 0.0
+        busy_s = usual_s = count = 0.0
         for size, stat in batches.items():
             known = self.sizes.get(size)
             if known is not None and known.known >= KEPT_BATCHES:
                 busy_s += stat.busy_s
                 usual_s += stat.count * known.mean_s
-        return busy_s, usual_s
+                count += stat.count
+        return Compared(busy_s, usual_s, count)
 
     def active_beside(self, instances: int) -> float:
         """How many other instances were busy while one was, of ``instances``; at most all."""

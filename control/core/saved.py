@@ -163,7 +163,7 @@ def _slow(item: Any) -> SlowSeconds:
     if item is None:
         return SlowSeconds()
     level, setting = item["level"], item["setting"]
-    numbers = ("busy_s", "usual_s", "span_s", "deviation", "weight")
+    numbers = ("busy_s", "usual_s", "batches", "span_s", "deviation", "weight")
     return SlowSeconds(
         setting=None if setting is None else (_whole(setting[0]), _whole(setting[1])),
         level=None if level is None else _above_zero(level),

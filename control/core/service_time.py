@@ -119,7 +119,7 @@ class Learnt:
         key = (instances, threads)
         old = self.seen.get(key) or Evidence()
         new = old.absorb(batches, span_s=span_s, seen_s=clock_s)
-        slow = self.slow.absorb(*old.compared(batches), span_s=span_s, setting=key)
+        slow = self.slow.absorb(old.compared(batches), span_s=span_s, setting=key)
         return replace(self, seen={**self.seen, key: new}, clock_s=clock_s, slow=slow)
 
     def at(self, instances: int, *, threads: int, cores: int | None) -> ServiceTime | None:

@@ -11,10 +11,14 @@ second deviates by 8 to 11 %, of an emulated accelerator by 1 %: docs/explanatio
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from control.core.evidence import Compared
 
 SECOND_S = 0.9
 """Looks of a little less than half a second or a whole one make up a second."""
+LEAST_BATCHES = 20.0
+"""Single batches that scatter by a fifth average out to 4 %; with fewer, a second lasts longer."""
 LEVEL_S = 10.0
 """Of the moving average that a second is compared with: a new load is no slow second for long."""
 KEPT_S = 120.0
@@ -36,7 +40,8 @@ class SlowSeconds:
 
     Attributes:
         setting: (instances, threads) of the second under way.
-        busy_s, usual_s, span_s: of it: work, what the same batches took until then, and length.
+        busy_s, usual_s, batches, span_s: of it: work, what the same batches took until then, their
+            number, and its length.
         level: moving average of the ratio of work to usual work; None before the first second.
         deviation: mean absolute deviation from it, not yet divided by ``weight``.
         weight: 0 to 1, how much was seen of late.
@@ -45,34 +50,26 @@ class SlowSeconds:
     setting: tuple[int, int] | None = None
     busy_s: float = 0.0
     usual_s: float = 0.0
+    batches: float = 0.0
     span_s: float = 0.0
     level: float | None = None
     deviation: float = 0.0
     weight: float = 0.0
 
-    def absorb(
-        self, busy_s: float, usual_s: float, *, span_s: float, setting: tuple[int, int]
-    ) -> SlowSeconds:
-        """The memory after ``span_s`` in which batches took ``busy_s``, and usually ``usual_s``.
+    def absorb(self, compared: Compared, *, span_s: float, setting: tuple[int, int]) -> SlowSeconds:
+        """The memory after ``span_s`` in which these batches were executed.
 
         Without a batch whose usual time is known nothing is learnt.
         """
         if setting != self.setting:
             same = SlowSeconds(setting=setting, deviation=self.deviation, weight=self.weight)
-            return same.absorb(busy_s, usual_s, span_s=span_s, setting=setting)
-        if usual_s <= 0.0 or busy_s <= 0.0:
+            return same.absorb(compared, span_s=span_s, setting=setting)
+        if compared.usual_s <= 0.0 or compared.busy_s <= 0.0:
             return self
-        busy_s, usual_s, span_s = self.busy_s + busy_s, self.usual_s + usual_s, self.span_s + span_s
-        if span_s < SECOND_S:
-            return SlowSeconds(
-                setting=setting,
-                busy_s=busy_s,
-                usual_s=usual_s,
-                span_s=span_s,
-                level=self.level,
-                deviation=self.deviation,
-                weight=self.weight,
-            )
+        busy_s, usual_s = self.busy_s + compared.busy_s, self.usual_s + compared.usual_s
+        batches, span_s = self.batches + compared.batches, self.span_s + span_s
+        if span_s < SECOND_S or batches < LEAST_BATCHES:
+            return replace(self, busy_s=busy_s, usual_s=usual_s, batches=batches, span_s=span_s)
         ratio = min(MOST, max(LEAST, busy_s / usual_s))
         level = ratio if self.level is None else self.level
         apart = min(MOST - 1.0, abs(ratio / level - 1.0))

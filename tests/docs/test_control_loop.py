@@ -107,6 +107,7 @@ def test_every_reason_is_on_the_page(reason: Reason):
             f"slow = 1 + max(0, {slow_seconds.Z:g} · σ - {slow_seconds.WITHIN_MARGINS:g})",
         ),
         (PAGE, f"average of {slow_seconds.LEVEL_S:g} s"),
+        (PAGE, f"(of at least {slow_seconds.LEAST_BATCHES:g} batches)"),
         (PAGE, f"time constant {slow_seconds.KEPT_S:g} s"),
         (PAGE, f"(more than {types.BATCHED_REQUESTS:g} items each)"),
         (PAGE, f"within {correction.LOW:g} and {correction.HIGH:g}"),

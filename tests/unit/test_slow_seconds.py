@@ -6,11 +6,12 @@ import math
 from dataclasses import replace
 from itertools import cycle, islice
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.evidence import KEPT_BATCHES, Evidence
+from control.core.evidence import KEPT_BATCHES, Compared, Evidence
 from control.core.planner import Knowledge
 from control.core.service_time import Learnt, ServiceTime
 from control.core.slow_seconds import LEAST, MOST, NORMAL, WITHIN_MARGINS, SlowSeconds, Z
@@ -26,12 +27,14 @@ def seconds(
     *ratios: float,
     setting: tuple[int, int] = ONE,
     span_s: float = 1.0,
+    each: float = 100.0,
     since: SlowSeconds | None = None,
 ) -> SlowSeconds:
-    """After looks of ``span_s`` whose work was so many times the usual."""
+    """After looks of ``span_s`` whose work was so many times the usual, of ``each`` batches/s."""
     slow = since or SlowSeconds()
     for ratio in ratios:
-        slow = slow.absorb(ratio * span_s, span_s, span_s=span_s, setting=setting)
+        took = Compared(ratio * span_s, span_s, each * span_s)
+        slow = slow.absorb(took, span_s=span_s, setting=setting)
     return slow
 
 
@@ -73,6 +76,13 @@ def test_looks_are_joined_to_seconds() -> None:
     assert seconds(*islice(cycle(slices), 600), span_s=1.0).slower > 1.1
 
 
+def test_few_batches_are_joined_until_they_say_something() -> None:
+    """Two batches a second scatter by a fifth: that is no slow second."""
+    scatter = np.random.default_rng(3).normal(1.0, 0.2 / math.sqrt(2), 600).tolist()
+    assert seconds(*scatter, each=2.0).slower < 1.06
+    assert seconds(*scatter, each=200.0).slower > 1.2
+
+
 def test_a_change_of_the_settings_begins_another_second() -> None:
     """Half a second of one and half a second of two instances say nothing together."""
     before = seconds(*islice(cycle((0.9, 1.1)), 60))
@@ -95,7 +105,8 @@ def test_whatever_is_seen_the_ratio_has_limits(
     """Never below 1, never above what the largest single deviation gives; always a number."""
     slow = SlowSeconds()
     for busy_s, usual_s, span_s, instances in looks:
-        slow = slow.absorb(busy_s, usual_s, span_s=span_s, setting=(instances, 1))
+        took = Compared(busy_s, usual_s, 100.0)
+        slow = slow.absorb(took, span_s=span_s, setting=(instances, 1))
         assert 1.0 <= slow.slower <= 1.0 + Z * NORMAL * max(MOST - 1.0, 1.0 - LEAST)
         assert math.isfinite(slow.slower)
 
@@ -109,7 +120,7 @@ def test_only_sizes_that_are_known_are_compared() -> None:
         seen_s=0.0,
     )
     now = {size: BatchStat(count=10, busy_s=3.0) for size in (1, 4, 8)}
-    assert known.compared(now) == (3.0, pytest.approx(10 / enough))
+    assert known.compared(now) == pytest.approx((3.0, 10 / enough, 10))
 
 
 def _learnt(*factors: float) -> Learnt:
