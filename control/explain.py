@@ -117,7 +117,9 @@ def _formula(decision: Decision) -> list[str]:
     slower = round(terms["correction"], 1) if corrected else 1.0
     slo_ms = terms["slo_s"] * 1e3
     limit = f"{slo_ms:.0f} ms ÷ {slower:g} (κ)" if corrected else f"{slo_ms:.0f} ms"
-    text.append(f"          capacity for p99 ≤ {limit} less the margin:")
+    slow = terms.get("slow_ratio", 1.0)
+    seconds = f", ÷ {slow:.2f} (slow seconds)" if slow > 1.0 else ""
+    text.append(f"          capacity for p99 ≤ {limit} less the margin{seconds}:")
     for count, carried in _capacities(decision):
         verdict = "enough" if carried >= terms["need_rps"] else "too little"
         text.append(f"            {count} × instance: {carried:7.1f} req/s  {verdict}")

@@ -2,9 +2,11 @@
 
 Theory of operation. Old evidence of a batch size is forgotten exponentially while new evidence
 comes, but its mean is kept: a night of single requests must not wipe out what the day has taught
-about large batches. Triton gives sums only, so the scatter of single batches is read from how the
-means of an interval differ from the one before: two means of n and m batches differ by a variance
-of σ²·(1/n + 1/m). Differences do not see a slow drift, which is not scatter.
+about large batches. Triton gives sums only, so the scatter of single batches is read from means:
+two of n and m batches differ by a variance of σ²·(1/n + 1/m). The mean of a size is compared with
+what the other sizes of the interval took, relative to what they usually take: what all batches of
+a slow second share (``slow_seconds``) is no scatter. Without another size it is compared with
+the interval before, which does not see a slow drift.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ KEPT_BATCHES = 5.0
 """The weight below which no evidence falls that once had it."""
 LARGEST_SIZE = 1_000_000
 MOST_BATCHES = 1e12
+MOST_CHANGE = 1e3
 SHORTEST_S, LONGEST_S = 1e-9, 1e6
 """Of a batch; what is outside is a fault of the counters."""
 _LEAST = 1e-9
@@ -34,8 +37,8 @@ class Tally(NamedTuple):
         mean_s: of their times.
         known: batches ever seen, at most KEPT_BATCHES.
         last_s, last_batches: mean and number of the newest interval.
-        change2: decayed sum of squared relative changes of the mean between intervals.
-        inverse: decayed sum of 1/n + 1/m of the same pairs of intervals.
+        change2: decayed sum of squared relative differences of two means.
+        inverse: decayed sum of 1/n + 1/m of the same pairs of means.
         pairs: decayed number of these pairs.
     """
 
@@ -92,6 +95,7 @@ class Evidence:
     def absorb(self, batches: Mapping[int, BatchStat], *, span_s: float, seen_s: float) -> Evidence:
         """The evidence after these batches, all of which must be ``usable``."""
         keep = 0.5 ** (span_s / HALF_LIFE_S)
+        beside = _beside(self.sizes, batches)
         sizes = {
             size: Tally(max(_LEAST, t[0] * keep), *t[1:5], t[5] * keep, t[6] * keep, t[7] * keep)
             for size, t in self.sizes.items()
@@ -99,7 +103,8 @@ class Evidence:
         busy_s = 0.0
         for size, stat in batches.items():
             busy_s += stat.busy_s
-            sizes[size] = _added(sizes.get(size), stat.busy_s / stat.count, float(stat.count))
+            mean_s = stat.busy_s / stat.count
+            sizes[size] = _added(sizes.get(size), mean_s, float(stat.count), beside.get(size))
         return Evidence(
             sizes=sizes,
             busy_s=self.busy_s * keep + busy_s,
@@ -148,20 +153,51 @@ def usable(size: int, batches: float, busy_s: float) -> bool:
     return SHORTEST_S <= busy_s / batches <= LONGEST_S
 
 
-def _added(old: Tally | None, mean_s: float, count: float) -> Tally:
+class _Beside(NamedTuple):
+    """The other sizes of an interval: their time as a ratio of the usual, 1 over their number."""
+
+    ratio: float
+    inverse: float
+
+
+def _beside(sizes: Mapping[int, Tally], batches: Mapping[int, BatchStat]) -> dict[int, _Beside]:
+    """By size, what the others did, where enough batches of them are known."""
+    rows = {
+        size: (float(stat.count), stat.busy_s, sizes[size].mean_s)
+        for size, stat in batches.items()
+        if size in sizes and sizes[size].known >= KEPT_BATCHES
+    }
+    count, busy_s = sum(n for n, _, _ in rows.values()), sum(s for _, s, _ in rows.values())
+    usual_s = sum(n * mean_s for n, _, mean_s in rows.values())
+    squares = sum(n * mean_s * mean_s for n, _, mean_s in rows.values())
+    found = {}
+    for size, (n, s, mean_s) in rows.items():
+        rest_s = usual_s - n * mean_s
+        if count - n >= KEPT_BATCHES and rest_s > 0.0:
+            inverse = max(0.0, squares - n * mean_s * mean_s) / rest_s**2
+            found[size] = _Beside(max(_LEAST, busy_s - s) / rest_s, inverse)
+    return found
+
+
+def _added(old: Tally | None, mean_s: float, count: float, beside: _Beside | None) -> Tally:
     """The tally with one more interval."""
     if old is None:
         return Tally(count, mean_s, min(KEPT_BATCHES, count), mean_s, count)
     total = old.batches + count
     merged_s = old.mean_s + (mean_s - old.mean_s) * count / total
+    if beside is None:
+        change, inverse = (mean_s - old.last_s) / merged_s, 1.0 / count + 1.0 / old.last_batches
+    else:
+        change = mean_s / old.mean_s / beside.ratio - 1.0
+        inverse = 1.0 / count + beside.inverse + 1.0 / max(old.batches, old.known)
     return Tally(
         total,
         merged_s,
         min(KEPT_BATCHES, old.known + count),
         mean_s,
         count,
-        old.change2 + ((mean_s - old.last_s) / merged_s) ** 2,
-        old.inverse + 1.0 / count + 1.0 / old.last_batches,
+        old.change2 + min(change, MOST_CHANGE) ** 2,
+        old.inverse + inverse,
         old.pairs + 1.0,
     )
 

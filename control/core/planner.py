@@ -62,7 +62,7 @@ class Knowledge:
         threads: that one instance works with now.
         threads_ours: whether they may be set.
         can_rebatch: whether the batching may change at all.
-        least_batch_size: the smallest batch limit that the ensembles around the model allow.
+        least_batch_size: the smallest batch limit that ensembles and requests allow.
     """
 
     learnt: Learnt

@@ -14,10 +14,11 @@ from control.core.cache_use import Trials
 from control.core.curves import ServiceTime
 from control.core.evidence import Evidence, Tally, usable
 from control.core.service_time import Learnt
-from control.core.slow_seconds import SlowSeconds
+from control.core.slow_seconds import LEAST, MOST, SlowSeconds
 from control.core.versions import Versions
 
 SCHEMA = 1
+SUMS = ("busy_s", "usual_s", "batches", "span_s", "deviation", "weight")
 
 
 def to_plain(learnt: Learnt) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def from_plain(data: Any, *, away_s: float = 0.0) -> Learnt:
             },
             clock_s=_number(data["clock_s"]) + _number(away_s),
             sibling=None if sibling is None else _curve(sibling),
-            slow=_slow(data.get("slow")),
+            slow=_slow(data.get("slow"), away_s=_number(away_s)),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return Learnt()
@@ -158,24 +159,18 @@ def _curve(item: Mapping[str, Any]) -> ServiceTime:
     )
 
 
-def _slow(item: Any) -> SlowSeconds:
-    """How much seconds differ; nothing in what an older journal has."""
-    if item is None:
+def _slow(item: Any, *, away_s: float) -> SlowSeconds:
+    """How much seconds differ, less sure by the time away; nothing where that cannot be read."""
+    try:
+        level, setting = item["level"], item["setting"]
+        slow = SlowSeconds(
+            setting=None if setting is None else (_whole(setting[0]), _whole(setting[1])),
+            level=None if level is None else min(MOST, max(LEAST, _number(level))),
+            **{name: _number(item[name]) for name in SUMS},
+        )
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         return SlowSeconds()
-    level, setting = item["level"], item["setting"]
-    numbers = ("busy_s", "usual_s", "batches", "span_s", "deviation", "weight")
-    return SlowSeconds(
-        setting=None if setting is None else (_whole(setting[0]), _whole(setting[1])),
-        level=None if level is None else _above_zero(level),
-        **{name: _number(item[name]) for name in numbers},
-    )
-
-
-def _above_zero(value: Any) -> float:
-    """A finite number above 0."""
-    if (number := _number(value)) > 0.0:
-        return number
-    raise ValueError("not above 0")
+    return slow if away_s == 0.0 and slow.possible else slow.aged(away_s)
 
 
 def _number(value: Any) -> float:

@@ -99,10 +99,17 @@ class Learnt:
     )
 
     def absorb(
-        self, executed: ModelStatistics, *, instances: int, threads: int, span_s: float
+        self,
+        executed: ModelStatistics,
+        *,
+        instances: int,
+        threads: int,
+        span_s: float,
+        loading: bool = False,
     ) -> Learnt:
         """The evidence after ``span_s`` more seconds in which these batches were executed.
 
+        While our own change is ``loading`` instances, slow seconds are its doing.
         A number that no batch can have (NaN, 0, years) is no evidence. A time without a batch
         changes nothing.
         """
@@ -119,7 +126,9 @@ class Learnt:
         key = (instances, threads)
         old = self.seen.get(key) or Evidence()
         new = old.absorb(batches, span_s=span_s, seen_s=clock_s)
-        slow = self.slow.absorb(old.compared(batches), span_s=span_s, setting=key)
+        slow = self.slow
+        if not loading:
+            slow = slow.absorb(old.compared(batches), span_s=span_s, setting=key)
         return replace(self, seen={**self.seen, key: new}, clock_s=clock_s, slow=slow)
 
     def at(self, instances: int, *, threads: int, cores: int | None) -> ServiceTime | None:

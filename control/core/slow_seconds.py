@@ -82,6 +82,18 @@ class SlowSeconds:
         )
 
     @property
+    def possible(self) -> bool:
+        """Whether this can have been learnt."""
+        return self.weight <= 1.0 and self.deviation <= (MOST - 1.0) * self.weight
+
+    def aged(self, seconds: float) -> SlowSeconds:
+        """The memory after so long without a look, in which another second begins."""
+        keep = math.exp(-seconds / KEPT_S)
+        weight = min(1.0, self.weight)
+        deviation = min(self.deviation, (MOST - 1.0) * weight)
+        return SlowSeconds(deviation=deviation * keep, weight=weight * keep)
+
+    @property
     def slower(self) -> float:
         """Time of a batch in a slow second as a ratio of its usual time, beyond the margins; ≥ 1.
 

@@ -307,6 +307,7 @@ class ControlState:
             instances=new.instances,
             threads=new.threads,
             span_s=new.end_s - new.start_s,
+            loading=self.in_flight is not None,
         )
 
 

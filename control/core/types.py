@@ -15,8 +15,8 @@ from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
 
 BATCHED_REQUESTS = 1.05
-"""Items per request, beyond which requests bring batches of their own; the counters of one scrape
-are not of one instant."""
+"""Items per request in the counters, beyond which requests bring batches of their own: those of one
+scrape are not of one instant."""
 
 
 class Reason(enum.Enum):
@@ -146,13 +146,17 @@ class Observation:
 
         One that brings a batch of its own may be as large as the limit in force: sums do not tell.
         """
-        counters, applied = self.counters, self.applied
-        if counters is None or applied is None:
+        counters, loaded, applied = self.counters, self.statistics, self.applied
+        if applied is None:
             return self.least_batch_size
-        asked = counters.success - counters.cache_hits
-        if counters.inference_count > BATCHED_REQUESTS * asked:
-            return max(self.least_batch_size, applied.max_batch_size)
-        return self.least_batch_size
+        # Since the last load, of one instant; and since the server started.
+        now = loaded is not None and loaded.inference_count > (
+            loaded.success_count - loaded.cache_hits
+        )
+        ever = counters is not None and counters.inference_count > BATCHED_REQUESTS * (
+            counters.success - counters.cache_hits
+        )
+        return max(self.least_batch_size, applied.max_batch_size if now or ever else 1)
 
     @property
     def sampled_s(self) -> float:

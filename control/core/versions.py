@@ -87,15 +87,16 @@ def learnt_of(
 ) -> Learnt:
     """Service times of the version ``wanted`` while ``now`` is in force with ``learnt``.
 
-    Those of a version never seen are the present curve, by ``GUESS`` for each step down.
+    Those of a version never seen are the present curve, by ``GUESS`` for each step down. The slow
+    seconds are the machine's: those of now.
     """
     if wanted is None or now == wanted or now not in policy.versions:
         return learnt
     if wanted in memory.others:
-        return memory.others[wanted]
+        return replace(memory.others[wanted], slow=learnt.slow)
     surface = learnt.surface(threads=threads, cores=policy.cores)
     curve = surface.curve.scaled(surface.threads_factor) if surface else learnt.sibling
     if curve is None or wanted not in policy.versions:
-        return Learnt()
+        return Learnt(slow=learnt.slow)
     steps = policy.versions.index(wanted) - policy.versions.index(now)
-    return Learnt(sibling=curve.scaled(GUESS**steps))
+    return Learnt(sibling=curve.scaled(GUESS**steps), slow=learnt.slow)

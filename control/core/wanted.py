@@ -35,7 +35,7 @@ class Wanted:
         held_rps: of that, for bursts that came before, or the headroom that the policy asks for.
         capacities: Λ by instance count, of those that were too few at most what was seen.
         needed: the fewest instances that carry the need.
-        at_least: of these, what the load alone needs for sure; the patience looks at it.
+        at_least: of these, what the load needs for sure, or a panic; the patience looks at it.
         hold: the most that were needed over the patience.
         load_s: how long an instance takes to load.
         patience_s: how long a smaller count must have been enough.

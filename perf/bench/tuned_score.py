@@ -14,6 +14,8 @@ from perf.bench.control.score import Spread
 TARGET = 0.99
 GROWTH = 1.25
 PRECISION = 0.05
+HALF = 0.5
+"""Where less was in time, the capacity is not a step away."""
 COLD_S = 60.0
 """What finding the settings may take."""
 LEAST_NOISE = 0.002
@@ -62,7 +64,7 @@ def next_rate(
     if not last.carried and high != last.rate_rps and (low is None or last.rate_rps > low):
         return last.rate_rps  # once more
     if low is None:
-        return (high or last.rate_rps) / GROWTH
+        return (high or last.rate_rps) / (GROWTH if last.attainment >= HALF else 2.0)
     if high is None:
         return low * GROWTH
     return None if high <= low * (1.0 + precision) else (low * high) ** 0.5

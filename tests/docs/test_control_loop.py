@@ -109,7 +109,7 @@ def test_every_reason_is_on_the_page(reason: Reason):
         (PAGE, f"average of {slow_seconds.LEVEL_S:g} s"),
         (PAGE, f"(of at least {slow_seconds.LEAST_BATCHES:g} batches)"),
         (PAGE, f"time constant {slow_seconds.KEPT_S:g} s"),
-        (PAGE, f"(more than {types.BATCHED_REQUESTS:g} items each)"),
+        (PAGE, f"by more than {types.BATCHED_REQUESTS:g} items a request"),
         (PAGE, f"within {correction.LOW:g} and {correction.HIGH:g}"),
         (PAGE, f"frozen for {POLICY.correct_after_s:g} s"),
         (GUARD, f"Above {POLICY.burn_limit:g} over {POLICY.burn_long_s / 60:g} minutes"),

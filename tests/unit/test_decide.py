@@ -282,6 +282,28 @@ def test_decide_rebatches_a_model_without_dynamic_batching() -> None:
     assert story.applied.largest_batch > 1
 
 
+@pytest.mark.parametrize(("items", "keeps"), [(0, False), (5000, True)])
+def test_decide_sets_no_limit_below_what_requests_bring(items: int, keeps: bool) -> None:
+    """Within 20 ms the best batch is smaller; some requests before today brought up to 32 items."""
+    policy = a_policy(rebatch=True, rebatch_after_s=10.0, max_instances=1, slo_s=0.02)
+    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False))
+    story.counters = ModelCounters(success=1000, inference_count=items)
+    story.passes(15, load_rps=100)
+    assert story.changes[0].reason is Reason.REBATCH
+    assert (story.applied.max_batch_size == 32) is keeps
+
+
+def test_decide_leaves_no_count_for_one_that_just_carries_the_bound() -> None:
+    """5 % to spare are of the load as it is, not of the least that it may be."""
+    story = Story().passes(30, load_rps=400).passes(3, load_rps=760)
+    for _ in range(60):
+        story.passes(1, load_rps=510).passes(1, load_rps=610)
+    terms = story.last.terms
+    assert terms["hold_instances"] == 1
+    assert 1.05 * terms["need_rps"] < terms["capacity_1_rps"] < 1.05 * terms["stable_rps"]
+    assert story.applied.instances == 2
+
+
 def test_decide_leaves_good_batching_alone() -> None:
     """A reload is dear: no gain, no reload."""
     policy = a_policy(rebatch=True, rebatch_after_s=10.0)

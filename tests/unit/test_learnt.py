@@ -24,6 +24,28 @@ def test_learnt_knows_how_much_batches_scatter(cv: float) -> None:
     assert curve.cv_fraction == pytest.approx(cv, rel=0.15)
 
 
+@pytest.mark.parametrize("tick_s", [0.2, 1.0])
+def test_what_all_batches_of_a_second_share_is_no_scatter(tick_s: float) -> None:
+    """Seconds differ by a tenth, single batches by 5 %; five sizes side by side tell them apart."""
+    rng = np.random.default_rng(2)
+    learnt = Learnt()
+    for _ in range(200):
+        whole = 1.0 + 0.1 * rng.standard_normal()
+        stats = {
+            size: BatchStat(
+                count=(count := 1 + int(rng.poisson(13 * tick_s))),
+                busy_s=whole * TRUE.of(size) * float(np.sum(rng.normal(1.0, 0.05, count))),
+            )
+            for size in (1, 2, 3, 4, 8)
+        }
+        learnt = learnt.absorb(
+            ModelStatistics(batches=stats), instances=1, threads=1, span_s=tick_s
+        )
+    curve = learnt.at(1, threads=1, cores=None)
+    assert curve is not None
+    assert curve.cv_fraction == pytest.approx(0.05, rel=0.15)
+
+
 def test_learnt_takes_a_drift_for_no_scatter() -> None:
     """A model that becomes 1% slower each second has no scatter to speak of."""
     learnt = Learnt()

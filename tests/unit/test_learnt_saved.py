@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,12 @@ from hypothesis import strategies as st
 
 from control.core.saved import from_plain, to_plain
 from control.core.service_time import Learnt
+from control.core.slow_seconds import (
+    MOST,
+    NORMAL,
+    SlowSeconds,
+    Z,
+)
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.evidence import SLOW, seen_at
 
@@ -68,10 +75,6 @@ def _setting_with(**changes: object) -> dict[str, object]:
         _plain_with(seen="x"),
         _plain_with(clock_s=float("nan")),
         _plain_with(sibling={"alpha_s": 1}),
-        _plain_with(slow={}),
-        _plain_with(slow={**to_plain(Learnt())["slow"], "level": 0.0}),
-        _plain_with(slow={**to_plain(Learnt())["slow"], "weight": float("nan")}),
-        _plain_with(slow={**to_plain(Learnt())["slow"], "setting": [0, 1]}),
         _setting_with(instances=0),
         _setting_with(threads="1"),
         _setting_with(busy_s=-1.0),
@@ -95,3 +98,33 @@ def test_saved_evidence_is_older_after_a_time_away() -> None:
     assert day.clock_s == seen_at(1.0).clock_s + 86400.0
     assert day.at(1, threads=1, cores=None) == seen_at(1.0).at(1, threads=1, cores=None)
     assert from_plain(plain, away_s=math.nan) == Learnt()
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        None,
+        {},
+        {**to_plain(Learnt())["slow"], "deviation": "much"},
+        {**to_plain(Learnt())["slow"], "weight": float("nan")},
+        {**to_plain(Learnt())["slow"], "setting": [1]},
+    ],
+)
+def test_slow_seconds_that_cannot_be_read_cost_no_service_times(slow: object) -> None:
+    """They are learnt again in a minute; the curves of every count are not."""
+    kept = from_plain(_plain_with(slow=slow))
+    assert kept.seen == seen_at(1.0).seen
+    assert kept.slow == SlowSeconds()
+
+
+def test_slow_seconds_are_less_sure_after_a_time_away() -> None:
+    """Another tenant, another night; and a damaged number has a limit."""
+    slow = SlowSeconds(deviation=0.1, weight=1.0, span_s=0.5, level=1.2)
+    uneven = replace(seen_at(1.0), slow=slow)
+    at_once, later = (from_plain(to_plain(uneven), away_s=away_s).slow for away_s in (0.0, 600.0))
+    assert at_once == slow
+    assert later.slower < 1.0 + 0.1 * (at_once.slower - 1.0)
+    assert (later.span_s, later.level) == (0.0, None)
+    impossible = replace(uneven, slow=SlowSeconds(deviation=1e9, weight=1e9))
+    damaged = from_plain(to_plain(impossible))
+    assert damaged.slow.slower <= 1.0 + Z * NORMAL * (MOST - 1.0)

@@ -87,6 +87,16 @@ def test_no_limit_below_what_requests_bring(requests: int, items: int, least: in
     assert replace(seen, counters=None).least_batch_limit == 1
 
 
+def test_one_request_of_more_items_since_the_load_is_enough() -> None:
+    """The statistics are of one instant: nothing is rounded off. What the cache answers is none."""
+    loaded = ModelStatistics(inference_count=1000, success_count=1500, cache_hits=500)
+    many = ModelCounters(success=1e7, inference_count=1e7)
+    seen = Observation(at_s=0.0, tick_id="t", counters=many, statistics=loaded, applied=DEFAULT)
+    assert seen.least_batch_limit == 1
+    loaded = replace(loaded, inference_count=1001)
+    assert replace(seen, statistics=loaded).least_batch_limit == 32
+
+
 def test_plan_takes_the_fewest_instances_that_carry_the_load() -> None:
     """Three are applied; with batching one is enough for 100/s."""
     assert _plan(settings(3, dynamic=False), TRUE, 100.0, a_policy()).settings.instances == 1

@@ -11,6 +11,7 @@ from control.core.policies.hpa_queue_compute import HpaQueueCompute
 from control.core.policies.knative_kpa import KnativeKpa
 from control.core.policies.ray_serve import RayServe
 from control.core.types import Decision, Reason
+from serving.statistics import ModelStatistics
 from tests.unit.rule_story import RuleStory
 from tests.unit.story import a_policy, settings
 
@@ -204,6 +205,9 @@ def test_aimd_leaves_what_must_not_be_batched() -> None:
     assert not any(d.changes for d in story.decisions)
     story = RuleStory(rule=AimdBatching(), applied=settings(batch=8))
     story.sees(60, request_s=0.2, least_batch_size=8)
+    assert not any(d.changes for d in story.decisions)
+    story = RuleStory(rule=AimdBatching(), applied=settings(batch=8))
+    story.sees(60, request_s=0.2, statistics=ModelStatistics(inference_count=8, success_count=1))
     assert not any(d.changes for d in story.decisions)
 
 

@@ -16,9 +16,10 @@ from control.core.planner import Knowledge
 from control.core.service_time import Learnt, ServiceTime
 from control.core.slow_seconds import LEAST, MOST, NORMAL, WITHIN_MARGINS, SlowSeconds, Z
 from control.core.types import Reason
+from control.core.versions import Versions, learnt_of
 from serving.statistics import BatchStat
 from tests.unit.evidence import after, executed
-from tests.unit.story import TRUE, Story, a_policy, settings
+from tests.unit.story import TRUE, Story, a_policy, in_flight, settings
 
 ONE = (1, 1)
 
@@ -121,6 +122,30 @@ def test_only_sizes_that_are_known_are_compared() -> None:
     )
     now = {size: BatchStat(count=10, busy_s=3.0) for size in (1, 4, 8)}
     assert known.compared(now) == pytest.approx((3.0, 10 / enough, 10))
+
+
+def test_seconds_of_our_own_loading_do_not_count() -> None:
+    """Instances that load beside the others make them slow, by our own doing."""
+    learnt = _learnt(1.0)
+    for _ in range(10):
+        statistics = executed(TRUE, 1.5, b1=20, b4=20, b8=20)
+        learnt = learnt.absorb(statistics, instances=1, threads=1, span_s=1, loading=True)
+    assert learnt.slow == _learnt(1.0).slow
+    story = Story().passes(30, load_rps=300)
+    flying = replace(story.state, in_flight=in_flight(settings(2)))
+    story.state = flying
+    story.tick(300)
+    assert story.state.learnt.seen != flying.learnt.seen
+    assert story.state.learnt.slow == flying.learnt.slow
+
+
+def test_another_version_has_the_slow_seconds_of_now() -> None:
+    """They are the machine's: one that was last seen on a quiet night would seem to carry more."""
+    uneven, quiet = _learnt(0.9, 1.1), _learnt(1.0)
+    policy = a_policy(versions=(1, 2, 3))
+    for memory in (Versions(), Versions(others={2: quiet})):
+        other = learnt_of(memory, uneven, 1, 2, policy, threads=1)
+        assert other.slow.slower == uneven.slow.slower > 1.1
 
 
 def _learnt(*factors: float) -> Learnt:
