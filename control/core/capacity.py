@@ -77,16 +77,13 @@ def capacities_rps(
     limit_s = policy.slo_s * (1.0 - policy.margin_fraction) - transport_s
     if limit_s <= 0.0 or alone.of(largest_batch) <= 0.0:
         return dict.fromkeys(slower, 0.0)
-    each = 1.0 / limit_s
+    steps = alone.steps(ROUNDING, (factor / limit_s for factor in slower.values()))
     delay = round(max_queue_delay_s / limit_s, _DIGITS) if largest_batch > 1 else 0.0
     overhead = round(overhead_s / limit_s, _DIGITS)
     most = policy.utilisation_limit
     return {
-        count: _normalised(
-            alone.steps(ROUNDING, factor, each), count, largest_batch, delay, overhead, most
-        )
-        / limit_s
-        for count, factor in slower.items()
+        count: _normalised(step, count, largest_batch, delay, overhead, most) / limit_s
+        for count, step in zip(slower, steps, strict=True)
     }
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -85,29 +85,35 @@ class ServiceTime:
             >>> ServiceTime(alpha_s=0.001, beta_s=0).rounded().beta_s
             0.0
         """
-        return ServiceTime.of_steps(self.steps(step_fraction), step_fraction)
+        return ServiceTime.of_steps(self.steps(step_fraction, (1.0,))[0], step_fraction)
 
-    def steps(self, step_fraction: float, *factors: float) -> Steps:
-        """The curve times all ``factors`` as whole steps: ``rounded`` before it is a curve again.
+    def steps(self, step_fraction: float, factors: Iterable[float]) -> list[Steps]:
+        """The curve times each factor as whole steps: ``rounded`` before it is a curve again.
 
-        Cheap to make and to look up. A time of 0 is None.
+        Cheap to make, as the logarithms are taken once, and to look up. A time of 0 is None.
         """
-        alpha_s, beta_s, table = self.alpha_s, self.beta_s, self.table
-        for factor in factors:
-            alpha_s *= factor
-            beta_s *= factor
-            if table:
-                table = tuple((size, seconds * factor) for size, seconds in table)
-        return (
-            round(math.log(alpha_s) / step_fraction) if alpha_s > 0 else None,
-            round(math.log(beta_s) / step_fraction) if beta_s > 0 else None,
-            round(self.cv_fraction / step_fraction),
-            tuple(
-                (size, round(math.log(s) / step_fraction) if s > 0 else None) for size, s in table
-            )
-            if table
-            else (),
+        alpha, beta, *table = (
+            math.log(seconds) / step_fraction if seconds > 0 else None
+            for seconds in (self.alpha_s, self.beta_s, *(s for _, s in self.table))
         )
+        scatter = round(self.cv_fraction / step_fraction)
+        found = []
+        for factor in factors:
+            up = math.log(factor) / step_fraction
+            found.append(
+                (
+                    None if alpha is None else round(alpha + up),
+                    None if beta is None else round(beta + up),
+                    scatter,
+                    tuple(
+                        (size, None if step is None else round(step + up))
+                        for (size, _), step in zip(self.table, table, strict=True)
+                    )
+                    if table
+                    else (),
+                )
+            )
+        return found
 
     @classmethod
     def of_steps(cls, steps: Steps, step_fraction: float) -> ServiceTime:

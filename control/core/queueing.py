@@ -45,8 +45,11 @@ class Simulated:
 
     @property
     def p99_s(self) -> float:
-        """The 99th percentile of the latency."""
-        return float(np.quantile(self.latency_s, 1.0 - TAIL_FRACTION))
+        """The 99th percentile of the latency, as ``np.quantile`` has it, but a third sooner."""
+        rank = (1.0 - TAIL_FRACTION) * (self.latency_s.size - 1)
+        below, above = math.floor(rank), math.ceil(rank)
+        parted = np.partition(self.latency_s, (below, above))
+        return float(parted[below] + (rank - below) * (parted[above] - parted[below]))
 
 
 def simulate(
