@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import signal
 import threading
 import time
@@ -16,7 +15,7 @@ from cli.control_freeze import pause, resume, until
 from cli.control_replay import replay_
 from cli.control_rules import rules
 from cli.options import json_option, server_options
-from cli.output import print_table
+from cli.output import echo, print_table, to_json
 from cli.repository_option import open_repository
 from cli.repository_option import repository_option as known_repository_option
 from conch.errors import ConfigError
@@ -91,7 +90,7 @@ def run(
     mode = Mode.ADVISORY if advisory else Mode.ACTIVE
     with session.session(endpoint, repo, typed, mode=mode, wait=wait, stop=stop) as loop:
         names = ", ".join(loop.policies)
-        click.echo(f"Controlling {names} ({mode.value}), a look every {typed.tick:g} s.", err=True)
+        echo(f"Controlling {names} ({mode.value}), a look every {typed.tick:g} s.", err=True)
         # What is imported and set up by now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -101,8 +100,8 @@ def run(
             duration_s=duration,
             on_tick=lambda tick: _tell(tick, jsonl=jsonl),
         )
-    click.echo(f"Journal: {session.journal_path(repo)}", err=True)
-    click.echo("Next: conch control status", err=True)
+    echo(f"Journal: {session.journal_path(repo)}", err=True)
+    echo("Next: conch control status", err=True)
 
 
 @control.command()
@@ -137,12 +136,12 @@ def once(
     ) as loop:
         rows = [_outcome(loop, tick, dry_run=dry_run) for tick in ticks]
     if as_json:
-        click.echo(json.dumps({"schema": 1, "dry_run": dry_run, "models": rows}, indent=2))
+        echo(to_json({"schema": 1, "dry_run": dry_run, "models": rows}))
         return
     for tick, row in zip(ticks, rows, strict=True):
         _print_outcome(tick, row)
     if dry_run:
-        click.echo("Nothing was changed.")
+        echo("Nothing was changed.")
 
 
 control.add_command(pause)
@@ -196,13 +195,13 @@ def explain_(
             "decision": codec.plain(newest.decision),
             "last_change": codec.plain(changed.decision) if changed else None,
         }
-        click.echo(json.dumps(data, indent=2))
+        echo(to_json(data))
         return
     now_s = time.time()
-    click.echo("\n".join(explain.lines(model, newest.decision, now_s=now_s)))
+    echo("\n".join(explain.lines(model, newest.decision, now_s=now_s)))
     if changed and changed.id != newest.id:
-        click.echo("\nThe last change:\n")
-        click.echo("\n".join(explain.lines(model, changed.decision, now_s=now_s)))
+        echo("\nThe last change:\n")
+        echo("\n".join(explain.lines(model, changed.decision, now_s=now_s)))
 
 
 @control.command()
@@ -241,7 +240,7 @@ def status(repository: Path | None, as_json: bool) -> None:
         for entry in latest
     ]
     if as_json:
-        click.echo(json.dumps({"schema": 1, "models": rows}, indent=2))
+        echo(to_json({"schema": 1, "models": rows}))
         return
     columns = ("model", "mode", "rule", "age s", "load req/s", "applied", "desired", "reason")
     table = Table(*columns, "actions", "in flight")
@@ -259,7 +258,7 @@ def status(repository: Path | None, as_json: bool) -> None:
             str(row["unfinished_actions"]),
         )
     print_table(table)
-    click.echo("Next: conch control explain MODEL", err=True)
+    echo("Next: conch control explain MODEL", err=True)
 
 
 def _frozen(frozen: freeze.Freezes, model: str, now_s: float) -> str | None:
@@ -277,7 +276,7 @@ def _policy(path: Path | None, slo_s: float | None) -> PolicyFile:
     if path is not None:
         return policy_file.load(path)
     defaults = ModelPolicy() if slo_s is None else ModelPolicy(slo=slo_s)
-    click.echo(
+    echo(
         f"No POLICY given: every loaded model, p99 ≤ {defaults.slo * 1e3:g} ms, "
         "at most one instance a core.",
         err=True,
@@ -289,7 +288,7 @@ def _watched(loop: ControlLoop, typed: PolicyFile, watch_s: float | None) -> lis
     """The last tick of each model after watching for a while."""
     window_s = max(policy.stable_window_s for policy in loop.policies.values())
     seconds = watch_s or 1.5 * window_s
-    click.echo(f"Watching for {seconds:.0f} s ...", err=True)
+    echo(f"Watching for {seconds:.0f} s ...", err=True)
     last: dict[str, Tick] = {}
     loop.run(
         tick_s=typed.tick,
@@ -317,19 +316,19 @@ def _outcome(loop: ControlLoop, tick: Tick, *, dry_run: bool) -> dict[str, objec
 def _print_outcome(tick: Tick, row: dict[str, object]) -> None:
     """One model's outcome for people."""
     decision = tick.decision
-    click.echo(f"{tick.model}: {decision.reason.value}  [{decision.reason.name}]")
+    echo(f"{tick.model}: {decision.reason.value}  [{decision.reason.name}]")
     for clamp in decision.clamps:
-        click.echo(f"guard: {clamp.value}  [{clamp.name}]")
+        echo(f"guard: {clamp.value}  [{clamp.name}]")
     if not row["diff"]:
-        click.echo(f"config stays: {explain.describe(decision.applied)}\n")
+        echo(f"config stays: {explain.describe(decision.applied)}\n")
         return
-    click.echo(str(row["diff"]).rstrip())
-    click.echo(f"reload kind: {row['reload_kind']}")
-    click.echo(f"expected effect: {_effect(tick)}")
+    echo(str(row["diff"]).rstrip())
+    echo(f"reload kind: {row['reload_kind']}")
+    echo(f"expected effect: {_effect(tick)}")
     action = row.get("action")
     if isinstance(action, dict):
-        click.echo(f"{action['outcome']} in {action['seconds']:.2f} s {action['error']}".rstrip())
-    click.echo("")
+        echo(f"{action['outcome']} in {action['seconds']:.2f} s {action['error']}".rstrip())
+    echo("")
 
 
 def _effect(tick: Tick) -> str:
@@ -355,12 +354,12 @@ def _tell(tick: Tick, *, jsonl: bool) -> None:
             "decision": codec.plain(tick.decision),
             "ended": _ended(tick.ended) if tick.ended else None,
         }
-        click.echo(json.dumps(data))
+        echo(to_json(data, indent=None))
         return
     action = tick.ended.action if tick.ended else None
     if tick.ended is None or action is None or action.outcome is Outcome.UNCHANGED:
         return
-    click.echo(_action_line(tick.model, tick.ended.decision, action))
+    echo(_action_line(tick.model, tick.ended.decision, action))
 
 
 def _ended(ending: Ending) -> dict[str, object]:

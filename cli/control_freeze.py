@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from cli.output import echo
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ConfigError
 from conch.units import DURATION
@@ -34,8 +35,8 @@ def pause(model: str | None, for_s: float | None, repository: Path | None) -> No
         opened.config_path(model)
     until_s = freeze.pause(opened, model, for_s=for_s, now_s=time.time())
     what = model or "every model"
-    click.echo(f"Frozen: {what}, {until(until_s)}.")
-    click.echo(f"Next: conch control resume{f' {model}' if model else ''}", err=True)
+    echo(f"Frozen: {what}, {until(until_s)}.")
+    echo(f"Next: conch control resume{f' {model}' if model else ''}", err=True)
 
 
 @click.command()
@@ -58,8 +59,8 @@ def resume(model: str | None, repository: Path | None) -> None:
             hint="End that with `conch control resume`.",
         )
     what = model or "every model"
-    click.echo(f"Resumed: {what}." if ended else f"Not frozen: {what}.")
-    click.echo("Next: conch control status", err=True)
+    echo(f"Resumed: {what}." if ended else f"Not frozen: {what}.")
+    echo("Next: conch control status", err=True)
 
 
 def until(until_s: float) -> str:

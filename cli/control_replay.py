@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 
 from cli.options import json_option
-from cli.output import print_json, print_table
+from cli.output import echo, print_json, print_table
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ConchError, ConfigError
 from control import codec, explain, policy_file, replay, session
@@ -189,9 +189,9 @@ def _print(rows: list[dict[str, Any]], skipped: list[str], *, exact: bool) -> No
     print_table(table)
     forgotten = sum(row["replayed"].forgotten for row in rows)
     if forgotten:
-        click.echo(f"{forgotten} looks have no known beginning: it was pruned.", err=True)
+        echo(f"{forgotten} looks have no known beginning: it was pruned.", err=True)
     for line in skipped:
-        click.echo(f"Skipped: {line}", err=True)
+        echo(f"Skipped: {line}", err=True)
     if not exact:
         _print_differences(rows)
 
@@ -217,12 +217,12 @@ def _print_differences(rows: list[dict[str, Any]]) -> None:
                     f"{explain.describe(now.desired)} [{now.reason.name}]",
                 )
     if not total:
-        click.echo("It would have wanted the same settings at every look.")
+        echo("It would have wanted the same settings at every look.")
         return
     print_table(table)
     if total > shown:
-        click.echo(f"... and {total - shown} more; --json has them.", err=True)
-    click.echo(
+        echo(f"... and {total - shown} more; --json has them.", err=True)
+    echo(
         "The observations are those under the original decisions: what it would have done to the "
         "load's latency is not in them.",
         err=True,

@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 
 from cli.options import json_option
-from cli.output import print_json, print_table
+from cli.output import echo, print_json, print_table
 from control.core.policies import GRIDS, RULES, SOURCES, rule_named
 
 
@@ -41,7 +41,7 @@ def rules(rule: str | None, as_json: bool) -> None:
         options = " ".join(f"{name}={value}" for name, value in row["options"].items())
         table.add_row(row["name"], row["summary"], options or "-", row["source"])
     print_table(table)
-    click.echo("Next: conch control rules RULE", err=True)
+    echo("Next: conch control rules RULE", err=True)
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -66,13 +66,13 @@ def _plain(default: Any) -> float | int | None:
 
 def _print_one(row: dict[str, Any]) -> None:
     """All about one rule for people."""
-    click.echo(f"{row['name']}: {row['summary']}\n\n{row['text']}\n")
+    echo(f"{row['name']}: {row['summary']}\n\n{row['text']}\n")
     if row["options"]:
-        click.echo(f"Options:\n{row['option_text'].rstrip()}\n")
-        click.echo("Defaults:")
+        echo(f"Options:\n{row['option_text'].rstrip()}\n")
+        echo("Defaults:")
         for name, value in row["options"].items():
             tried = row["tuning"].get(name)
             values = f"   (worth trying: {', '.join(f'{v:g}' for v in tried)})" if tried else ""
-            click.echo(f"    {name}: {'-' if value is None else value}{values}")
-        click.echo("")
-    click.echo(f"Source: {row['source']}")
+            echo(f"    {name}: {'-' if value is None else value}{values}")
+        echo("")
+    echo(f"Source: {row['source']}")

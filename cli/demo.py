@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cli.options import json_option
-from cli.output import print_table
+from cli.output import echo, print_table, to_json
 from conch.errors import ThresholdMissed
+from conch.tables import literal_console
+from conch.terminal import clean
 
 if TYPE_CHECKING:
     from perf.replay import Progress
@@ -24,18 +25,19 @@ class ConsoleTeller:
     """Progress on stderr: steps as lines, a replay as one line that is rewritten on a terminal."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = literal_console(stderr=True)
         self._start_s = time.monotonic()
         self._told_s = 0.0
 
     def step(self, number: int, text: str) -> None:
         """A step begins."""
         took_s = time.monotonic() - self._start_s
-        self._console.print(f"[bold]\\[{number}/6][/bold] {text}  [dim]({took_s:.0f} s)[/dim]")
+        line = ((f"[{number}/6]", "bold"), f" {clean(text)}  ", (f"({took_s:.0f} s)", "dim"))
+        self._console.print(Text.assemble(*line))
 
     def note(self, text: str) -> None:
         """Something was found."""
-        self._console.print(f"      {text}", markup=False, soft_wrap=True)
+        self._console.print(f"      {clean(text)}", soft_wrap=True)
 
     def progress(self, seen: Progress) -> None:
         """A replay is under way: every second on a terminal, every ten elsewhere."""
@@ -48,7 +50,7 @@ class ConsoleTeller:
             f"      {seen.at_s:5.0f} s  sent {seen.sent:6d}  waiting {seen.outstanding:5d}  "
             f"p99 of the last 5 s {seen.p99_s * 1e3:7.0f} ms"
         )
-        self._console.print(text, markup=False, end=end)
+        self._console.print(text, end=end)
 
 
 @click.command()
@@ -78,13 +80,13 @@ def demo(out: Path, seed: int | None, as_json: bool) -> None:
     scenario = Scenario() if seed is None else replace(Scenario(), seed=seed)
     result = run.run(out, scenario, ConsoleTeller())
     if as_json:
-        click.echo(json.dumps(result, indent=2))
+        echo(to_json(result))
     else:
         table = Table("", "static default", "conch control")
         for row in outcome.table_rows(result):
             table.add_row(*row)
         print_table(table)
-        click.echo("\n".join(outcome.NEXT).format(report=out / "report.html"))
+        echo("\n".join(outcome.NEXT).format(report=out / "report.html"))
     settled = result["conch"]["settled_attainment"]
     if settled < scenario.attainment_goal:
         raise ThresholdMissed(

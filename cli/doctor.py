@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes.util
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 import click
 
 from cli.options import json_option
+from cli.output import echo, to_json
 from conch import paths
 from conch.errors import ConchError
 from perf import perf_analyzer_binary
@@ -64,13 +64,13 @@ def doctor(fix: bool, as_json: bool) -> None:
     checks = [check() for check in _CHECKS]
     ok = all(check.found for check in checks if check.needed)
     if as_json:
-        click.echo(json.dumps({"ok": ok, "checks": [asdict(check) for check in checks]}))
+        echo(to_json({"ok": ok, "checks": [asdict(check) for check in checks]}, indent=None))
     else:
         _show(checks)
     if not ok:
         sys.exit(1)
     if not as_json:
-        click.echo("Next: conch demo", err=True)
+        echo("Next: conch demo", err=True)
 
 
 def _fetch() -> None:
@@ -266,9 +266,9 @@ def _show(checks: list[Check]) -> None:
     width = max(len(check.name) for check in checks)
     for check in checks:
         state = "ok" if check.found else "MISSING" if check.needed else "absent"
-        click.echo(f"{check.name:<{width}}  {state:<7}  {check.detail}")
+        echo(f"{check.name:<{width}}  {state:<7}  {check.detail}")
         if check.mend:
-            click.echo(f"{'':<{width}}  {'':<7}  mend: {check.mend}")
+            echo(f"{'':<{width}}  {'':<7}  mend: {check.mend}")
 
 
 def _is_module(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import click
 from cli.export_engines import build_engines
 from cli.export_progress import StageLines
 from cli.options import json_option
-from cli.output import print_json, print_table
+from cli.output import echo, print_json, print_table, to_json
 from conch.errors import ParityError, RepositoryError
 from export import graph, pipeline, planning, report_table
 from export import report as reports
@@ -102,15 +101,15 @@ def run(
             progress=progress,
         )
     if until not in ("measure", "publish"):
-        click.echo(f"Stopped after {until}, as asked. Nothing was published.", err=True)
+        echo(f"Stopped after {until}, as asked. Nothing was published.", err=True)
         return
     _show(found, as_json=as_json)
     if dry_run:
         for name, text in found.configs.items():
-            click.echo(f"\n# {repository / name / 'config.pbtxt'} would be:\n{text}", err=as_json)
+            echo(f"\n# {repository / name / 'config.pbtxt'} would be:\n{text}", err=as_json)
     if dry_run or until != "publish":
-        click.echo("Nothing was published.", err=True)
-    click.echo(f"Report: {_write_page(found)}", err=True)
+        echo("Nothing was published.", err=True)
+    echo(f"Report: {_write_page(found)}", err=True)
     if not found.accepted:
         kept = any(variant.status is Status.KEPT for variant in found.variants)
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in found.variants)
@@ -124,7 +123,7 @@ def run(
             ),
         )
     if not dry_run and until == "publish":
-        click.echo(f"Next: conch serve --repository {repository}", err=True)
+        echo(f"Next: conch serve --repository {repository}", err=True)
 
 
 @export.command()
@@ -147,13 +146,13 @@ def plan(recipe: Path, only: tuple[str, ...], as_json: bool) -> None:
         return
     for index, stage in enumerate(stages, start=1):
         cached = " (cached)" if stage.key in done else ""
-        click.echo(f"[{index}/{len(stages)}] {stage.label}{cached}")
+        echo(f"[{index}/{len(stages)}] {stage.label}{cached}")
     for variant in todo.variants:
         gates = ", ".join(todo.recipe.gates_of(variant).labels) or "none"
         steps = " → ".join(variant.labels) or "as it is"
-        click.echo(f"{todo.recipe.published_name(variant)}: {steps}; gates: {gates}")
-    click.echo(f"{len(done)} of {len(stages)} stages are cached; then measure and publish.")
-    click.echo(f"Next: conch export run {recipe}", err=True)
+        echo(f"{todo.recipe.published_name(variant)}: {steps}; gates: {gates}")
+    echo(f"{len(done)} of {len(stages)} stages are cached; then measure and publish.")
+    echo(f"Next: conch export run {recipe}", err=True)
 
 
 @export.command()
@@ -169,7 +168,7 @@ def report(recipe: Path, as_json: bool) -> None:
     model = planning.plan(recipe).recipe.model.name
     found = reports.load(WORK_DIR / model / pipeline.REPORT_FILE, recipe=str(recipe))
     _show(found, as_json=as_json)
-    click.echo(f"Page: {_write_page(found)}", err=True)
+    echo(f"Page: {_write_page(found)}", err=True)
 
 
 @export.command()
@@ -202,7 +201,7 @@ def clean(recipe: Path, unused: bool) -> None:
             f"clean of {folder}: {error.strerror or error} ({error.filename}).",
             hint="Mend the permissions, then run it again.",
         ) from error
-    click.echo(f"Removed {'unused stages in ' if unused else ''}{folder}: {freed / 1e6:.1f} MB.")
+    echo(f"Removed {'unused stages in ' if unused else ''}{folder}: {freed / 1e6:.1f} MB.")
 
 
 def _write_page(found: Report) -> Path:
@@ -223,14 +222,14 @@ def _write_page(found: Report) -> Path:
 def _show(found: Report, *, as_json: bool) -> None:
     """The report on stdout."""
     if as_json:
-        click.echo(json.dumps(found.as_dict(), indent=2))
+        echo(to_json(found.as_dict()))
         return
     print_table(report_table.table(found))
     for line in (*found.warnings, found.verified):
         if line:
-            click.echo(line, err=True)
+            echo(line, err=True)
     cached = sum(stage.cached for stage in found.stages)
-    click.echo(
+    echo(
         f"{found.total_seconds:.0f} s, {cached} of {len(found.stages)} stages cached; latency on "
         f"{found.threads} threads, ratios against {found.baseline}, paired.",
         err=True,

@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from cli.options import json_option
-from cli.output import print_json, print_table
+from cli.output import echo, print_json, print_table
 from conch.units import DURATION
 from export.tensorrt import builder
 from export.tensorrt.builder import EngineError
@@ -49,7 +49,7 @@ def build_engines(
         models,
         dry_run=dry_run,
         timeout_s=timeout,
-        started=lambda one, reason: click.echo(
+        started=lambda one, reason: echo(
             f"{one.model} version {one.version}: {reason}, building ...", err=True
         ),
     )
@@ -70,8 +70,8 @@ def build_engines(
             hint="What was built stays. Mend the rest, then run it again.",
         )
     if not found:
-        click.echo("No model here was published for TensorRT: nothing to build.", err=True)
+        echo("No model here was published for TensorRT: nothing to build.", err=True)
     elif dry_run:
-        click.echo(f"{states['to build']} to build; nothing was changed.", err=True)
+        echo(f"{states['to build']} to build; nothing was changed.", err=True)
     else:
-        click.echo(f"{states['built']} built, {states['current']} were up to date.", err=True)
+        echo(f"{states['built']} built, {states['current']} were up to date.", err=True)

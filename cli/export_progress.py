@@ -6,21 +6,23 @@ import contextlib
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TimeElapsedColumn
+from rich.text import Text
+
+from conch.tables import LiteralColumn, literal_console
+from conch.terminal import clean
 
 
 class StageLines:
     """Stages on stderr, which leaves stdout to data; several may run at once."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = literal_console(stderr=True)
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            LiteralColumn("{task.description}"),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[note]}"),
+            LiteralColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
@@ -42,7 +44,7 @@ class StageLines:
 
     def started(self, index: int, total: int, stage: str) -> None:
         """Say what begins."""
-        line = f"\\[{index}/{total}] {stage}"
+        line = f"[{index}/{total}] {clean(stage)}"
         if self._console.is_terminal:
             self._tasks[index] = self._bars.add_task(line, total=None, note="")
         else:
@@ -59,9 +61,10 @@ class StageLines:
         if index in self._tasks:
             self._bars.remove_task(self._tasks.pop(index))
         if note == "cached":
-            told = note
+            told = Text(note)
         elif note.startswith("failed"):
-            told = f"[red]{escape(note)}[/]"
+            told = Text(clean(note), style="red")
         else:
-            told = f"{seconds:.1f} s" + (f" ({escape(note)})" if note else "")
-        self._console.print(f"\\[{index}/{total}] {escape(stage)}: {told}", soft_wrap=True)
+            told = Text(f"{seconds:.1f} s" + (f" ({clean(note)})" if note else ""))
+        line = Text.assemble(f"[{index}/{total}] {clean(stage)}: ", told)
+        self._console.print(line, soft_wrap=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
+import traceback
 
 import click
 
 import conch
+from cli.output import echo
 from conch import log
 from conch.errors import ConchError
 
@@ -70,24 +73,28 @@ def main() -> None:
     try:
         code = root.main(standalone_mode=False, prog_name="conch")  # an Exit's code is returned
     except click.ClickException as error:
-        error.show()
+        page = io.StringIO()
+        error.show(page)
+        echo(page.getvalue(), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+        echo("Interrupted.", err=True)
         sys.exit(130)
     except ConchError as error:
         if "--debug" in sys.argv:
-            raise
-        click.echo(f"Error: {error.message}", err=True)
+            echo(traceback.format_exc(), err=True, nl=False)
+            sys.exit(error.exit_code)
+        echo(f"Error: {error.message}", err=True)
         if error.hint:
-            click.echo(f"  {error.hint}", err=True)
+            echo(f"  {error.hint}", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
         if "--debug" in sys.argv:
-            raise
+            echo(traceback.format_exc(), err=True, nl=False)
+            sys.exit(1)
         kind = type(error).__name__
-        click.echo(f"Error: unexpected {kind}: {error}", err=True)
-        click.echo(
+        echo(f"Error: unexpected {kind}: {error}", err=True)
+        echo(
             "  Run it again with --debug for the traceback, and file an issue.",
             err=True,
         )

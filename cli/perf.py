@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from pathlib import Path
 from typing import Literal
 
 import click
 
 from cli.options import json_option, server_options
+from cli.output import echo, to_json
 from conch.errors import ConfigError
 from conch.units import DURATION
 from serving.runtime.endpoint import Endpoint
@@ -148,10 +148,10 @@ def run(
         duration_s=duration,
         distribution=distribution,
     )
-    click.echo(json.dumps(result.as_json(), indent=2) if as_json else perf_table.of_perf(result))
+    echo(to_json(result.as_json()) if as_json else perf_table.of_perf(result))
     if csv_path:
         csv_path.write_text(perf_analyzer.to_csv(result), encoding="utf-8")
-        click.echo(f"Wrote {csv_path}", err=True)
+        echo(f"Wrote {csv_path}", err=True)
     for level in result.as_json()["levels"]:
         thresholds.check(limits, level, what=f"{model} at {result.kind} {level['load']:g}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import json_option
+from cli.output import echo, to_json
 from conch.errors import ThresholdMissed
 from control import session
 from control.actuator import Action
@@ -79,14 +79,14 @@ def actuator(
         )
     data = found.as_json()
     if as_json:
-        click.echo(json.dumps(data, indent=2))
+        echo(to_json(data))
     else:
-        click.echo(
+        echo(
             f"{data['requests']} requests at {rate:g} req/s, {data['failed']} failed, "
             f"p99 {data['p99_ms']} ms, slowest {data['slowest_ms']} ms"
         )
         for kind, took in data["actions"].items():
-            click.echo(
+            echo(
                 f"{took['count']} × {kind}: median {took['median_s']} s, slowest {took['max_s']} s"
             )
     if found.failed or found.rolled_back:
@@ -107,7 +107,7 @@ def _served(url: str | None, repository: Path | None, model: str) -> Iterator[En
 
     root = Repository(repository or Path("model_repository"))
     root.config_path(model)
-    click.echo("No local server runs: starting one.", err=True)
+    echo("No local server runs: starting one.", err=True)
     with TritonServer(root.root, models=[model], name="bench") as server:
         yield server.endpoint
 
@@ -133,7 +133,7 @@ def _measured(
         nonlocal done
         done += 1
         if done % 10 == 0:
-            click.echo(f"{done}/{resizes + reloads} actions", err=True)
+            echo(f"{done}/{resizes + reloads} actions", err=True)
 
     with TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key) as client:
         inputs = make_inputs(client.config(model), shapes=parse_shapes(shapes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import json_option
+from cli.output import echo, to_json
 from cli.perf_actuator import actuator
 from cli.perf_control_bench import control_bench
 from cli.perf_queue_model import queue_model
@@ -100,11 +100,11 @@ def backend(
         threads=threads,
         rounds=rounds,
         window_s=window_s,
-        on_round=lambda number, ratio: click.echo(
+        on_round=lambda number, ratio: echo(
             f"round {number}/{rounds}: ratio {ratio:.3f}", err=True
         ),
     )
-    click.echo(json.dumps(asdict(result)) if as_json else _text(result))
+    echo(to_json(asdict(result), indent=None) if as_json else _text(result))
     if fail_below is not None and result.ratio < fail_below:
         raise ThresholdMissed(
             f"backend: ratio {result.ratio:.3f}, must be at least {fail_below:g}.",

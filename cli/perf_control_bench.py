@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import json_option
+from cli.output import echo
 from cli.perf_control_output import meta_of, print_plan, tell
 from conch.errors import ConfigError, LoadError
 from conch.names import model_name
@@ -141,7 +142,7 @@ def control_bench(
 
     device = gpus.find_gpu() if gpu else ""
     if gpu and not device:
-        click.echo("No GPU: nvidia-smi finds none here. The comparison on one is skipped.")
+        echo("No GPU: nvidia-smi finds none here. The comparison on one is skipped.")
         return
     served, policy, emulated = _subject(
         model, repository, shapes, slo, max_instances, headroom, load_time
@@ -279,7 +280,7 @@ def _made(
             ).make()
         except KeyboardInterrupt:
             stop.set()
-            click.echo(
+            echo(
                 f"Stopped. Finished runs are in {folder}; the same command goes on from there.",
                 err=True,
             )
@@ -292,5 +293,5 @@ def _made(
     runs = (*made.runs, *references)
     meta = meta_of(plan, served, made.side_by_side, made.failures)
     written = report.write_report(out / "report.html", runs, meta)
-    click.echo(f"Wrote {written.html}", err=True)
+    echo(f"Wrote {written.html}", err=True)
     return runs, meta, made.failures

@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 import psutil
 
-from cli.output import print_json, print_table
+from cli.output import echo, print_json, print_table
 from conch.errors import ThresholdMissed
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def print_plan(plan: Plan, side_by_side: int | None, *, as_json: bool) -> None:
         table.add_row(*(f"{v:g}" if isinstance(v, float) else str(v) for v in row.values()))
     print_table(table)
     how = "on the simulator" if plan.simulated else f"about {expected_s / 60:.0f} minutes"
-    click.echo(f"{len(rows)} runs, {how}, {at_once} at a time. Nothing was run.")
+    echo(f"{len(rows)} runs, {how}, {at_once} at a time. Nothing was run.")
 
 
 def meta_of(
@@ -114,7 +113,7 @@ def tell(
             names = ("attainment", "cost_instance_s", "x_static_best", "actions", "failed")
             table.add_row(trace, rule, *(cells[name][0] for name in names))
         print_table(table)
-        click.echo(f"Next: open {out / 'report.html'}", err=True)
+        echo(f"Next: open {out / 'report.html'}", err=True)
     if fail_below is None:
         return
     for trace, rows in data["traces"].items():

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TimeRemainingColumn
+
+from cli.output import echo
+from conch.tables import LiteralColumn, literal_console
+from conch.terminal import clean
 
 if TYPE_CHECKING:
     from perf.bench.control.plan import Item, Plan
@@ -40,7 +42,7 @@ class Lines:
 
     def note(self, text: str) -> None:
         """A line on stderr."""
-        click.echo(text, err=True)
+        echo(text, err=True)
 
 
 class Bars(Lines):
@@ -70,7 +72,7 @@ class Bars(Lines):
 
     def note(self, text: str) -> None:
         """A line above the bars."""
-        self.bars.console.print(text, markup=False, highlight=False)
+        self.bars.console.print(clean(text))
 
 
 @contextmanager
@@ -80,10 +82,10 @@ def progress_of(plan: Plan, *, simulated: bool) -> Iterator[Lines]:
         yield Lines(len(plan.items))
         return
     bars = Progress(
-        TextColumn("{task.description}"),
+        LiteralColumn("{task.description}"),
         BarColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=literal_console(stderr=True),
     )
     with bars:
         yield Bars(len(plan.items), bars)

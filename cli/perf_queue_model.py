@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from cli.options import json_option
-from cli.output import print_json, print_table
+from cli.output import echo, print_json, print_table
 from conch.errors import ThresholdMissed
+from conch.tables import LiteralColumn, literal_console
 from conch.units import DURATION
 
 MOST_POINTS = 28
@@ -58,12 +58,12 @@ def queue_model(points: int, seconds: float, seed: int, out: Path, as_json: bool
     from perf.bench.queue_model_report import write_csv, write_plot
 
     bars = Progress(
-        TextColumn("queue model"),
+        LiteralColumn("queue model"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-        console=Console(stderr=True),
+        LiteralColumn("{task.description}"),
+        console=literal_console(stderr=True),
     )
     with bars:
         task = bars.add_task("", total=points)
@@ -80,12 +80,12 @@ def queue_model(points: int, seconds: float, seed: int, out: Path, as_json: bool
         print_json({**found, "files": [str(path) for path in files]})
     else:
         print_table(_table(found["points"]))
-        click.echo(
+        echo(
             f"p99 error: median {found['median_error_fraction']:.1%}, "
             f"worst {found['worst_error_fraction']:.1%}; "
             f"machine at most {found['busy_fraction_max']:.0%} busy"
         )
-        click.echo("\n".join(str(path) for path in files))
+        echo("\n".join(str(path) for path in files))
     if (
         found["median_error_fraction"] > bench.GOAL_MEDIAN
         or found["worst_error_fraction"] > bench.GOAL_WORST

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import json_option, server_options
+from cli.output import echo, rewrite, to_json
 from cli.perf_trace import step_levels
 from conch.errors import ConfigError, LoadError
 from conch.units import DURATION, parse_duration
@@ -105,7 +105,7 @@ def replay(
     limits = [thresholds.parse(text) for text in fail_on]
     arrivals = _arrivals(trace, steps, mean_rate, window, seed)
     target = _target(endpoint, model, shapes, batch)
-    click.echo(
+    echo(
         f"Replaying {arrivals.count} requests in {arrivals.duration_s:.0f} s ({arrivals.name}) ...",
         err=True,
     )
@@ -120,13 +120,11 @@ def replay(
             stop=stop,
         )
     summary = result.summary()
-    click.echo(json.dumps(summary, indent=2) if as_json else perf_table.of_replay(summary))
+    echo(to_json(summary) if as_json else perf_table.of_replay(summary))
     if out:
-        click.echo(f"Wrote {result.save(out)}", err=True)
+        echo(f"Wrote {result.save(out)}", err=True)
     if stop.is_set():
-        click.echo(
-            "Stopped early: the figures are those of the requests sent until then.", err=True
-        )
+        echo("Stopped early: the figures are those of the requests sent until then.", err=True)
         raise click.Abort
     if not result.valid:
         raise LoadError(
@@ -165,17 +163,15 @@ def capacity(
 
     def show(probe: Probe) -> None:
         word = "carried" if probe.carried else "too much"
-        click.echo(
-            f"  {probe.rate_rps:7.1f} req/s: p99 {probe.p99_s * 1e3:7.1f} ms, {word}", err=True
-        )
+        echo(f"  {probe.rate_rps:7.1f} req/s: p99 {probe.p99_s * 1e3:7.1f} ms, {word}", err=True)
 
     target = _target(endpoint, model, shapes, batch)
     found = find_capacity(target, slo, budget_s=budget, on_probe=show)
     if as_json:
-        click.echo(json.dumps(_finite(asdict(found)), indent=2))
+        echo(to_json(asdict(found)))
         return
     note = "" if found.bounded else " or more (no probe failed within the budget)"
-    click.echo(f"{model}: {found.rate_rps:.0f} req/s{note} at p99 <= {slo * 1e3:g} ms")
+    echo(f"{model}: {found.rate_rps:.0f} req/s{note} at p99 <= {slo * 1e3:g} ms")
 
 
 def _arrivals(
@@ -212,7 +208,7 @@ def _target(endpoint: Endpoint, model: str, shapes: tuple[str, ...], batch: int)
         config = client.config(model)
     inputs = make_inputs(config, shapes=parse_shapes(shapes), batch=batch)
     sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
-    click.echo(f"Each request: {sizes}", err=True)
+    echo(f"Each request: {sizes}", err=True)
     return ReplayTarget(grpc_url=endpoint.grpc_url, model=model, inputs=inputs)
 
 
@@ -236,20 +232,7 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
 def _progress_line(seen: Progress) -> None:
     """One line, rewritten in place; nothing off a terminal."""
     if sys.stderr.isatty():
-        click.echo(
-            f"\r{seen.at_s:6.1f} s  sent {seen.sent}  outstanding {seen.outstanding}  "
-            f"failed {seen.failed}  p99 of the last 5 s {seen.p99_s * 1e3:.1f} ms   ",
-            err=True,
-            nl=False,
+        rewrite(
+            f"{seen.at_s:6.1f} s  sent {seen.sent}  outstanding {seen.outstanding}  "
+            f"failed {seen.failed}  p99 of the last 5 s {seen.p99_s * 1e3:.1f} ms   "
         )
-
-
-def _finite(value: Any) -> Any:
-    """The same value with None for nan and inf, which JSON has not."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value

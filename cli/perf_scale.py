@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 
 from cli.options import json_option
+from cli.output import echo, to_json
 
 
 @click.command()
@@ -42,30 +42,30 @@ def budget(seeds: int, overload: float, as_json: bool) -> None:
     ]
     if as_json:
         runs = [{"conch": asdict(ours), "split": asdict(split)} for ours, split in pairs]
-        click.echo(json.dumps({"simulated": True, "overload": overload, "runs": runs}))
+        echo(to_json({"simulated": True, "overload": overload, "runs": runs}, indent=None))
         return
     from perf.bench.control.score import spread
 
-    click.echo(f"simulated, {seeds} seeds, load {overload:g} times what the split carries")
+    echo(f"simulated, {seeds} seeds, load {overload:g} times what the split carries")
     for label, at in (("conch", 0), ("proportional split", 1)):
         seen = spread([pair[at].weighted_attainment for pair in pairs])
-        click.echo(
+        echo(
             f"{label:20} weighted attainment {seen.median:6.1%} ({seen.low:.1%} to {seen.high:.1%})"
         )
     gains = spread([ours.weighted_attainment - split.weighted_attainment for ours, split in pairs])
-    click.echo(
+    echo(
         f"{'difference':20} {100 * gains.median:+.1f} points "
         f"({100 * gains.low:+.1f} to {100 * gains.high:+.1f})"
     )
     for name in pairs[0][0].members:
         ends = [pair[0].members[name] for pair in pairs]
         attained = spread([end.attainment for end in ends])
-        click.echo(
+        echo(
             f"  {name:18} attainment {attained.median:6.1%}, answered at least "
             f"{min(end.answered_fraction for end in ends):.1%}, never below "
             f"{min(end.least_instances for end in ends)} instance(s)"
         )
-    click.echo(
+    echo(
         f"most instances at once {max(ours.peak_instances for ours, _ in pairs)} "
         f"of {many.INSTANCES}"
     )
@@ -126,17 +126,17 @@ def scale(
     ratio = many.per_model_s / few.per_model_s
     if as_json:
         result = {"few": asdict(few), "many": asdict(many), "per_model_ratio": ratio}
-        click.echo(json.dumps({"simulated": True, **result}))
+        echo(to_json({"simulated": True, **result}, indent=None))
         return
     for each in (few, many):
-        click.echo(
+        echo(
             f"{each.models} models on {each.servers} servers, {each.ticks} ticks: "
             f"tick p50 {1e3 * each.tick_p50_s:.0f} ms, p99 {1e3 * each.tick_p99_s:.0f} ms "
             f"(longest {1e3 * each.tick_max_s:.0f} ms; of the first {each.warm_up_ticks} "
             f"{1e3 * each.first_ticks_max_s:.0f} ms), {1e3 * each.per_model_s:.2f} ms a model, "
             f"+{each.memory_mib:.0f} MiB, {each.changes} changes"
         )
-    click.echo(f"cost per model, {many.models} against {few.models}: {ratio:.2f}")
+    echo(f"cost per model, {many.models} against {few.models}: {ratio:.2f}")
 
 
 def _live(models: int, seconds: float, as_json: bool) -> None:
@@ -146,9 +146,9 @@ def _live(models: int, seconds: float, as_json: bool) -> None:
     found = bench.run(models=models, seconds=seconds)
     if as_json:
         result = {**asdict(found), "core_fraction": found.core_fraction}
-        click.echo(json.dumps({"simulated": False, **result}))
+        echo(to_json({"simulated": False, **result}, indent=None))
         return
-    click.echo(
+    echo(
         f"{found.models} models on a real Triton, a look each {found.tick_s:g} s: "
         f"{found.core_fraction:.1%} of a core over {found.seconds:.0f} s "
         f"({found.ticks} looks, {found.answered} requests answered)"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.output import echo
 from conch.errors import ConfigError
 from conch.units import DURATION, parse_duration
 
@@ -91,12 +92,10 @@ def trace(
                 seed=seed,
             )
     if out is None:
-        click.echo(trace_files.to_csv(made), nl=False)
+        echo(trace_files.to_csv(made), nl=False)
         return
     trace_files.save_csv(made, out)
-    click.echo(
-        f"Wrote {made.count} arrivals to {out}. Next: conch perf replay MODEL {out}", err=True
-    )
+    echo(f"Wrote {made.count} arrivals to {out}. Next: conch perf replay MODEL {out}", err=True)
 
 
 def step_levels(texts: tuple[str, ...]) -> tuple[tuple[float, float], ...]:

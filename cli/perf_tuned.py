@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 
 from cli.options import json_option
-from cli.output import print_json, print_table
+from cli.output import echo, print_json, print_table
 from conch.errors import ThresholdMissed
 from conch.names import model_name
 from conch.units import DURATION
@@ -93,14 +93,14 @@ def tuned(
         extent=replace(extent, rounds=rounds or extent.rounds),
         cores=os.cpu_count() or 1,
         folder=out,
-        note=lambda line: click.echo(line, err=True),
+        note=lambda line: echo(line, err=True),
     )
     found = bench.run()
     if as_json:
         print_json(codec.plain(found))
     else:
         _tell(found["summary"], found["stationary"])
-    click.echo(f"Pieces: {out}", err=True)
+    echo(f"Pieces: {out}", err=True)
     ratio = found["summary"]["conch_ratio_to"]["default"]["median"]
     if fail_below is not None and ratio < fail_below:
         raise ThresholdMissed(
@@ -122,7 +122,7 @@ def _tell(summary: dict[str, Any], stationary: dict[str, Any]) -> None:
         table.add_row(text, carried, _range(ratio, ".2f") if ratio else "")
     print_table(table)
     cold = summary["cold"]
-    click.echo(
+    echo(
         f"Cold start: settings final after {_range(cold['final_s'], '.0f')} s, SLO met from "
         f"{_range(cold['met_s'], '.0f')} s on; after the first minute "
         f"{_range(cold['held_attainment'], '.4f')} of the requests met it."

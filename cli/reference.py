@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from cli import main as command_line
+from cli.output import echo
 from control import advice
 from control.core.types import Clamp, Reason
 from control.policy_file import Budget, ModelPolicy, PolicyFile
@@ -198,7 +199,7 @@ def write(folder: Path) -> None:
     """Write every page into ``folder``."""
     for name, page in PAGES.items():
         (folder / name).write_text(page(), encoding="utf-8")
-        click.echo(f"Wrote {folder / name}", err=True)
+        echo(f"Wrote {folder / name}", err=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from rich.table import Table
 
 from cli.options import json_option
-from cli.output import print_json, print_table
+from cli.output import echo, print_json, print_table
 from cli.repo_history import diff, history, rollback
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ConfigError
@@ -66,8 +66,8 @@ def list_(repository: Path | None, as_json: bool) -> None:
         )
     print_table(table)
     if any("error" in row for row in rows):
-        click.echo("Some configs are broken: conch repo check", err=True)
-    click.echo("Next: conch repo show MODEL", err=True)
+        echo("Some configs are broken: conch repo check", err=True)
+    echo("Next: conch repo show MODEL", err=True)
 
 
 @repo.command()
@@ -88,14 +88,14 @@ def show(model: str, repository: Path | None, as_json: bool) -> None:
         fields = json_format.MessageToDict(config, preserving_proto_field_name=True)
         print_json({"model": model, "config": fields, "lineage": lineage})
         return
-    click.echo(opened.config_text(model), nl=False)
+    echo(opened.config_text(model), nl=False)
     if lineage:
         newest = opened.versions(model)[-1]
-        click.echo(f"\n# version {newest}: {' → '.join(lineage.get('steps', []))}")
-        click.echo(f"# published {lineage.get('published_at', 'at an unknown time')}")
+        echo(f"\n# version {newest}: {' → '.join(lineage.get('steps', []))}")
+        echo(f"# published {lineage.get('published_at', 'at an unknown time')}")
         for gate in lineage.get("gates", []):
             value, limit = gate["value"], gate["limit"]
-            click.echo(f"# {gate['gate']} = {value:.4g}, {gate['sense']} {limit:.4g}")
+            echo(f"# {gate['gate']} = {value:.4g}, {gate['sense']} {limit:.4g}")
 
 
 @repo.command()
@@ -118,14 +118,14 @@ def check(models: tuple[str, ...], repository: Path | None, as_json: bool) -> No
         print_json({"repository": str(opened.root), "findings": rows})
     else:
         for finding in findings:
-            click.echo(f"{finding.severity}: {finding.model}: {finding.message}")
+            echo(f"{finding.severity}: {finding.model}: {finding.message}")
     if faults:
         raise ConfigError(
             f"{opened.root}: {len(faults)} faults in {len({f.model for f in faults})} models.",
             hint="Mend them, or bring an older config back: conch repo history MODEL",
         )
     count = len(models) or len(opened.models())
-    click.echo(f"{count} models, no faults, {len(findings)} warnings.", err=True)
+    echo(f"{count} models, no faults, {len(findings)} warnings.", err=True)
 
 
 def _row(repository: Repository, name: str) -> dict[str, Any]:

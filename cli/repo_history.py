@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from cli.options import json_option
-from cli.output import print_json, print_table
+from cli.output import echo, print_json, print_table
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ConchError, ConfigError
 from control.lease import sole_writer
@@ -52,8 +52,8 @@ def diff(
     if as_json:
         print_json({"model": model, "from": old, "to": new, **change})
         return
-    click.echo(change["diff"] or "No difference.\n", nl=False)
-    click.echo(f"A load of this change costs: {change['reload']}.", err=True)
+    echo(change["diff"] or "No difference.\n", nl=False)
+    echo(f"A load of this change costs: {change['reload']}.", err=True)
 
 
 @click.command()
@@ -80,7 +80,7 @@ def history(model: str, repository: Path | None, as_json: bool) -> None:
             str(row["number"]), at, row["reason"], row["tick_id"], "yes" if row["on_disk"] else ""
         )
     print_table(table)
-    click.echo(f"Next: conch repo rollback {model} --to REVISION --dry-run", err=True)
+    echo(f"Next: conch repo rollback {model} --to REVISION --dry-run", err=True)
 
 
 @click.command()
@@ -119,13 +119,13 @@ def rollback(
         facts = {"model": model, "to": number, "dry_run": dry_run, "loaded": loaded}
         print_json({**facts, **change})
     else:
-        click.echo(change["diff"] or "No difference.\n", nl=False)
-    click.echo(f"A load of this change costs: {change['reload']}.", err=True)
+        echo(change["diff"] or "No difference.\n", nl=False)
+    echo(f"A load of this change costs: {change['reload']}.", err=True)
     if dry_run:
-        click.echo("Nothing was changed.", err=True)
+        echo("Nothing was changed.", err=True)
     else:
         state = "in force" if loaded else "on disk; no local server has it loaded"
-        click.echo(f"{opened.config_path(model)}: revision {number} is {state}.", err=True)
+        echo(f"{opened.config_path(model)}: revision {number} is {state}.", err=True)
 
 
 def _bring_back(repository: Repository, model: str, number: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import threading
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import Any
 import click
 
 from cli.options import json_option
+from cli.output import echo, to_json
 from conch.units import SIZE
 from serving.runtime import endpoint as endpoints
 from serving.runtime import prometheus
@@ -75,7 +75,7 @@ def serve(
         cache_bytes=cache_bytes,
         on_restart=lambda endpoint: _ignore(endpoints.save(endpoint)),
     )
-    click.echo(f"Starting Triton {server.binary.version} on {repository} ...", err=True)
+    echo(f"Starting Triton {server.binary.version} on {repository} ...", err=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(server)
         stack.callback(endpoints.remove, name)
@@ -86,8 +86,8 @@ def serve(
             prometheus_url = stack.enter_context(prometheus.running(targets)).url
         _show(server, prometheus_url, as_json)
         _wait_for_signal()
-        click.echo("Draining and stopping ...", err=True)
-    click.echo("Stopped.", err=True)
+        echo("Draining and stopping ...", err=True)
+    echo("Stopped.", err=True)
 
 
 def _wait_for_signal() -> None:
@@ -116,21 +116,21 @@ def _show(server: TritonServer, prometheus_url: str | None, as_json: bool) -> No
     """Where it answers, what it serves, and what to try next."""
     endpoint = server.endpoint
     if as_json:
-        click.echo(json.dumps(_as_json(server, prometheus_url)))
+        echo(to_json(_as_json(server, prometheus_url), indent=None))
         return
-    click.echo(f"HTTP     {endpoint.http_url}")
-    click.echo(f"gRPC     {endpoint.grpc_url}")
-    click.echo(f"metrics  {endpoint.metrics_url}")
+    echo(f"HTTP     {endpoint.http_url}")
+    echo(f"gRPC     {endpoint.grpc_url}")
+    echo(f"metrics  {endpoint.metrics_url}")
     if prometheus_url:
-        click.echo(f"history  {prometheus_url}")
+        echo(f"history  {prometheus_url}")
     for model in server.models:
-        click.echo(f"model    {model.name}: {_state(model)}")
+        echo(f"model    {model.name}: {_state(model)}")
     if not server.models:
-        click.echo("model    none: publish one with `conch export run RECIPE`", err=True)
-    click.echo(f"Log: {server.log_path}", err=True)
-    click.echo("Next, in another terminal (Ctrl-C here stops the server):", err=True)
+        echo("model    none: publish one with `conch export run RECIPE`", err=True)
+    echo(f"Log: {server.log_path}", err=True)
+    echo("Next, in another terminal (Ctrl-C here stops the server):", err=True)
     for line in _next_lines(server, endpoint):
-        click.echo(f"  {line}", err=True)
+        echo(f"  {line}", err=True)
 
 
 def _state(model: ModelReadiness) -> str:

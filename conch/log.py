@@ -7,12 +7,18 @@ import sys
 
 import structlog
 
+from conch.terminal import clean
+
 
 def configure(verbosity: int) -> None:
     """Set the log level (0 warnings, 1 info, 2 debug) and the format for this process."""
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
     renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [
+            structlog.processors.format_exc_info,
+            _clean,
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ]
         if sys.stderr.isatty()
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -27,3 +33,10 @@ def configure(verbosity: int) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def _clean(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """The event with its text cleaned for a terminal; other values are shown by their repr."""
+    return {key: clean(value) if isinstance(value, str) else value for key, value in event.items()}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from conch.terminal import clean
 from export.report import Report, Status, VariantReport
 
 _COLOURS = {
@@ -36,9 +37,15 @@ def table(report: Report) -> Table:
             f"{variant.fidelity:.4f}" if variant.fidelity is not None else "-",
             _task(variant),
             _macs(variant),
-            f"[{_COLOURS.get(variant.status, 'red')}]{variant.status}[/]: {escape(variant.reason)}",
+            _verdict(variant),
         )
     return shown
+
+
+def _verdict(variant: VariantReport) -> Text:
+    """The status in its colour, and why."""
+    status = (str(variant.status), _COLOURS.get(variant.status, "red"))
+    return Text.assemble(status, f": {clean(variant.reason)}")
 
 
 def _fidelity_name(report: Report) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from conch.tables import clean_table, literal_console
 from perf.perf_analyzer import PerfResult
 
 WIDTH = 110
@@ -74,9 +74,9 @@ def replay_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 def drawn(table: Table) -> str:
     """The table as text, without a trailing newline."""
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
-    console.print(table)
-    return console.file.getvalue().rstrip()  # type: ignore[attr-defined, no-any-return]
+    page = io.StringIO()
+    literal_console(file=page, width=WIDTH, color_system=None).print(clean_table(table))
+    return page.getvalue().rstrip()
 
 
 def _text(value: float | None, unit: str, digits: int = 2) -> str:
