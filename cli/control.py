@@ -19,7 +19,7 @@ from cli.output import echo, print_table, to_json
 from cli.repository_option import open_repository
 from cli.repository_option import repository_option as known_repository_option
 from conch.errors import ConfigError
-from conch.units import DURATION
+from conch.units import DURATION, OBJECTIVE
 from control import codec, explain, freeze, policy_file, session
 from control.actuator import Action, Outcome
 from control.core.types import Decision
@@ -37,7 +37,7 @@ repository_option = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="The model repository that the server reads. [default: the local server's]",
 )
-slo_option = click.option("--slo", type=DURATION, help="p99 objective, where no POLICY is given.")
+slo_option = click.option("--slo", type=OBJECTIVE, help="p99 objective, where no POLICY is given.")
 
 
 @click.group()

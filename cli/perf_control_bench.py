@@ -16,7 +16,7 @@ from cli.output import echo
 from cli.perf_control_output import meta_of, print_plan, tell
 from conch.errors import ConfigError, LoadError
 from conch.names import model_name
-from conch.units import DURATION
+from conch.units import DURATION, OBJECTIVE
 
 if TYPE_CHECKING:
     from perf.bench.control.plan import Plan
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     help="Where --model is.",
 )
 @click.option("--shape", "shapes", multiple=True, help="NAME=SIZE of --model's inputs.")
-@click.option("--slo", type=DURATION, help="p99 objective. [default: 400ms; 100ms with --model]")
+@click.option("--slo", type=OBJECTIVE, help="p99 objective. [default: 400ms; 100ms with --model]")
 @click.option("--max-instances", type=click.IntRange(1), help="[default: 16; cores with --model]")
 @click.option(
     "--headroom", type=click.FloatRange(1, 10), default=1.0, help="The policy's headroom preset."

@@ -17,7 +17,7 @@ from cli.options import json_option, server_options
 from cli.output import echo, rewrite, to_json
 from cli.perf_trace import step_levels
 from conch.errors import ConfigError, LoadError
-from conch.units import DURATION, parse_duration
+from conch.units import DURATION, OBJECTIVE, parse_duration
 from serving.runtime.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _SHAPE = click.option(
     help="Size of an input's variable dimensions; 'sequence' stands for all of them. "
     "[default: those of the config's warm-up]",
 )
-_SLO = click.option("--slo", type=DURATION, required=True, help="SLO on latency, such as 50ms.")
+_SLO = click.option("--slo", type=OBJECTIVE, required=True, help="SLO on latency, such as 50ms.")
 
 
 @click.command()

@@ -14,7 +14,7 @@ from cli.options import json_option
 from cli.output import echo, print_json, print_table
 from conch.errors import ThresholdMissed
 from conch.names import model_name
-from conch.units import DURATION
+from conch.units import OBJECTIVE
 
 
 @click.command()
@@ -40,7 +40,7 @@ from conch.units import DURATION
     show_default=True,
     help="NAME=SIZE of the inputs.",
 )
-@click.option("--slo", type=DURATION, default="100ms", show_default=True, help="On p99 latency.")
+@click.option("--slo", type=OBJECTIVE, default="100ms", show_default=True, help="On p99 latency.")
 @click.option("--quick", is_flag=True, help="One round of short runs: about 8 minutes, not 45.")
 @click.option("--rounds", type=click.IntRange(1), help="Of everything. [default: 3]")
 @click.option(

@@ -4,20 +4,41 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from conch import yaml_reader
 from conch.errors import ConfigError
 
 M = TypeVar("M", bound="FileModel")
 
+MOST_FAULTS = 20
+"""Faults that are told at once; more are no help."""
+LONGEST_FAULT = 400
+"""Characters of a fault: validators quote the value, which may be a page."""
+LARGEST = 2**31 - 1
+
 
 class FileModel(BaseModel):
-    """A section of a config file: immutable, and unknown keys are errors."""
+    """A section of a config file: immutable; unknown keys, NaN and infinity are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    wide: ClassVar[frozenset[str]] = frozenset()
+    """Fields that count bytes, and so may be beyond 32 bits."""
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> Self:
+        """Whole numbers end up in Triton's config, whose fields have 32 bits."""
+        for name in type(self).model_fields.keys() - self.wide:
+            value = getattr(self, name)
+            inner = value.values() if isinstance(value, dict) else value
+            for number in inner if isinstance(value, dict | list | tuple) else (value,):
+                if isinstance(number, int) and abs(number) > LARGEST:
+                    raise ValueError(f"{name}: {number}, must be at most {LARGEST}")
+        return self
 
 
 def load(path: Path, model: type[M]) -> M:
@@ -27,46 +48,36 @@ def load(path: Path, model: type[M]) -> M:
         ConfigError: when the file is missing, is no YAML, or does not fit the model; the message
             lists every fault as ``file:line: key: what is wrong``.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error}).",
-            hint="Check the path and its permissions.",
-        ) from error
-    return loads(text, model, source=str(path))
+    return loads(yaml_reader.read(path), model, source=str(path))
 
 
 def loads(text: str, model: type[M], *, source: str) -> M:
     """The same as ``load`` for text in hand; ``source`` is how messages name it."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(
-            f"{where}: not valid YAML ({problem}).", hint="Mend the syntax."
-        ) from None
+    node, data = yaml_reader.parse(text, source=source)
     if not isinstance(data, dict):
         raise ConfigError(
-            f"{source}: {type(data).__name__}, must be a mapping of keys to values.",
+            f"{source}: {'empty' if data is None else type(data).__name__}, "
+            "must be a mapping of keys to values.",
             hint="See the example beside the documentation.",
         )
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        faults = [_fault(fault, node, model, source) for fault in error.errors()]
+        found = error.errors()
+        faults = [_fault(fault, node, model, source) for fault in found[:MOST_FAULTS]]
+        if len(found) > MOST_FAULTS:
+            faults.append(f"{source}: ... and {len(found) - MOST_FAULTS} more.")
         raise ConfigError("\n".join(faults), hint="Nothing was started.") from None
+    except ConfigError as error:  # of a validator, which knows no file
+        raise ConfigError(f"{source}: {error.message}", hint=error.hint) from None
 
 
 def _fault(fault: Any, node: Any, model: type[BaseModel], source: str) -> str:
     """One fault as a line of text."""
     loc = tuple(part for part in fault["loc"])
-    line = _line_of(node, loc)
+    number = _line_of(node, loc)
     key = ".".join(str(part) for part in loc)
-    where = f"{source}:{line}" if line else source
+    where = f"{source}:{number}" if number else source
     if fault["type"] == "extra_forbidden":
         known = _fields_at(model, loc[:-1])
         close = difflib.get_close_matches(str(loc[-1]), known, n=1)
@@ -82,8 +93,9 @@ def _fault(fault: Any, node: Any, model: type[BaseModel], source: str) -> str:
     message = str(fault["msg"]).removeprefix("Value error, ")
     # A whole section as the value would bury the message, which names the keys it means.
     if not isinstance(seen, dict | list):
-        key = f"{key} = {seen!r}"
-    return ": ".join(part for part in (where, key, message) if part) + "."
+        key = f"{key} = {yaml_reader.short(seen)}"
+    line = ": ".join(part for part in (where, key, message) if part)
+    return f"{line if len(line) <= LONGEST_FAULT else line[:LONGEST_FAULT] + '...'}."
 
 
 def _line_of(node: Any, loc: tuple[Any, ...]) -> int | None:
@@ -91,13 +103,15 @@ def _line_of(node: Any, loc: tuple[Any, ...]) -> int | None:
     line = None
     for part in loc:
         if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
+            for key, value in reversed(node.value):  # what was merged in comes first
                 if key.value == str(part):
                     line, node = key.start_mark.line + 1, value
                     break
             else:  # a union's tag in loc, or the missing key itself: stay where we are
                 continue
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+        elif (
+            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+        ):
             node = node.value[part]
             line = node.start_mark.line + 1
     return line

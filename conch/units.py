@@ -19,6 +19,11 @@ _BYTES = {
     "kB": 10**3, "MB": 10**6, "GB": 10**9,
 }  # fmt: skip
 
+LONGEST_S = 9e9
+"""About what a timer of the operating system takes: 285 years."""
+LONGEST_BARE_S = 10.0
+"""No objective is longer than this many seconds by intent; `slo: 100` means milliseconds."""
+
 
 def parse_duration(value: object) -> float:
     """Seconds from ``500ms``, ``2s``, ``1.5m``, ``1h`` or a bare number of seconds.
@@ -31,13 +36,28 @@ def parse_duration(value: object) -> float:
         0.05
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{value!r} is not a duration: it must be finite and at least 0")
-        return float(value)
-    match = _DURATION.fullmatch(str(value).strip())
-    if not match:
-        raise ValueError(f"{value!r} is not a duration: write it as 500ms, 2s, 1.5m or 1h")
-    return float(match[1]) * _SECONDS[match[2]]
+        seconds: float = value
+    else:
+        match = _DURATION.fullmatch(str(value).strip())
+        if not match:
+            raise ValueError(f"{value!r} is not a duration: write it as 500ms, 2s, 1.5m or 1h")
+        seconds = float(match[1]) * _SECONDS[match[2]]
+    if not 0 <= seconds <= LONGEST_S:
+        raise ValueError(f"{value!r} is not a duration: it must be from 0 to {LONGEST_S:.0e} s")
+    return float(seconds)
+
+
+def parse_objective(value: object) -> float:
+    """Seconds of a latency objective: a bare number is refused where milliseconds are meant.
+
+    Raises:
+        ValueError: when it is no duration, or a number above 10 without a unit.
+    """
+    seconds = parse_duration(value)
+    if seconds > LONGEST_BARE_S and not str(value).strip()[-1:].isalpha():
+        number = str(value).strip()
+        raise ValueError(f"{number} would be seconds: write {number}ms, or {number}s if it is that")
+    return seconds
 
 
 def parse_size(value: object) -> int:
@@ -49,10 +69,14 @@ def parse_size(value: object) -> int:
     match = _SIZE.fullmatch(str(value).strip())
     if not match:
         raise ValueError(f"{value!r} is not a size: write it as 2GiB, 500MB or 1024")
-    return int(float(match[1]) * _BYTES[match[2]])
+    count = float(match[1]) * _BYTES[match[2]]
+    if not count < 2**63:
+        raise ValueError(f"{value!r} is not a size: it must be below 2**63 bytes")
+    return int(count)
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
+Objective = Annotated[float, BeforeValidator(parse_objective)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 
 
@@ -60,18 +84,26 @@ class DurationParam(click.ParamType[float]):
     """A click option that takes ``50ms`` and gives seconds."""
 
     name = "duration"
+    parse = staticmethod(parse_duration)
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Seconds, or click's usage error."""
         try:
-            return parse_duration(value)
+            return self.parse(value)
         except ValueError as error:
             self.fail(f"{error}.", param, ctx)
 
 
+class ObjectiveParam(DurationParam):
+    """The same for a latency objective."""
+
+    parse = staticmethod(parse_objective)
+
+
 DURATION = DurationParam()
+OBJECTIVE = ObjectiveParam()
 
 
 class SizeParam(click.ParamType[int]):

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from conch import config_file
 from conch.config_file import FileModel
 from conch.names import model_name
-from conch.units import Duration
+from conch.units import Duration, Objective
 from control.core.budget import Limit
 from control.core.policies import rule_named
 from control.core.policies.rule import Rule
@@ -22,7 +22,7 @@ from control.core.types import Policy
 class ModelPolicy(FileModel):
     """What one model is held to. Every key may be left out."""
 
-    slo: Duration = Field(0.1, gt=0, description="p99 latency objective, such as 100ms.")
+    slo: Objective = Field(0.1, gt=0, description="p99 latency objective, such as 100ms.")
     min_instances: int = Field(1, ge=1, description="Never fewer instances than this.")
     max_instances: int | None = Field(
         None, ge=1, description="Never more instances than this; default: the number of cores."

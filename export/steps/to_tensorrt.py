@@ -32,6 +32,7 @@ class ToTensorrt(Step):
     Precision is what the graph says: float16 by a cast before this step, INT8 by explicit Q/DQ.
     """
 
+    wide = frozenset({"workspace"})
     name: ClassVar[str] = "to_tensorrt"
     takes: ClassVar[Form] = Form.ONNX
     gives: ClassVar[Form] = Form.TENSORRT

@@ -35,6 +35,8 @@ class InputProfile(FileModel):
 class BuildRecipe(FileModel):
     """All that decides an engine but the GPU and TensorRT's version."""
 
+    wide = frozenset({"workspace_bytes"})
+
     version: Literal[1] = Field(default=1, description="Version of this format.")
     onnx: str = Field(description="The ONNX file, beside this one.")
     onnx_sha256: str = Field(description="Hash of its content.")
