@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 import traceback
 
@@ -11,7 +12,7 @@ import click
 
 import conch
 from cli.output import echo
-from conch import log
+from conch import log, loopback
 from conch.errors import ConchError
 
 # name -> (module:attribute, short help). Loaded lazily: torch must not load for `conch control`.
@@ -70,6 +71,8 @@ def root(ctx: click.Context, verbose: int, debug: bool) -> None:
 def main() -> None:
     """Run the command line; never returns."""
     code: object = None
+    # For whatever this process and its children ask on this machine, whichever library they use.
+    os.environ.update(loopback.no_proxy_environment(os.environ))
     try:
         code = root.main(standalone_mode=False, prog_name="conch")  # an Exit's code is returned
     except click.ClickException as error:

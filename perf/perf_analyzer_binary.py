@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from conch import paths
+from conch import loopback, paths
 from conch.errors import TritonUnavailable
 from serving.runtime import find, wheel
 from serving.runtime.wheel import PinnedWheel
@@ -41,11 +41,12 @@ class PerfAnalyzer:
     library_path: Path | None = None
 
     def environment(self) -> dict[str, str]:
-        """The environment to start it with."""
+        """The environment to start it with; a server on this machine is asked directly."""
+        environment = loopback.no_proxy_environment(os.environ)
         if self.library_path is None:
-            return dict(os.environ)
+            return environment
         parts = [str(self.library_path), os.environ.get("LD_LIBRARY_PATH", "")]
-        return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, parts))}
+        return {**environment, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, parts))}
 
 
 def locate(*, fetch: bool = True) -> PerfAnalyzer:

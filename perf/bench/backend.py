@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from conch import loopback
 from conch.errors import ConfigError, LoadError
 from serving import model_config
 from serving.model_config import ModelConfig
@@ -182,7 +183,14 @@ class _Clients:
     """A few closed-loop gRPC clients that send one and the same prepared request."""
 
     def __init__(self, grpc_url: str, inputs: Mapping[str, NDArray[Any]], count: int) -> None:
-        self._clients = [triton.InferenceServerClient(grpc_url) for _ in range(count)]
+        options = [  # these replace the client's own, which lift the limits, too
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+            *loopback.grpc_options(grpc_url),
+        ]
+        self._clients = [
+            triton.InferenceServerClient(grpc_url, channel_args=options) for _ in range(count)
+        ]
         self._tensors = []
         for name, array in inputs.items():
             tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
