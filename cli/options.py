@@ -17,7 +17,8 @@ def server_options(command: F) -> F:
     """Add ``--url --metrics-url --admin-key``; the command gets ``endpoint``, resolved.
 
     Without a flag the environment counts (CONCH_TRITON_URL, CONCH_METRICS_URL, CONCH_ADMIN_KEY),
-    then the one server that ``conch serve`` runs on this machine.
+    then the one server that ``conch serve`` runs on this machine; of several that of the command's
+    ``--repository``, else that of ./model_repository.
     """
 
     @click.option(
@@ -45,7 +46,9 @@ def server_options(command: F) -> F:
         admin_key: str | None,
         **kwargs: Any,
     ) -> Any:
-        endpoint = endpoints.resolve(url, metrics_url, admin_key)
+        endpoint = endpoints.resolve(
+            url, metrics_url, admin_key, repository=kwargs.get("repository")
+        )
         return command(*args, endpoint=endpoint, **kwargs)
 
     return wrapped  # type: ignore[return-value]

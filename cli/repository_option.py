@@ -20,5 +20,5 @@ def open_repository(given: Path | None) -> Repository:
     """The repository: as given, else the one local server's, else ./model_repository."""
     if given is not None:
         return Repository(given)
-    local = [endpoint.repository for endpoint in endpoints.running() if endpoint.repository]
-    return Repository(local[0] if len(local) == 1 else Path("model_repository"))
+    local = {one.repository.resolve() for one in endpoints.running() if one.repository}
+    return Repository(local.pop() if len(local) == 1 else endpoints.DEFAULT_REPOSITORY)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +23,9 @@ from conch.errors import ConfigError, TritonUnavailable
 ENV_URL = "CONCH_TRITON_URL"
 ENV_METRICS_URL = "CONCH_METRICS_URL"
 ENV_ADMIN_KEY = "CONCH_ADMIN_KEY"
+
+DEFAULT_REPOSITORY = Path("model_repository")
+"""Where commands look when they are told of no repository, in the folder they are called in."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
@@ -103,9 +107,15 @@ def running() -> list[Endpoint]:
 
 
 def resolve(
-    url: str | None = None, metrics_url: str | None = None, admin_key: str | None = None
+    url: str | None = None,
+    metrics_url: str | None = None,
+    admin_key: str | None = None,
+    *,
+    repository: Path | None = None,
 ) -> Endpoint:
     """The server a command talks to: flag, else environment, else the one local server.
+
+    Of several local servers it is the one that serves the repository that the command is about.
 
     An address that belongs to a local server brings that server's metrics address and key.
     For any other address the HTTP and metrics ports are taken as the gRPC port - 1 and + 1, as
@@ -115,16 +125,18 @@ def resolve(
         url: gRPC ``host:port``, or the name of a server that ``conch serve`` runs.
         metrics_url: ``http://host:port/metrics``.
         admin_key: for servers whose admin APIs are restricted.
+        repository: what the command is about; by default `model_repository` in this folder.
 
     Raises:
-        TritonUnavailable: when nothing is given and no local server, or more than one, runs.
+        TritonUnavailable: when nothing is given and no local server runs, or several do of which
+            not exactly one serves the repository.
         ConfigError: when an address cannot be read.
     """
     url = url or os.environ.get(ENV_URL) or None
     metrics_url = metrics_url or os.environ.get(ENV_METRICS_URL) or None
     admin_key = admin_key or os.environ.get(ENV_ADMIN_KEY) or None
     local = running()
-    found = _by_url(url, local) if url else _only(local)
+    found = _by_url(url, local) if url else _only(local, repository)
     if metrics_url:
         found = replace(found, explicit_metrics_url=_metrics_url(metrics_url))
     return replace(found, admin_key=admin_key) if admin_key else found
@@ -145,8 +157,14 @@ def _by_url(url: str, local: list[Endpoint]) -> Endpoint:
     )
 
 
-def _only(local: list[Endpoint]) -> Endpoint:
-    """The one local server."""
+def serving(repository: Path, local: Sequence[Endpoint]) -> list[Endpoint]:
+    """Those of the local servers that serve this repository."""
+    wanted = repository.resolve()
+    return [one for one in local if one.repository and one.repository.resolve() == wanted]
+
+
+def _only(local: list[Endpoint], repository: Path | None) -> Endpoint:
+    """The one local server, or the one that serves the repository."""
     if len(local) == 1:
         return local[0]
     if not local:
@@ -154,10 +172,15 @@ def _only(local: list[Endpoint]) -> Endpoint:
             "Triton: no address given and no local server runs.",
             hint="Start one with `conch serve`, or give its gRPC address with --url HOST:PORT.",
         )
-    names = ", ".join(endpoint.name for endpoint in local)
+    wanted = repository or DEFAULT_REPOSITORY
+    fitting = serving(wanted, local)
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(f"{one.name} on {one.repository}" for one in local)
+    count = f"{len(fitting)} of them serve" if fitting else "none of them serves"
     raise TritonUnavailable(
-        f"Triton: {len(local)} local servers run ({names}), one must be chosen.",
-        hint=f"Say which one: --url {local[0].name}",
+        f"Triton: {len(local)} local servers run ({names}), {count} {wanted.resolve()}.",
+        hint=f"Say which one is meant: --url {' or --url '.join(o.name for o in fitting or local)}",
     )
 
 

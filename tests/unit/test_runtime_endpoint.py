@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from cli.options import server_options
+from cli.repository_option import open_repository, repository_option
 from conch.errors import ConfigError, TritonUnavailable
 from serving.runtime import endpoint as endpoints
 from serving.runtime.endpoint import Endpoint, resolve
@@ -117,12 +122,79 @@ def test_resolve_says_what_to_do_when_no_server_runs() -> None:
     assert raised.value.exit_code == 4
 
 
-def test_resolve_asks_which_when_two_servers_run() -> None:
-    """It never picks one by itself."""
-    endpoints.save(local())
-    endpoints.save(local("other", 5101))
-    with pytest.raises(TritonUnavailable, match=r"2 local servers run \(local, other\)"):
+def two_servers(folder: Path) -> tuple[Endpoint, Endpoint]:
+    """A stranger's, whose name comes first, and ours, on ``model_repository`` in this folder."""
+    (folder / "model_repository").mkdir()
+    stranger = replace(local("a-stranger", 5101), repository=folder / "elsewhere")
+    ours = replace(local("ours"), repository=folder / "model_repository")
+    endpoints.save(stranger)
+    endpoints.save(ours)
+    return stranger, ours
+
+
+def test_resolve_takes_the_server_of_the_repository_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second server on the machine breaks no command; a path is the same by any spelling."""
+    stranger, ours = two_servers(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "model_repository")
+    assert resolve(repository=tmp_path / "model_repository") == ours
+    assert resolve(repository=tmp_path / "x" / ".." / "link") == ours
+    assert resolve(repository=tmp_path / "elsewhere") == stranger
+    monkeypatch.chdir(tmp_path)
+    assert resolve() == ours
+    assert resolve("a-stranger") == stranger
+    monkeypatch.setenv(endpoints.ENV_URL, "a-stranger")
+    assert resolve(repository=tmp_path / "model_repository") == stranger  # said is said
+
+
+def test_resolve_asks_which_when_no_server_is_the_one_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never picks one by itself; names come with their repositories, the hint fits."""
+    two_servers(tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(TritonUnavailable, match=r"2 local servers run .* none of them") as raised:
         resolve()
+    assert f"a-stranger on {tmp_path / 'elsewhere'}" in raised.value.message
+    assert f"ours on {tmp_path / 'model_repository'}" in raised.value.message
+    assert "--url a-stranger or --url ours" in raised.value.hint
+    endpoints.save(replace(local("second", 5201), repository=tmp_path / "model_repository"))
+    with pytest.raises(TritonUnavailable, match="2 of them serve") as raised:
+        resolve(repository=tmp_path / "model_repository")
+    assert raised.value.hint.endswith("--url ours or --url second")
+
+
+def test_commands_find_the_server_of_their_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By ``--repository`` where there is one, else by this folder."""
+    _, ours = two_servers(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    found: list[Endpoint] = []
+
+    @click.command()
+    @repository_option
+    @server_options
+    def with_repository(repository: Path | None, endpoint: Endpoint) -> None:
+        found.append(endpoint)
+
+    @click.command()
+    @server_options
+    def without(endpoint: Endpoint) -> None:
+        found.append(endpoint)
+
+    for command, given in (
+        (with_repository, []),
+        (without, []),
+        (with_repository, ["--repository", "model_repository"]),
+        (with_repository, ["--repository", str(tmp_path / "elsewhere")]),
+    ):
+        result = CliRunner().invoke(command, given)
+        assert result.exception is None, result.exception
+    assert [one.name for one in found] == ["ours", "ours", "ours", "a-stranger"]
+    assert open_repository(None).root == ours.repository
 
 
 @pytest.mark.parametrize("url", ["nothing", "host:", "host:0", "host:99999", "http://h:1", "a b:1"])
