@@ -97,7 +97,7 @@ def quality(
         ConfigError: when the task metric raises or gives no number.
     """
     _check_target(artifact.file, bench.recipe.serving.target_triton, variant)
-    session = Session(artifact.file)
+    session = Session(artifact.file, outputs=bench.recipe.output_names)
     outputs = [session.run(b) for b in evaluation_batches(bench.recipe, bench.data)]
     check_finite(outputs, variant)
     agreement = None
@@ -181,6 +181,7 @@ def costs(
         examples=data.examples,
         rounds=recipe.measure.rounds,
         threads=threads_of(recipe),
+        outputs=recipe.output_names,
         tell=tell,
     )
     sizes = {name: measure.size_bytes(weights(one)) for name, one in artifacts.items()}

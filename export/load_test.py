@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,7 +67,7 @@ def problem(
         if not publication.variants:
             return ""  # a part of an ensemble, asked through it
         for number, version in enumerate(publication.versions, 1):
-            session = Session(version.files[MODEL_FILE], threads=recipe.serving.threads)
+            session = _session(version.files[MODEL_FILE], recipe)
             check = _sequences if recipe.serving.sequence else _batches
             if found := check(served, publication.name, number, session, recipe):
                 return found
@@ -127,6 +128,11 @@ def inputs(recipe: Recipe, batch_size: int, *, seed: int) -> Arrays:
     return arrays
 
 
+def _session(file: Path, recipe: Recipe) -> Session:
+    """What the answers are compared with: the outputs that the recipe declares."""
+    return Session(file, threads=recipe.serving.threads, outputs=recipe.output_names)
+
+
 def largest_batch(recipe: Recipe) -> int:
     """The largest batch that is served, as far as its inputs stay below 64 MiB."""
     row_bytes = sum(array.nbytes for array in inputs(recipe, 1, seed=0).values())
@@ -176,7 +182,7 @@ def _ensemble(
     file = model.versions[version_of(ensemble, model) - 1].files[MODEL_FILE]
     first = ensemble.parts[0]
     raw = _raw(ensemble, recipe)
-    reference = Session(file, threads=recipe.serving.threads).run(served.infer(first, raw))
+    reference = _session(file, recipe).run(served.infer(first, raw))
     got = served.infer(publication.name, raw)
     if ensemble.labels is None:
         return different(reference, got)

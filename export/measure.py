@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,7 @@ def latency(
     examples: Examples,
     rounds: int,
     threads: int | None,
+    outputs: Collection[str] = (),
     tell: Tell | None = None,
 ) -> dict[str, Latency]:
     """Paired latencies of ONNX files, in ONNX Runtime on this machine's CPU.
@@ -66,9 +67,12 @@ def latency(
         examples: gives inputs of the sizes asked for.
         rounds: how often each variant is timed at each batch size.
         threads: ONNX Runtime threads; all cores when None.
+        outputs: those that are asked for; all when empty.
         tell: told after each batch size.
     """
-    sessions = {name: Session(path, threads=threads) for name, path in paths.items()}
+    sessions = {
+        name: Session(path, threads=threads, outputs=outputs) for name, path in paths.items()
+    }
     result = {name: Latency(ms={}, ratio={}) for name in paths}
     for index, batch in enumerate(batches):
         if tell is not None:

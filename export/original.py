@@ -56,7 +56,7 @@ class OnnxOriginal:
         """
         self.path = path
         self.model = model
-        self._session = Session(path)
+        self._session = Session(path, outputs=[tensor.name for tensor in model.outputs])
 
     @property
     def module(self) -> torch.nn.Module:

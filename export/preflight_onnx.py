@@ -133,6 +133,13 @@ def _check_value(value: onnx.ValueInfoProto, tensor: Tensor) -> None:
     """Dtype, rank and dynamic axes of one input or output."""
     seen = _described(value)
     where = f"{KEY}: {tensor.name}"
+    kind = value.type.WhichOneof("value")
+    if kind not in (None, "tensor_type"):
+        raise ConfigError(
+            f"{where} is a {str(kind).removesuffix('_type')} in the file, Triton serves tensors.",
+            hint="A ZipMap makes one of a classifier's probabilities: convert again with "
+            "options={'zipmap': False}; or leave the output out of model.outputs.",
+        )
     if seen["dtype"] != tensor.dtype:
         raise ConfigError(
             f"{where} is {seen['dtype']} in the file, {tensor.dtype} in the recipe.",
@@ -212,7 +219,8 @@ def _described(value: onnx.ValueInfoProto) -> dict[str, Any]:
     import onnx
 
     kind = value.type.tensor_type
-    dtype = "unknown"
+    form = value.type.WhichOneof("value")
+    dtype = "unknown" if form in (None, "tensor_type") else form.removesuffix("_type")
     if kind.elem_type:
         found = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         dtype = "string" if found == np.dtype(object) else str(found)

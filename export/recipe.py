@@ -243,6 +243,11 @@ class Recipe(FileModel):
                 named += spec.step.references
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs that are served; an ONNX source may have more."""
+        return tuple(tensor.name for tensor in self.model.outputs)
+
     def example_dims(self, tensor: Tensor) -> tuple[int, ...]:
         """The tensor's sizes without the batch axis, symbolic ones at their example size."""
         return tuple(

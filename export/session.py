@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,12 @@ class Session:
     Args:
         path: the file.
         threads: threads of one operator; all cores when None.
+        outputs: those to give, where the file has more than a recipe names; all when empty.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, threads: int | None = None, outputs: Collection[str] = ()
+    ) -> None:
         """Load the file.
 
         Raises:
@@ -63,7 +66,8 @@ class Session:
                 hint="Try another opset, or leave out the step that made it.",
             ) from error
         self.path = path
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        has = [output.name for output in self._session.get_outputs()]
+        self._outputs = [name for name in has if name in outputs] if outputs else has
 
     def run(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Output name → array for one batch of inputs.
