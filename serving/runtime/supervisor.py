@@ -225,7 +225,8 @@ class TritonServer:
                 f"{error.message} {_last_words(self.log_tail())}", hint=f"Its log: {self.log_path}"
             ) from error
         self.models = tuple(sorted((*tried, *left_out), key=lambda model: model.name))
-        for model in self.models:
+        # At the first start whoever starts it says so; after a restart nobody else would.
+        for model in self.models if self._watcher is not None else ():
             if model.left_out:
                 _log.warning("model.left_out", model=model.name, reason=model.reason)
             elif not model.ready:
