@@ -6,6 +6,7 @@ of two equal keys without a word, and spends minutes on a few bytes of nested al
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ MAX_NODES = 100_000
 """Keys and values with every alias written out; a merge costs time for each of them."""
 MAX_DEPTH = 50
 """Python's recursion ends at about 300; no file here is deeper than 10."""
+_NOWHERE = re.compile("[\x00\ud800-\udfff]")
+"""Escapes can write them; neither a file system nor UTF-8 takes them."""
 _LONGEST = 60
 """Characters of a value that a message quotes."""
 
@@ -153,6 +156,11 @@ class _Loader(yaml.SafeLoader):
                 problem=f"{short(node.value)} cannot be read as {kind}",
                 problem_mark=node.start_mark,
             ) from None
+        if isinstance(value, str) and _NOWHERE.search(value):
+            raise ConstructorError(
+                problem=f"{short(value)} holds a character that no name or path can",
+                problem_mark=node.start_mark,
+            )
         if isinstance(value, int) and abs(value) >= 2**63:
             raise ConstructorError(
                 problem=f"{short(node.value)} is larger than any number here",

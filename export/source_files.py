@@ -27,6 +27,10 @@ _NO_CODE = {"__pycache__", "node_modules", "runs", "model_repository"}
 """Folders beside a recipe that hold what Conch and other tools write, besides hidden ones."""
 
 
+_LONGEST = 100
+"""Characters of a path that a message quotes."""
+
+
 def located(reference: str, folder: Path, *, key: str) -> Path:
     """The file or folder that a path of a recipe means.
 
@@ -39,18 +43,25 @@ def located(reference: str, folder: Path, *, key: str) -> Path:
     Raises:
         ConfigError: when the package is not installed, or nothing is at the path.
     """
+    inside = reference
     if reference.startswith(PACKAGE):
         name, _, inside = reference.removeprefix(PACKAGE).partition("/")
-        path = _package_folder(name, key) / inside
-    else:
-        path = folder / Path(reference).expanduser()
-    if not path.exists():
+        folder = _package_folder(name, key)
+    try:
+        path = folder / Path(inside).expanduser()
+        return path.resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"{key}: {reference}: {path} is not there.",
             hint="Paths in a recipe are relative to the recipe; package:NAME/path is inside an "
             "installed package.",
-        )
-    return path.resolve()
+        ) from None
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: whose home, or a loop
+        raise ConfigError(
+            f"{key}: {reference[:_LONGEST]}: cannot be looked at "
+            f"({getattr(error, 'strerror', None) or error}).",
+            hint="Correct the path, or its permissions.",
+        ) from None
 
 
 def source_files(recipe_path: Path, recipe: Recipe) -> list[Path]:
@@ -69,8 +80,19 @@ def source_files(recipe_path: Path, recipe: Recipe) -> list[Path]:
     that PACKAGE imports from other packages.
 
     Raises:
-        ConfigError: when one that the recipe names is missing.
+        ConfigError: when one that the recipe names is missing, or cannot be read.
     """
+    try:
+        return _source_files(recipe_path, recipe)
+    except OSError as error:
+        raise ConfigError(
+            f"{recipe_path}: a file or folder that it names cannot be read ({error}).",
+            hint="Correct the path, or its permissions.",
+        ) from error
+
+
+def _source_files(recipe_path: Path, recipe: Recipe) -> list[Path]:
+    """The same; what the file system says against it is raised as it is."""
     model, folder = recipe.model, recipe_path.parent.resolve()
     found = set(python_files(folder))
     found.update(_code_of_packages(recipe.references))

@@ -20,6 +20,7 @@ import yaml
 from conch.errors import ConchError, ConfigError
 from control import policy_file
 from export import recipe
+from export.source_files import source_files
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 RICH_POLICY = """\
@@ -45,6 +46,7 @@ ODD = (
     *("!!timestamp x", "!!binary x", "!!python/object:os.system x", "!!set {a, a}", "!!omap [1]"),
     *("!!pairs [a: 1]", "=", "<<", "*base", "&x [*x]", "? [a]", "{[a]: 1}", "{? {a: 1} : 2}"),
     *("[" * 80, "{a: " * 80, "- " * 60, "'unclosed", '"\\ud800"', '"\\x1b]0;x"', "|\n  text"),
+    *("'~nobody/x'", "/proc/1/cwd", "/dev/zero", "y" * 5000, '"\\0"'),
     *("\x00", "\ufeff", "\u2028", "\x85", "\t", "%YAML 9.9", "---", "...", "!<tag> x", "100", "٣"),
     *("10s", "999999999999999999h", "9" * 400 + "s", "1" + "0" * 25, "-0", "a\u202eb", "[/red]"),
 )  # fmt: skip
@@ -201,6 +203,8 @@ def _use_recipe(path: Path) -> None:
     """All that `conch export plan` does with a recipe's text."""
     read = recipe.load(path)
     recipe.as_dict(read)
+    with contextlib.suppress(ConfigError):  # of a file that is not there
+        source_files(path, read)
     for variant in read.variants:
         read.gates_of(variant)
         read.published_name(variant)

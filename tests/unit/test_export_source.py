@@ -4,10 +4,12 @@ import pytest
 
 from conch import config_file
 from conch.errors import ConfigError
+from export import recipe as recipes
 from export.source import Source
-from export.source_files import located
+from export.source_files import located, source_files
 from export.source_spec import SourceFields
 from export.steps import Form
+from tests.integration import toy_recipe
 
 
 @pytest.fixture
@@ -124,11 +126,26 @@ def test_paths_are_relative_to_the_recipe_or_inside_a_package(folder):
         ("gone.onnx", "gone.onnx is not there"),
         ("package:email/gone", "gone is not there"),
         ("package:surely_not_installed/a", "the package surely_not_installed is not installed"),
+        ("data.py/inside", "inside is not there"),
+        ("x" * 5000, "cannot be looked at (File name too long)"),
+        ("~surely_nobody/x", "cannot be looked at"),
+        ("loop", "cannot be looked at"),
     ],
 )
 def test_path_that_leads_nowhere_is_refused(folder, reference, says):
     """The recipe's key goes first."""
+    (folder / "loop").symlink_to("loop")
     with pytest.raises(ConfigError) as caught:
         located(reference, folder, key="model.onnx")
+    assert len(caught.value.message) < 500
     assert caught.value.message.startswith("model.onnx: ")
     assert says in caught.value.message
+
+
+def test_a_file_where_a_folder_should_be_is_refused(tmp_path):
+    """It is there, and cannot be listed."""
+    path = toy_recipe.write(
+        tmp_path, model={"factory": None, "huggingface": {"folder": "model.py"}}
+    )
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: a file or folder that it names"):
+        source_files(path, recipes.load(path))

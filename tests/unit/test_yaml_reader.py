@@ -43,7 +43,7 @@ def refused_file(tmp_path: Path, content: bytes) -> ConfigError:
         "0b_", "2001-99-99", "!!float x", "!!bool x", "!!timestamp x", "!!int x", "9" * 5000,
         "!!binary é", "!!python/object/apply:os.system [id]", "!<tag:x> y", "=", "9" * 30,
         "[" * 60 + "]" * 60, "{[a]: 1}", "*nobody", "&a [*a]", "'open", "%x", "@", "\t- x",
-        "\x00", "\x07", "\x9b",
+        "\x00", "\x07", "\x9b", r'"\0"', r'"a\ud800"', r'{"\0": 1}',
     ],
 )  # fmt: skip
 def test_whatever_pyyaml_raises_has_a_file_and_a_line(value: str) -> None:
