@@ -52,7 +52,14 @@ def check(repository: Repository, names: list[str] | None = None) -> list[Findin
     folders = names or sorted(
         path.name for path in repository.root.iterdir() if path.is_dir() and path.name != STATE_DIR
     )
-    return [finding for name in folders for finding in _check_model(repository, name)]
+    found: list[Finding] = []
+    for name in folders:
+        try:
+            found.extend(_check_model(repository, name))
+        except OSError as error:  # a folder that may not be entered, or went away meanwhile
+            message = f"cannot be looked at ({error.strerror or error})"
+            found.append(Finding(model=name, severity=Severity.FAULT, message=message))
+    return found
 
 
 def _check_model(repository: Repository, name: str) -> Iterator[Finding]:
