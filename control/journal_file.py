@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,10 @@ from control.journal_schema import JournalError, JournalLocked, JournalUnusable
 from serving import atomic
 
 READ_WAIT_S = 5.0
+_STEPS = 100_000  # of SQLite's machine between two looks at the clock: some milliseconds
 _SIDES = ("-wal", "-shm")
+REFUSED = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite raises; the second where its message quotes a damaged name."""
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _NO_JOURNAL = frozenset(
     {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB}
@@ -51,7 +55,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
                 raise
             # Where we may not write, not even the file that readers share beside it can be made.
             return _reading(path, "mode=ro&immutable=1")
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, *REFUSED) as error:
         raise said(path, error) from error
 
 
@@ -72,12 +76,13 @@ def _reading(path: Path, how: str) -> sqlite3.Connection:
     return copy
 
 
-def open_to_write(path: Path, *, wait_s: float) -> sqlite3.Connection:
+def open_to_write(path: Path, *, wait_s: float, check_s: float = 0.0) -> sqlite3.Connection:
     """The journal, made or brought up to date where it must be.
 
     Args:
         path: where.
         wait_s: how long to wait for another process that holds it.
+        check_s: how long to look for damaged pages; 0 for not at all.
 
     Raises:
         JournalLocked: when another process goes on holding it.
@@ -97,11 +102,13 @@ def open_to_write(path: Path, *, wait_s: float) -> sqlite3.Connection:
             if db.execute("PRAGMA journal_mode").fetchone() != ("wal",):
                 db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
+            if check_s > 0:
+                _require_sound(db, path, check_s)
         except BaseException:
             db.close()
             raise
         return db
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, *REFUSED) as error:
         raise said(path, error) from error
 
 
@@ -113,12 +120,12 @@ def in_memory(*, empty: bool = False) -> sqlite3.Connection:
     return db
 
 
-def is_locked(error: sqlite3.Error) -> bool:
+def is_locked(error: Exception) -> bool:
     """Whether another process holds the file."""
     return _code(error) in _LOCKED
 
 
-def said(path: Path, error: OSError | sqlite3.Error) -> JournalError:
+def said(path: Path, error: Exception) -> JournalError:
     """What to tell the user, as the kind of error that it is."""
     if isinstance(error, OSError):
         why = error.strerror or str(error)
@@ -129,7 +136,8 @@ def said(path: Path, error: OSError | sqlite3.Error) -> JournalError:
         )
     extended = int(getattr(error, "sqlite_errorcode", 0))
     closed = _code(error) in _CLOSED and _is_closed(path)
-    if not (closed or _code(error) in _NO_JOURNAL or extended == _SHORT_READ):
+    garbled = not hasattr(error, "sqlite_errorcode")  # of a name, or of our own finding
+    if not (closed or garbled or _code(error) in _NO_JOURNAL or extended == _SHORT_READ):
         return JournalError(
             f"journal {path}: {error}.",
             hint="Free some space, or mend the folder's permissions; the loop holds until it can "
@@ -249,12 +257,32 @@ def _require_file(path: Path) -> None:
         )
 
 
+def _require_sound(db: sqlite3.Connection, path: Path, within_s: float) -> None:
+    """Refuse a file with damaged pages, as far as they are found in this time."""
+    until_s = time.monotonic() + within_s
+    db.set_progress_handler(lambda: time.monotonic() > until_s, _STEPS)
+    try:
+        told = [str(row[0]) for row in db.execute("PRAGMA quick_check(20)")]
+    except sqlite3.OperationalError as error:
+        if _code(error) != sqlite3.SQLITE_INTERRUPT:
+            raise
+        return
+    finally:
+        db.set_progress_handler(None, 0)
+    pages = [text for text in told if text != "ok" and " value in " not in text]  # that is a row's
+    if pages:
+        raise JournalUnusable(
+            f"journal {path}: damaged ({pages[0][:200]}).",
+            hint="`sqlite3 FILE .recover` saves what is in it.",
+        )
+
+
 def _is_closed(path: Path) -> bool:
     """Whether a file is there that we may not write; else it is its folder that refuses."""
     files = [f"{path}{side}" for side in ("", *_SIDES)]
     return any(os.path.lexists(f) and not os.access(f, os.R_OK | os.W_OK) for f in files)
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: Exception) -> int:
     """SQLite's primary code; 0 where the error is Python's own."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

@@ -212,8 +212,9 @@ class JournalReader:
             JournalError: when the file is damaged, or cannot be read.
         """
         try:
-            yield from self._db.execute(query, values)
-        except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
+            for row in self._db.execute(query, values):  # noqa: UP028  # which would close it
+                yield row
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise JournalError(
                 f"journal: cannot be read ({error}).",
                 hint="If it is damaged, `conch control run` puts it aside and begins a new one; "

@@ -93,6 +93,9 @@ def require_whole(db: sqlite3.Connection) -> None:
         sqlite3.Error: when something is missing or damaged.
     """
     for table, columns in _COLUMNS.items():
+        keys = [name for _, name, *_, key in db.execute(f"PRAGMA table_info({table})") if key]
+        if keys != [columns.partition(",")[0]]:
+            raise sqlite3.DatabaseError(f"table {table} is not ours")
         db.execute(f"SELECT {columns} FROM {table} ORDER BY rowid DESC LIMIT 1").fetchone()  # noqa: S608
 
 

@@ -26,6 +26,8 @@ PATIENCE_S = 0.05
 """A write waits so long for another process; the next tick is the next try."""
 START_S, END_S = 1.0, 2.0
 """The first and the last one may wait longer."""
+CHECK_S = 2.0
+"""Pages are looked through so long when a controller starts: some 0.5 GB."""
 _MOST_FILES = 5
 """So often a file is given up in one life; more, and something else is wrong than the file."""
 MOST_KEPT = 10_000
@@ -70,7 +72,8 @@ class Store:
         self._files = 0
         self._said = Repeated(log)
         try:
-            self._open(wait_s=START_S)
+            anew = on_trouble is OnTrouble.BEGIN_ANEW
+            self._open(wait_s=START_S, check_s=CHECK_S if anew else 0.0)
         except JournalLocked as error:
             if on_trouble is OnTrouble.RAISE:
                 raise
@@ -119,7 +122,7 @@ class Store:
         try:
             with self.db:
                 self.db.execute(statement, values)
-        except sqlite3.Error as error:
+        except journal_file.REFUSED as error:
             if not journal_file.is_locked(error):
                 raise journal_file.said(self._path, error) from error
 
@@ -136,7 +139,7 @@ class Store:
                         "DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?",
                         (MOST_KEPT,),
                     )
-        except sqlite3.Error as error:
+        except journal_file.REFUSED as error:
             raise journal_file.said(self._path, error) from error
 
     def _look(self, wait_s: float) -> None:
@@ -157,7 +160,7 @@ class Store:
                 journal_file.put_aside(self._path, only_sides=True)
             self._open(wait_s=wait_s)
 
-    def _open(self, *, wait_s: float) -> None:
+    def _open(self, *, wait_s: float, check_s: float = 0.0) -> None:
         """Open the file; what is none is dealt with as was said.
 
         Raises:
@@ -165,7 +168,7 @@ class Store:
             JournalError: when it cannot be had.
         """
         try:
-            opened = journal_file.open_to_write(self._path, wait_s=wait_s)
+            opened = journal_file.open_to_write(self._path, wait_s=wait_s, check_s=check_s)
         except JournalLocked:
             raise
         except JournalError as error:

@@ -333,8 +333,8 @@ class Repository:
         """What is known of where the version comes from; empty when it cannot be read."""
         path = self.root / model_name(name) / str(version) / LINEAGE
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = json.loads(atomic.read(path))
+        except (OSError, RecursionError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
 
