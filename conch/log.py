@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
 from conch.terminal import clean
+
+FIRST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 300.0
+"""What goes on is said again after these pauses: one line in 5 s at first, one in 5 min later."""
 
 
 def configure(verbosity: int) -> None:
@@ -16,7 +24,7 @@ def configure(verbosity: int) -> None:
     renderers: list[structlog.typing.Processor] = (
         [
             structlog.processors.format_exc_info,
-            _clean,
+            tame,
             structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
         ]
         if sys.stderr.isatty()
@@ -35,8 +43,96 @@ def configure(verbosity: int) -> None:
     )
 
 
-def _clean(
-    _logger: object, _method: str, event: structlog.typing.EventDict
+def tame(
+    _logger: Any, _method: str, fields: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """The event with its text cleaned for a terminal; other values are shown by their repr."""
-    return {key: clean(value) if isinstance(value, str) else value for key, value in event.items()}
+    r"""The same fields, where no text can steer a terminal: a processor of structlog.
+
+    Messages quote what servers and files say. Lines and tabs stay; JSON escapes all of it anyway.
+
+    Example:
+        >>> tame(None, "", {"error": "a\x1b[2Jb", "path": ["\x9b1m"], "seconds": 1.5})
+        {'error': 'a\\x1b[2Jb', 'path': "['\\x9b1m']", 'seconds': 1.5}
+    """
+    return {clean(name): _tamed(value) for name, value in fields.items()}
+
+
+def _tamed(value: Any) -> Any:
+    """Numbers as they are; anything else as text that only shows."""
+    return value if value is None or isinstance(value, bool | int | float) else clean(value)
+
+
+@dataclass(slots=True)
+class _Run:
+    """Equal events in a row."""
+
+    since_s: float
+    said_s: float
+    pause_s: float
+    count: int = 1
+
+
+class Repeated:
+    """Says that something goes on: the first time, then ever more seldom, and when it is over.
+
+    An outage of an hour at five ticks a second is 18,000 equal events; as lines they bury what
+    else is to be read.
+
+    Example:
+        >>> outage = Repeated(structlog.get_logger())
+        >>> outage.seen("triton.unreachable", key="minilm", error="no answer")  # doctest: +SKIP
+        >>> outage.over("triton.reached", key="minilm")  # doctest: +SKIP
+    """
+
+    def __init__(self, logger: Any = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Say it to this logger; by the clock, in seconds."""
+        self._log = logger if logger is not None else structlog.get_logger()
+        self._clock = clock
+        self._runs: dict[tuple[str, str], _Run] = {}
+
+    def seen(self, event: str, *, key: str = "", level: str = "warning", **fields: Any) -> bool:
+        """It was seen (again); gives whether that was said.
+
+        Args:
+            event: the line's event.
+            key: what tells two runs of the same event apart, such as a model's name.
+            level: the logger's method.
+            fields: of the line; a later line has ``times`` and ``for_s`` beside them.
+        """
+        now_s = self._clock()
+        run = self._runs.get((event, key))
+        if run is None:
+            self._runs[event, key] = _Run(now_s, now_s, FIRST_PAUSE_S)
+            getattr(self._log, level)(event, **fields)
+            return True
+        run.count += 1
+        if now_s - run.said_s < run.pause_s:
+            return False
+        run.said_s, run.pause_s = now_s, min(2 * run.pause_s, LONGEST_PAUSE_S)
+        getattr(self._log, level)(
+            event, **fields, times=run.count, for_s=round(now_s - run.since_s, 1)
+        )
+        return True
+
+    def over(
+        self, event: str, *, key: str = "", said: str = "", level: str = "warning", **fields: Any
+    ) -> bool:
+        """It is over; gives whether it had been seen, and says so with how often and how long.
+
+        Args:
+            event: the one that was ``seen``.
+            key: of that.
+            said: the line's event; ``<event>.over`` where it is empty.
+            level: the logger's method.
+            fields: of the line.
+        """
+        run = self._runs.pop((event, key), None)
+        if run is None:
+            return False
+        getattr(self._log, level)(
+            said or f"{event}.over",
+            **fields,
+            times=run.count,
+            for_s=round(self._clock() - run.since_s, 1),
+        )
+        return True

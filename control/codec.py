@@ -45,6 +45,21 @@ _COMMON = (
 file format: with another text here no journal can be read any more."""
 
 
+MOST_BYTES = 2**24
+"""Of one stored value, unpacked: a checkpoint with a season's history has some 0.5 MB."""
+DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    zlib.error,
+)
+"""What reading a value raises that is damaged, or that another version wrote."""
+
+
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     """Made once a type: it costs milliseconds."""
@@ -64,11 +79,29 @@ def packed(content: str) -> bytes:
 
 
 def unpacked(stored: bytes | str) -> Any:
-    """The JSON value in what ``packed`` gave, or in plain text."""
+    """The JSON value in what ``packed`` gave, or in plain text.
+
+    Raises:
+        DAMAGE: when it is neither, or far larger than any value that is stored.
+    """
     if isinstance(stored, str):
-        return json.loads(stored)
+        return parsed(stored)
     expand = zlib.decompressobj(zdict=_COMMON)
-    return json.loads(expand.decompress(stored) + expand.flush())
+    content = expand.decompress(stored, MOST_BYTES)
+    if not expand.eof:
+        raise ValueError("cut off, or larger than any value is")
+    return json.loads(content)
+
+
+def parsed(content: str) -> Any:
+    """The JSON value in a text.
+
+    Raises:
+        DAMAGE: when there is none, or it is far larger than any value that is stored.
+    """
+    if len(content) > MOST_BYTES:
+        raise ValueError("larger than any value is")
+    return json.loads(content)
 
 
 def look(seen: Observation, decided: Decision) -> str:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -23,6 +24,7 @@ log = structlog.get_logger()
 
 EVERY = "*"
 LOCK_WAIT_S = 5.0
+_MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +56,19 @@ def read(repository: Repository) -> Freezes:
     """The freezes in force; everything is frozen where the file cannot be understood."""
     path = path_of(repository)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return Freezes(
-            until_s={
-                str(name): math.inf if until is None else float(until)
-                for name, until in data["until_s"].items()
-            }
-        )
+        data = json.loads(atomic.read(path, most_bytes=_MOST_BYTES))
+        return Freezes(until_s={name: _until(at) for name, at in data["until_s"].items()})
     except FileNotFoundError:
         return Freezes()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        OSError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         log.error("freeze.unreadable", path=str(path), error=str(error))
         return Freezes(until_s={EVERY: math.inf})
 
@@ -102,6 +107,22 @@ def resume(repository: Repository, model: str | None, *, now_s: float) -> bool:
         left = {} if name is None else {n: until_s for n, until_s in kept.items() if n != name}
         _write(repository, left)
     return left != kept
+
+
+def _until(at: Any) -> float:
+    """Until when, in seconds since the epoch.
+
+    Raises:
+        TypeError: for what is no number.
+        ValueError: for a number that is none, or no time.
+    """
+    if at is None:
+        return math.inf
+    if isinstance(at, bool) or not isinstance(at, int | float):
+        raise TypeError(f"{at!r}: not seconds since the epoch")
+    if not math.isfinite(at):
+        raise ValueError(f"{at}: not seconds since the epoch")
+    return float(at)
 
 
 def _in_force(freezes: Freezes, now_s: float) -> dict[str, float]:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 import structlog
 
 from conch.errors import ConchError
+from control import sources
 from control.sources import Prometheus, selector
 
 log = structlog.get_logger()
@@ -79,13 +80,12 @@ class PrometheusHistory:
                     if late.is_set():  # nobody waits for it any more
                         return
                     some = names[first : first + _MODELS_A_QUERY]
-                    found.update(self._of(some, end_s - last_s, end_s, step_s))
+                    with sources.errors(self._prometheus.url):
+                        found.update(self._of(some, end_s - last_s, end_s, step_s))
             except ConchError as error:
                 errors.append(error.message)
-            except (KeyError, TypeError, ValueError) as error:
-                errors.append(f"its answer is not a Prometheus' ({type(error).__name__}).")
 
-        # In a thread: the deadline of a request begins anew with each byte that comes.
+        # In a thread: a deadline for all of the queries.
         thread = threading.Thread(target=ask, name="conch-history", daemon=True)
         thread.start()
         thread.join(self._deadline_s)

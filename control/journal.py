@@ -6,6 +6,11 @@ tick are written together at its end; ``begin`` writes what waits, and its own r
 anything is changed. WAL with ``synchronous=FULL``: what was written survives kill -9 and a power
 cut. An action is recorded as begun before the first write and as ended after it, so an unfinished
 one is visible.
+
+The journal is never in the way of a tick. While another process holds the file, what is to be
+written waits in memory, also the record of a change: what the change is and how it is undone is in
+the revisions by then. A disk that is full refuses a change. What is found to be no journal is put
+aside by the one controller that may write, and a new file begins with a run of its own.
 """
 
 from __future__ import annotations
@@ -22,12 +27,13 @@ import structlog
 
 import conch
 from conch.errors import ConchError
-from control import checkpoint, codec, journal_schema
+from control import checkpoint, codec, journal_file, journal_queue
 from control.actuator import Action
 from control.core.policies.rule import Rule
 from control.core.state import Applied, ControlState
 from control.core.step import Event, Looked
 from control.core.types import Decision, Observation, Policy
+from control.journal_queue import Row
 from control.journal_reader import (
     CHECKPOINT,
     GAP,
@@ -39,8 +45,9 @@ from control.journal_reader import (
     Run,
 )
 from control.journal_schema import JournalError
+from control.journal_store import OnTrouble, Store
 
-__all__ = ["ActionEntry", "Entry", "Journal", "JournalError", "Record", "Run"]
+__all__ = ["ActionEntry", "Entry", "Journal", "JournalError", "OnTrouble", "Record", "Run"]
 
 log = structlog.get_logger()
 
@@ -52,36 +59,35 @@ _NO_POLICIES: Mapping[str, Policy] = {}
 class Journal(JournalReader):
     """The journal file of one repository; use it as a context manager."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, read_only: bool = False, on_trouble: OnTrouble = OnTrouble.RAISE
+    ) -> None:
         """Open it, creating it unless ``read_only``; an older format is brought up to date.
+
+        One that another process holds is opened when it is free, unless trouble is to ``RAISE``.
 
         Raises:
             JournalError: when it cannot be opened, is of a newer format, or is not there to be
                 read.
         """
-        if read_only and not path.is_file():
-            raise JournalError(
-                f"journal: {path} is not there.",
-                hint="Start the loop first: `conch control run POLICY`.",
-            )
-        self._run: int | None = None
-        self._waiting: list[tuple[Any, ...]] = []
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if read_only:
-                self._db = _connect(path, read_only=True)
-                if journal_schema.version_of(self._db) == journal_schema.VERSION:
-                    return
-                self._db.close()
-            self._db = _connect(path, read_only=False)
-            journal_schema.version_of(self._db)  # a newer file is left as it is
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            journal_schema.bring_up_to_date(self._db)
-        except (OSError, sqlite3.Error) as error:
-            raise JournalError(
-                f"journal {path}: {error}.", hint="Move the file away, or mend its permissions."
-            ) from error
+        self._run: Row | None = None
+        self._models: tuple[str, ...] = ()
+        self._begun: dict[int, Row] = {}
+        self._ended: set[int] = set()
+        self._reads = journal_file.open_to_read(path) if read_only else None
+        self._store = None if read_only else Store(path, on_trouble, first=self._first)
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        """What is open now."""
+        return self._written.db if self._reads is None else self._reads
+
+    @property
+    def _written(self) -> Store:
+        """What is written into."""
+        if self._store is None:
+            raise JournalError("journal: was opened to be read.", hint="Open it to write.")
+        return self._store
 
     def __enter__(self) -> Self:
         return self
@@ -92,11 +98,10 @@ class Journal(JournalReader):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self.flush()
-        except JournalError as failed:
-            log.error("journal.not_written", error=failed.message)
-        self._db.close()
+        if self._store is not None:
+            self._store.close()
+        if self._reads is not None:
+            self._reads.close()
 
     def start_run(
         self,
@@ -107,20 +112,18 @@ class Journal(JournalReader):
         rules: Mapping[str, Rule],
         tick_s: float | None = None,
     ) -> int:
-        """A run begins: who decides, and by what; gives its number.
+        """A run begins: who decides, and by what; gives its number, 0 while that is not known.
 
         Every model's memory is empty from here on, until ``Started`` fills it.
         """
         models = {name: _by(rules[name], policy) for name, policy in policies.items()}
-        self.flush()
-        self._run = self._execute(
-            "INSERT INTO run (begun_at_s, mode, version, tick_s, models) VALUES (?, ?, ?, ?, ?)",
-            (at_s, mode, conch.__version__, tick_s, json.dumps(models, default=str)),
-        )
+        values = (at_s, mode, conch.__version__, tick_s, json.dumps(models, default=str))
+        self._run = self._written.queue.put(journal_queue.RUN, values, handle=True)
+        self._models = tuple(policies)
         for name in policies:
             self._wait(name, OPENED, at_s, None, None)
         self.flush()
-        return self._run
+        return self._written.queue.number(self._run.makes)
 
     def append(
         self, model: str, event: Event, decision: Decision | None = None, *, at_s: float
@@ -147,21 +150,16 @@ class Journal(JournalReader):
     def flush(self) -> None:
         """Make durable what waits, in one transaction.
 
+        While another process holds the file, it goes on waiting.
+
         Raises:
-            JournalError: when the disk refuses; it goes on waiting then.
+            JournalError: when the disk refuses; it goes on waiting then, too.
         """
-        if not self._waiting:
-            return
-        try:
-            with self._db:
-                self._db.executemany(
-                    "INSERT INTO event (run, model, kind, at_s, tick_id, data)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    self._waiting,
-                )
-        except sqlite3.Error as error:
-            raise _not_written(error) from error
-        self._waiting.clear()
+        if self._written.flush():
+            for handle in self._ended:
+                self._begun.pop(handle, None)
+                self._written.queue.forget(handle)
+            self._ended.clear()
 
     def record(self, model: str, seen: Observation, decision: Decision, *, mode: str) -> None:
         """One tick, durable at once; begins a run without policies where none has begun."""
@@ -171,12 +169,21 @@ class Journal(JournalReader):
         self.flush()
 
     def begin(self, model: str, decision: Decision, *, at_s: float) -> int:
-        """Record that an action begins; gives its id for ``end``. Durable, with all before it."""
-        self.flush()
-        return self._execute(
-            "INSERT INTO action (tick_id, model, begun_at_s, desired) VALUES (?, ?, ?, ?)",
-            (decision.tick_id, model, at_s, codec.text(decision.desired)),
-        )
+        """Record that an action begins; gives its handle for ``end``. Durable, with all before it.
+
+        Raises:
+            JournalError: when the disk refuses: it must not begin then. A file that another process
+                holds is no reason not to.
+        """
+        values = (decision.tick_id, model, at_s, codec.text(decision.desired))
+        row = self._written.queue.put(journal_queue.BEGIN, values, handle=True)
+        try:
+            self.flush()
+        except JournalError:
+            self._written.queue.rows.remove(row)
+            raise
+        self._begun[row.makes] = row
+        return row.makes
 
     def end(
         self,
@@ -192,19 +199,33 @@ class Journal(JournalReader):
             if isinstance(result, Action)
             else {"outcome": "failed", "error": result.message}
         )
-        self._execute(
-            "UPDATE action SET ended_at_s = ?, result = ?, change = ? WHERE id = ?",
-            (at_s, json.dumps(data), codec.text(change) if change else None, action_id),
-        )
+        values = (at_s, json.dumps(data), codec.text(change) if change else None)
+        self._written.queue.put(journal_queue.END, values, of=action_id)
+        self._ended.add(action_id)
+        self.flush()
 
     def save_learnt(self, learnt: Mapping[str, Mapping[str, Any]], *, at_s: float) -> None:
         """What was learnt, in its saved form by model, for the next controller."""
-        rows = [(model, at_s, json.dumps(value)) for model, value in learnt.items()]
+        self._written.queue.drop(journal_queue.LEARNT)
+        for model, value in learnt.items():
+            self._written.queue.put(journal_queue.LEARNT, (model, at_s, json.dumps(value)))
+        self.flush()
+
+    def learnt(self, model: str) -> dict[str, Any]:
+        """What ``save_learnt`` kept; for a controller nothing, too, where that cannot be read."""
         try:
-            with self._db:
-                self._db.executemany("INSERT OR REPLACE INTO learnt VALUES (?, ?, ?)", rows)
-        except sqlite3.Error as error:
-            raise _not_written(error) from error
+            return super().learnt(model)
+        except JournalError as error:
+            self._unread(error)
+            return {}
+
+    def tried(self, model: str, *, since_s: float) -> tuple[Applied, ...]:
+        """What ended since then; for a controller nothing, too, where that cannot be read."""
+        try:
+            return super().tried(model, since_s=since_s)
+        except JournalError as error:
+            self._unread(error)
+            return ()
 
     def prune(self, *, before_s: float) -> None:
         """Forget the events from before ``before_s``, but for the looks that led to an action.
@@ -212,7 +233,6 @@ class Journal(JournalReader):
         Of a run that goes on, all since its newest checkpoint before then stays: it is replayed
         from there.
         """
-        self.flush()
         self._execute(
             "DELETE FROM event WHERE at_s < :before AND id < coalesce("
             " (SELECT max(id) FROM event AS mark WHERE mark.run = event.run"
@@ -228,27 +248,46 @@ class Journal(JournalReader):
         """Put an event to those that wait."""
         if self._run is None:
             self.start_run(at_s=at_s, mode="active", policies=_NO_POLICIES, rules={})
-        if len(self._waiting) >= MOST_WAITING:
-            names = sorted({row[1] for row in self._waiting})
-            log.error("journal.gap", events=len(self._waiting), models=names)
-            self._waiting = [(self._run, name, GAP, at_s, None, None) for name in names]
+        assert self._run is not None  # noqa: S101  # it is now
+        if len(self._written.queue.rows) >= MOST_WAITING:
+            names = sorted({row.values[0] for row in self._written.queue.drop(journal_queue.EVENT)})
+            log.error("journal.gap", models=names)
+            self._written.queue.cut(MOST_WAITING // 2)
+            for name in names:
+                self._written.queue.put(
+                    journal_queue.EVENT, (name, GAP, at_s, None, None), of=self._run.makes
+                )
         stored = codec.packed(content) if content is not None else None
-        self._waiting.append((self._run, model, kind, at_s, tick_id, stored))
+        values = (model, kind, at_s, tick_id, stored)
+        self._written.queue.put(journal_queue.EVENT, values, of=self._run.makes)
 
-    def _execute(self, statement: str, values: tuple[Any, ...] | dict[str, Any]) -> int:
-        """One durable write; gives the row's id."""
-        try:
-            with self._db:
-                return self._db.execute(statement, values).lastrowid or 0
-        except sqlite3.Error as error:
-            raise _not_written(error) from error
+    def _execute(self, statement: str, values: tuple[Any, ...] | dict[str, Any]) -> None:
+        """One durable write after all that waits; none while another process holds the file."""
+        self._written.execute(statement, values)
 
+    def _first(self) -> list[Row]:
+        """What another file begins with: this run, that nothing is known before, what has begun."""
+        if self._run is None:
+            return []
+        gaps = [
+            Row(
+                statement=journal_queue.EVENT,
+                values=(name, GAP, self._run.values[0], None, None),
+                of=self._run.makes,
+            )
+            for name in self._models
+        ]
+        return [self._run, *gaps, *self._begun.values()]
 
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    """The file, opened."""
-    if read_only:
-        return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)
-    return sqlite3.connect(path, timeout=5.0)
+    def _unread(self, error: JournalError) -> None:
+        """A controller goes on without; who only reads is told.
+
+        Raises:
+            JournalError: the same, for a reader.
+        """
+        if self._reads is not None:
+            raise error
+        log.error("journal.not_read", error=error.message)
 
 
 def _by(rule: Rule, policy: Policy) -> dict[str, Any]:
@@ -261,10 +300,3 @@ def _by(rule: Rule, policy: Policy) -> dict[str, Any]:
             if f.name != "name"
         }
     return {"rule": rule.name, "options": options, "policy": json.loads(codec.text(policy))}
-
-
-def _not_written(error: sqlite3.Error) -> JournalError:
-    """A write that failed."""
-    return JournalError(
-        f"journal: {error}.", hint="Free some space; the loop holds until it can record."
-    )

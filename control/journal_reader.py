@@ -1,31 +1,41 @@
-"""Read a journal: ticks for people, events for a replay, changes for a controller that starts."""
+"""Read a journal: ticks for people, events for a replay, changes for a controller that starts.
+
+A damaged row costs that row and a line of the log; damaged pages are a ``JournalError``.
+"""
 
 from __future__ import annotations
 
-import json
+import itertools
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import structlog
 
 from control import checkpoint, codec
 from control.actuator import Outcome
 from control.core.state import Applied, ControlState
-from control.core.step import Event
+from control.core.step import Event, Started
 from control.core.types import Decision, Observation, Policy
 from control.journal_schema import JournalError
 from serving.model_config import ReloadKind
 
+log = structlog.get_logger()
+T = TypeVar("T")
+
 OPENED, CHECKPOINT, GAP = "opened", "checkpoint", "gap"
 """The journal's own marks between the events of the core."""
 
-_NEWEST = """
+_MOST_DAMAGED = 100
+"""So many changes are looked through for one that can be read."""
+
+# CROSS keeps SQLite to this order: the index of the events first.
+_LOOKS = """
 SELECT event.id, run.id, event.model, run.mode, event.data
-FROM event JOIN run ON run.id = event.run
-WHERE event.id IN (
-    SELECT id FROM event WHERE model = ? AND kind = 'looked' AND (? IS NULL OR at_s <= ?)
-    ORDER BY id DESC LIMIT ?
-) ORDER BY event.id
+FROM event CROSS JOIN run ON run.id = event.run
+WHERE event.model = ? AND event.kind = 'looked' AND (? IS NULL OR event.at_s <= ?)
+ORDER BY event.id
 """
 _BY_TICK = """
 SELECT event.id, run.id, event.model, run.mode, event.data
@@ -102,129 +112,170 @@ class ActionEntry:
 class JournalReader:
     """What can be asked of a journal."""
 
-    _db: sqlite3.Connection
+    @property
+    def _db(self) -> sqlite3.Connection:
+        """The open file."""
+        raise NotImplementedError
 
     def entries(
         self, model: str, *, last: int | None = None, until_s: float | None = None
     ) -> Iterator[Entry]:
         """The ticks of a model, oldest first; the newest ``last`` of them (until ``until_s``)."""
-        rows = self._db.execute(
-            _NEWEST,
-            (model, until_s, until_s, -1 if last is None else last),
-        )
-        for row in rows:
-            yield _entry(row)
+        order = "" if last is None else " DESC"
+        rows = self._rows(_LOOKS.rstrip() + order, (model, until_s, until_s))
+        found = self._readable("event", rows, _entry)
+        if last is None:
+            yield from found
+        else:
+            yield from reversed(list(itertools.islice(found, last)))
 
     def entry(self, model: str, tick_id: str) -> Entry | None:
-        """The tick of a model with this id (or the beginning of one); None when there is none."""
-        row = self._db.execute(
-            _BY_TICK,
-            (tick_id, tick_id + "\U0010ffff", model),
-        ).fetchone()
-        return _entry(row) if row else None
+        """The tick of a model with this id (or the beginning of one); None when there is none.
+
+        Raises:
+            JournalError: when it is damaged.
+        """
+        rows = self._rows(_BY_TICK, (tick_id, tick_id + "\U0010ffff", model))
+        for row in rows:
+            try:
+                return _entry(row)
+            except codec.DAMAGE as error:
+                raise JournalError(
+                    f"journal: event {row[0]} cannot be read ({type(error).__name__}: "
+                    f"{str(error)[:200]}).",
+                    hint="It is damaged, or of another version of Conch: read it with that one.",
+                ) from error
+        return None
 
     def last_change(self, model: str, *, until_s: float | None = None) -> Entry | None:
-        """The newest tick that led to an action."""
-        row = self._db.execute(
-            "SELECT tick_id FROM action WHERE model = ? AND (? IS NULL OR begun_at_s <= ?)"
-            " ORDER BY id DESC LIMIT 1",
-            (model, until_s, until_s),
-        ).fetchone()
-        return self.entry(model, row[0]) if row else None
+        """The newest tick that led to an action, of those that can be read."""
+        rows = self._rows(
+            "SELECT id, tick_id FROM action WHERE model = ? AND (? IS NULL OR begun_at_s <= ?)"
+            " ORDER BY id DESC LIMIT ?",
+            (model, until_s, until_s, _MOST_DAMAGED),
+        )
+        for _, tick_id in list(rows):
+            try:
+                return self.entry(model, tick_id)
+            except (JournalError, TypeError) as error:
+                log.warning("journal.row_damaged", table="event", error=str(error)[:200])
+        return None
 
     def runs(self) -> list[Run]:
         """Every run, oldest first."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT id, begun_at_s, mode, version, tick_s, models FROM run ORDER BY id"
         )
-        return [
-            Run(
-                id=number,
-                begun_at_s=begun,
-                mode=mode,
-                version=version,
-                tick_s=tick_s,
-                policies={m: codec.policy(by["policy"]) for m, by in models.items()},
-                rules={m: (by["rule"], by["options"]) for m, by in models.items()},
-            )
-            for number, begun, mode, version, tick_s, text in rows
-            for models in [json.loads(text)]
-        ]
+        return list(self._readable("run", rows, _run))
 
     def records(self, run: int, model: str) -> Iterator[Record]:
-        """The events of a model in a run, in their order."""
-        rows = self._db.execute(
+        """The events of a model in a run, in their order; a damaged one is a gap."""
+        rows = self._rows(
             "SELECT id, kind, data FROM event WHERE run = ? AND model = ? ORDER BY id", (run, model)
         )
         for number, kind, stored in rows:
-            yield _record(number, kind, stored)
+            try:
+                yield _record(number, kind, stored)
+            except codec.DAMAGE as error:
+                _say_damaged("event", number, error)
+                if kind != CHECKPOINT:  # which only repeats what the events before it say
+                    yield Record(id=number, event=None)
 
     def learnt(self, model: str) -> dict[str, Any]:
         """What ``save_learnt`` kept; empty when there is nothing."""
-        row = self._db.execute("SELECT data FROM learnt WHERE model = ?", (model,)).fetchone()
-        return dict(json.loads(row[0])) if row else {}
+        rows = self._rows("SELECT model, data FROM learnt WHERE model = ?", (model,))
+        return next(self._readable("learnt", rows, _learnt), {})
 
     def actions(self, model: str | None = None) -> list[ActionEntry]:
         """Actions of a model, or of all, oldest first."""
-        rows = self._db.execute(
-            "SELECT model, tick_id, begun_at_s, ended_at_s, result FROM action"
+        rows = self._rows(
+            "SELECT id, model, tick_id, begun_at_s, ended_at_s, result FROM action"
             " WHERE ? IS NULL OR model = ? ORDER BY id",
             (model, model),
         )
-        return [
-            ActionEntry(
-                model=name,
-                tick_id=tick_id,
-                begun_at_s=begun,
-                ended_at_s=ended,
-                result=json.loads(result) if result else None,
-            )
-            for name, tick_id, begun, ended, result in rows
-        ]
+        return list(self._readable("action", rows, _action))
 
     def tried(self, model: str, *, since_s: float) -> tuple[Applied, ...]:
         """What ended since then, as the core remembers it, oldest first."""
-        rows = self._db.execute(
-            "SELECT ended_at_s, desired, result, change FROM action"
+        rows = self._rows(
+            "SELECT id, ended_at_s, desired, result, change FROM action"
             " WHERE model = ? AND ended_at_s > ? ORDER BY id",
             (model, since_s),
         )
-        found = []
-        for ended_at_s, desired, text, kept in rows:
-            change = codec.applied(json.loads(kept)) if kept else None
-            change = change or _change(json.loads(desired), json.loads(text), ended_at_s)
-            if change is not None:
-                found.append(change)
-        return tuple(found)
+        found = self._readable("action", rows, _tried)
+        return tuple(change for change in found if change is not None)
+
+    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query.
+
+        Raises:
+            JournalError: when the file is damaged, or cannot be read.
+        """
+        try:
+            for row in self._db.execute(query, values):  # noqa: UP028  # which would close it
+                yield row
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            raise JournalError(
+                f"journal: cannot be read ({error}).",
+                hint="If it is damaged, `conch control run` puts it aside and begins a new one; "
+                "`sqlite3 FILE .recover` saves what is in it.",
+            ) from error
+
+    def _readable(
+        self, table: str, rows: Iterable[tuple[Any, ...]], read: Callable[[tuple[Any, ...]], T]
+    ) -> Iterator[T]:
+        """What the rows say, but for those that are damaged: the first of them is said."""
+        said = False
+        for row in rows:
+            try:
+                made = read(row)
+            except codec.DAMAGE as error:
+                if not said:
+                    _say_damaged(table, row[0], error)
+                said = True
+                continue
+            yield made
 
     def models(self) -> list[str]:
         """Every model with a tick, sorted."""
         # A step of the index for each name, where DISTINCT would read millions of rows.
-        rows = self._db.execute(
+        rows = self._rows(
             "WITH RECURSIVE name(it) AS (SELECT min(model) FROM event UNION ALL"
             "  SELECT (SELECT min(model) FROM event WHERE model > it) FROM name"
             "  WHERE it IS NOT NULL)"
             " SELECT it FROM name WHERE it IS NOT NULL"
             "  AND EXISTS (SELECT 1 FROM event WHERE model = it AND kind = 'looked')"
         )
-        return [name for (name,) in rows]
+        return [name for (name,) in rows if isinstance(name, str)]
 
 
-def _entry(row: tuple[int, int, str, str, bytes | str]) -> Entry:
-    """A row of ``_NEWEST`` or ``_BY_TICK``."""
+def _entry(row: tuple[Any, ...]) -> Entry:
+    """A row of ``_LOOKS`` or ``_BY_TICK``."""
     number, run, model, mode, stored = row
-    try:
-        data = codec.unpacked(stored)
-        return Entry(
-            id=number,
-            run=run,
-            model=model,
-            mode=mode,
-            observation=codec.observation(data["seen"]),
-            decision=codec.decision(data["decision"]),
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise _unreadable(number, error) from error
+    data = codec.unpacked(stored)
+    return Entry(
+        id=number,
+        run=run,
+        model=_text(model),
+        mode=_text(mode),
+        observation=codec.observation(data["seen"]),
+        decision=codec.decision(data["decision"]),
+    )
+
+
+def _run(row: tuple[Any, ...]) -> Run:
+    """A row of the runs."""
+    number, begun, mode, version, tick_s, text = row
+    models = codec.parsed(_text(text))
+    return Run(
+        id=number,
+        begun_at_s=_number(begun),
+        mode=_text(mode),
+        version=_text(version),
+        tick_s=None if tick_s is None else _number(tick_s),
+        policies={m: codec.policy(by["policy"]) for m, by in models.items()},
+        rules={m: (_text(by["rule"]), {**by["options"]}) for m, by in models.items()},
+    )
 
 
 def _record(number: int, kind: str, stored: bytes | str | None) -> Record:
@@ -233,21 +284,71 @@ def _record(number: int, kind: str, stored: bytes | str | None) -> Record:
         return Record(id=number, event=None, begins=True)
     if kind == GAP or stored is None:
         return Record(id=number, event=None)
-    try:
-        data = codec.unpacked(stored)
-        if kind == CHECKPOINT:
-            return Record(id=number, event=None, state=checkpoint.unpack(data))
-        decided = codec.decision(data["decision"]) if kind == "looked" else None
-        return Record(id=number, event=codec.event(kind, data), decision=decided)
-    except (KeyError, ValueError, TypeError) as error:
-        raise _unreadable(number, error) from error
+    data = codec.unpacked(stored)
+    if kind == CHECKPOINT:
+        return Record(id=number, event=None, state=checkpoint.unpack(data))
+    decided = codec.decision(data["decision"]) if kind == "looked" else None
+    return Record(id=number, event=codec.event(kind, data), decision=decided)
 
 
-def _unreadable(number: int, error: Exception) -> JournalError:
-    """A row that another version wrote, or that is damaged."""
-    return JournalError(
-        f"journal: event {number} cannot be read ({type(error).__name__}: {error}).",
-        hint="It was written by another version of Conch: read it with that one.",
+def _learnt(row: tuple[Any, ...]) -> dict[str, Any]:
+    """A row of what was learnt."""
+    data = codec.parsed(_text(row[1]))
+    if not isinstance(data, dict):
+        raise TypeError(f"{type(data).__name__}, must be an object")
+    codec.text(Started(at_s=0.0, learnt=data))  # what cannot be written down again is damaged
+    return data
+
+
+def _action(row: tuple[Any, ...]) -> ActionEntry:
+    """A row of the actions."""
+    _, model, tick_id, begun, ended, text = row
+    result = None if text is None else codec.parsed(_text(text))
+    if result is not None:
+        _text(result["outcome"])
+    return ActionEntry(
+        model=_text(model),
+        tick_id=_text(tick_id),
+        begun_at_s=_number(begun),
+        ended_at_s=None if ended is None else _number(ended),
+        result=result,
+    )
+
+
+def _tried(row: tuple[Any, ...]) -> Applied | None:
+    """A row of the actions that ended, as the core remembers it."""
+    _, ended_at_s, desired, text, kept = row
+    change = codec.applied(codec.parsed(_text(kept))) if kept else None
+    return change or _change(
+        codec.parsed(_text(desired)), codec.parsed(_text(text)), _number(ended_at_s)
+    )
+
+
+def _text(value: Any) -> str:
+    """The value of a column of texts.
+
+    Raises:
+        TypeError: when it is none: SQLite keeps whatever is put there.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} in a column of texts")
+    return value
+
+
+def _number(value: Any) -> float:
+    """The value of a column of numbers; errors as in ``_text``."""
+    if not isinstance(value, int | float):
+        raise TypeError(f"{type(value).__name__} in a column of numbers")
+    return value
+
+
+def _say_damaged(table: str, number: Any, error: BaseException) -> None:
+    """A line on a row that cannot be read."""
+    log.warning(
+        "journal.row_damaged",
+        table=table,
+        row=number,
+        error=f"{type(error).__name__}: {str(error)[:200]}",
     )
 
 

@@ -17,6 +17,14 @@ class JournalError(ConchError):
     """The journal could not be opened, read or written."""
 
 
+class JournalLocked(JournalError):
+    """Another process holds the journal."""
+
+
+class JournalUnusable(JournalError):
+    """What lies there is no journal that this version can read and write."""
+
+
 _TABLES = """
 CREATE TABLE IF NOT EXISTS run (
     id INTEGER PRIMARY KEY, begun_at_s REAL NOT NULL, mode TEXT NOT NULL, version TEXT NOT NULL,
@@ -38,6 +46,13 @@ CREATE INDEX IF NOT EXISTS action_model ON action (model, id);
 CREATE INDEX IF NOT EXISTS action_tick ON action (tick_id);
 """
 
+_COLUMNS = {
+    "run": "id, begun_at_s, mode, version, tick_s, models",
+    "event": "id, run, model, kind, at_s, tick_id, data",
+    "learnt": "model, at_s, data",
+    "action": "id, tick_id, model, begun_at_s, desired, ended_at_s, result, change",
+}
+
 # The policies of those ticks were not written down: they can be explained, and not replayed.
 _WIDEN_0 = "ALTER TABLE action ADD COLUMN change TEXT;"
 _MOVE_0 = """
@@ -55,15 +70,33 @@ def version_of(db: sqlite3.Connection) -> int:
     """The file's version; ``VERSION`` for an empty one.
 
     Raises:
-        JournalError: for a newer one than this program knows.
+        JournalUnusable: for a newer one than this program knows.
     """
     (number,) = db.execute("PRAGMA user_version").fetchone()
     if number > VERSION:
-        raise JournalError(
+        raise JournalUnusable(
             f"journal: is of format {number}, this Conch reads up to {VERSION}.",
             hint="Update Conch, or move the file away to start a new one.",
         )
     return VERSION if number == 0 and not _has_ticks(db) else int(number)
+
+
+def is_new(db: sqlite3.Connection) -> bool:
+    """Whether nothing is in it yet."""
+    return db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+
+
+def require_whole(db: sqlite3.Connection) -> None:
+    """Refuse a file without our tables, or that is cut off; a look at a few of its pages.
+
+    Raises:
+        sqlite3.Error: when something is missing or damaged.
+    """
+    for table, columns in _COLUMNS.items():
+        keys = [name for _, name, *_, key in db.execute(f"PRAGMA table_info({table})") if key]
+        if keys != [columns.partition(",")[0]]:
+            raise sqlite3.DatabaseError(f"table {table} is not ours")
+        db.execute(f"SELECT {columns} FROM {table} ORDER BY rowid DESC LIMIT 1").fetchone()  # noqa: S608
 
 
 def bring_up_to_date(db: sqlite3.Connection) -> None:

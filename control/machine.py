@@ -5,6 +5,7 @@ Looked at by psutil where the server is local, else as far as Triton's own gauge
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -138,7 +139,12 @@ def _group(stub: str) -> str:
 
 def _size(folder: Path) -> int:
     """Bytes of the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    found = 0
+    with contextlib.suppress(OSError):  # closed to us, or gone meanwhile
+        for path in folder.rglob("*"):
+            with contextlib.suppress(OSError):
+                found += path.stat().st_size if path.is_file() else 0
+    return found
 
 
 def _times() -> tuple[float, float]:

@@ -16,7 +16,7 @@ from control.core import seasonal
 from control.core.budget import Limit, Shares
 from control.core.types import Policy
 from control.history import PrometheusHistory, Rates, nothing
-from control.journal import Journal
+from control.journal import Journal, OnTrouble
 from control.lease import sole_writer
 from control.loop import ControlLoop, Mode
 from control.machine import Machine
@@ -75,7 +75,8 @@ def session(
         if mode is Mode.ACTIVE:
             fence = stack.enter_context(sole_writer(repository, wait=wait, stop=stop)).check
             names = models(policy, repository, client)  # it may have waited for long
-        journal = stack.enter_context(Journal(journal_path(repository)))
+        trouble = OnTrouble.BEGIN_ANEW if mode is Mode.ACTIVE else OnTrouble.IN_MEMORY
+        journal = stack.enter_context(Journal(journal_path(repository), on_trouble=trouble))
         for name in names:
             config = repository.read_config(name)
             model_config.require_explicit_instances(config)

@@ -5,6 +5,7 @@ A source answers for all models at once, so that a tick costs one request and no
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,14 +17,16 @@ from typing import Any, Protocol
 import requests
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
-from urllib3.util.retry import Retry
 
 from conch.errors import ConfigError, TritonUnavailable
+from control.page import Unusable, WholeAnswers
 from serving import metrics
-from serving.metrics import ModelCounters, Snapshot
+from serving.metrics import MetricsError, ModelCounters, Snapshot
 
 _SUCCESS = "nv_inference_request_success"
 _SERIES_A_QUERY = 20
+_MOST_REDIRECTS = 3
+"""A Prometheus behind another web server may have moved; each step has the whole deadline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,29 +70,33 @@ class ScrapedCounters:
         deadline_s: float = 2.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """Scrape this address; ``deadline_s`` is for the whole answer."""
         self._clock = clock
         self._url = metrics_url
-        self._deadline_s = deadline_s
-        self._session = requests.Session()  # keeps the connection; no retries
-        # Made once: to look for proxies and passwords at each tick costs more than to ask.
-        self._request = self._session.prepare_request(requests.Request("GET", metrics_url))
-        self._around = self._session.merge_environment_settings(metrics_url, {}, None, None, None)
+        # Made once: to look for proxies and passwords at each tick costs more than to ask. Sent
+        # without a session, which would follow wherever an answer points.
+        session = requests.Session()
+        self._request = session.prepare_request(requests.Request("GET", metrics_url))
+        self._around = session.merge_environment_settings(metrics_url, {}, None, None, None)
+        self._answers = WholeAnswers(deadline_s=deadline_s)
 
     def snapshot(self) -> Snapshot:
         """Every model's counters.
 
         Raises:
-            TritonUnavailable: when the port does not answer in time.
+            TritonUnavailable: when the port does not answer in time with a whole page of metrics.
         """
         try:
-            response = self._session.send(self._request, timeout=self._deadline_s, **self._around)
-            response.raise_for_status()
-        except requests.RequestException as error:
+            response = self._answers.send(self._request, **self._around)
+            if response.status_code != requests.codes.ok:
+                raise Unusable(f"the answer is {response.status_code}")
+            return metrics.parse(response.text)
+        except (requests.RequestException, MetricsError) as error:
+            why = f"{type(error).__name__}: {getattr(error, 'message', error)}"
             raise TritonUnavailable(
-                f"metrics at {self._url}: no answer ({type(error).__name__}).",
+                f"metrics at {self._url}: no answer of use ({why[:200]}).",
                 hint="Is the server running with metrics on? `conch doctor` looks.",
             ) from error
-        return metrics.parse(response.text)
 
     def sample(self, models: Collection[str]) -> Sample:
         """The models' counters now."""
@@ -105,10 +112,14 @@ class Prometheus:
     """Queries with a short deadline; the next tick is the retry."""
 
     def __init__(self, url: str, *, deadline_s: float = 2.0) -> None:
-        """Ask the server at this base URL."""
+        """Ask the server at this base URL; ``deadline_s`` is for each whole answer."""
         self.url = url
-        once = Retry(total=0)
-        self._client = PrometheusConnect(url=url, retry=once, timeout=deadline_s)
+        session = requests.Session()
+        session.max_redirects = _MOST_REDIRECTS
+        self._client = PrometheusConnect(url=url, session=session, timeout=deadline_s)
+        answers = WholeAnswers(deadline_s=deadline_s)
+        for prefix in (*session.adapters, url):  # the client has put one of its own there
+            session.mount(prefix, answers)
 
     def now(self, query: str) -> list[dict[str, Any]]:
         """An instant query.
@@ -116,32 +127,61 @@ class Prometheus:
         Raises:
             TritonUnavailable: when it does not answer, or refuses the query.
         """
-        with _errors(self.url):
-            found: list[dict[str, Any]] = self._client.custom_query(query)
-        return found
+        with errors(self.url):
+            return _series(self._client.custom_query(query))
 
     def range(
         self, query: str, *, start_s: float, end_s: float, step_s: float
     ) -> list[dict[str, Any]]:
         """A range query; errors as in ``now``."""
         start, end = datetime.fromtimestamp(start_s), datetime.fromtimestamp(end_s)
-        with _errors(self.url):
-            found: list[dict[str, Any]] = self._client.custom_query_range(
-                query, start_time=start, end_time=end, step=f"{step_s:g}"
+        with errors(self.url):
+            return _series(
+                self._client.custom_query_range(
+                    query, start_time=start, end_time=end, step=f"{step_s:g}"
+                )
             )
-        return found
 
 
 @contextmanager
-def _errors(url: str) -> Iterator[None]:
-    """Errors of the official client become ours."""
+def errors(url: str) -> Iterator[None]:
+    """Errors of the official client, and answers that are not a Prometheus', become ours."""
     try:
         yield
     except (PrometheusApiClientException, requests.RequestException) as error:
-        raise TritonUnavailable(
-            f"Prometheus at {url}: no answer ({type(error).__name__}).",
-            hint="Check the policy's `prometheus` and `arrivals` keys, or leave them out.",
+        raise _unavailable(url, f"no answer ({type(error).__name__})") from error
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MetricsError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise _unavailable(
+            url, f"its answer is not a Prometheus' ({type(error).__name__})"
         ) from error
+
+
+def _unavailable(url: str, why: str) -> TritonUnavailable:
+    """What to tell the user."""
+    return TritonUnavailable(
+        f"Prometheus at {url}: {why}.",
+        hint="Check the policy's `prometheus` and `arrivals` keys, or leave them out.",
+    )
+
+
+def _series(answer: Any) -> list[dict[str, Any]]:
+    """The answer as a list of series with labels of text.
+
+    Raises:
+        TypeError: when it is anything else.
+    """
+    for series in answer:
+        if not all(isinstance(label, str) for pair in series["metric"].items() for label in pair):
+            raise TypeError("a label that is no text")
+    return list(answer)
 
 
 class PrometheusCounters:
@@ -175,6 +215,11 @@ class PrometheusCounters:
 
     def sample(self, models: Collection[str]) -> Sample:
         """The models' counters as of the last scrape."""
+        with errors(self._prometheus.url):
+            return self._sample(models)
+
+    def _sample(self, models: Collection[str]) -> Sample:
+        """The same, with whatever an answer that is none raises."""
         chosen = selector(models, self._instance)
         names = "|".join(sorted(metrics.NAMES))
         found = self._prometheus.now(
@@ -186,7 +231,8 @@ class PrometheusCounters:
         at_s: dict[str, float] = {}
         for series in stamps:
             model, seconds = series["metric"]["model"], float(series["value"][1])
-            at_s[model] = max(at_s.get(model, 0.0), seconds)
+            if math.isfinite(seconds):
+                at_s[model] = max(at_s.get(model, 0.0), seconds)
         lines = [_exposition(s["metric"], s["value"][1]) for s in found]
         return Sample(
             snapshot=metrics.parse("\n".join(lines) + "\n"),
@@ -235,7 +281,7 @@ def selector(models: Collection[str], instance: str | None) -> str:
 
 def _quoted(text: str) -> str:
     """As it must stand between double quotes."""
-    return text.replace("\\", "\\\\").replace('"', '\\"')
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _exposition(labels: dict[str, str], value: str) -> str:

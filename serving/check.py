@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conch.errors import ConfigError, RepositoryError
 from conch.names import model_name
-from serving import engines
+from serving import engines, folders
 from serving.model_config import ModelConfig
 from serving.repository import CONFIG, STATE_DIR, Repository
 
@@ -49,10 +49,17 @@ def check(repository: Repository, names: list[str] | None = None) -> list[Findin
     if names:
         for name in names:
             repository.config_path(name)
-    folders = names or sorted(
+    chosen = names or sorted(
         path.name for path in repository.root.iterdir() if path.is_dir() and path.name != STATE_DIR
     )
-    return [finding for name in folders for finding in _check_model(repository, name)]
+    found: list[Finding] = []
+    for name in chosen:
+        try:
+            found.extend(_check_model(repository, name))
+        except OSError as error:  # a folder that may not be entered, or went away meanwhile
+            message = f"cannot be looked at ({error.strerror or error})"
+            found.append(Finding(model=name, severity=Severity.FAULT, message=message))
+    return found
 
 
 def _check_model(repository: Repository, name: str) -> Iterator[Finding]:
@@ -141,13 +148,15 @@ def _changed_files(folder: Path) -> Iterator[str]:
     if not path.is_file():
         return
     try:
-        files = dict(json.loads(path.read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = {
+            str(name): str(at) for name, at in dict(json.loads(path.read_bytes())["files"]).items()
+        }
+    except (OSError, LookupError, RecursionError, TypeError, ValueError) as error:
         yield f"lineage.json cannot be read ({type(error).__name__}: {error})"
         return
     for file_name, expected in files.items():
         file = folder / file_name
-        if not file.is_file():
+        if not folders.is_file(file):
             yield f"{file_name} is missing, lineage.json names it"
             continue
         with file.open("rb") as content:

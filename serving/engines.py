@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from conch.errors import ConfigError, RepositoryError
-from serving import ensembles
+from serving import ensembles, folders
 from serving.model_config import ModelConfig
 from serving.repository import PLAN_FACTS, PLAN_FILE, Repository
 
@@ -41,7 +41,7 @@ def served_versions(config: ModelConfig, there: Iterable[int]) -> list[int]:
 def built(repository: Repository, name: str) -> list[int]:
     """Versions of the model that have an engine; ascending."""
     folder = repository.root / name
-    return [n for n in repository.versions(name) if (folder / str(n) / PLAN_FILE).is_file()]
+    return [n for n in repository.versions(name) if folders.is_file(folder / str(n) / PLAN_FILE)]
 
 
 def unbuilt(repository: Repository, config: ModelConfig) -> list[int]:
@@ -53,7 +53,7 @@ def unbuilt(repository: Repository, config: ModelConfig) -> list[int]:
     return [
         version
         for version in served_versions(config, repository.versions(config.name))
-        if not (folder / str(version) / plan).is_file()
+        if not folders.is_file(folder / str(version) / plan)
     ]
 
 

@@ -26,15 +26,15 @@ def held(
     Raises:
         RepositoryError: ``busy``, or that the disk refuses.
     """
-    lock = filelock.FileLock(path, timeout=wait_s, is_singleton=nested)
+    lock = filelock.FileLock(path, is_singleton=nested)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire(timeout=wait_s)
     except filelock.Timeout:
         raise busy from None
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the second: a filesystem without locks
         raise RepositoryError(
-            f"lock {path}: {error.strerror or error}.",
+            f"lock {path}: {getattr(error, 'strerror', None) or error}.",
             hint="Free some space or mend the permissions, then run it again.",
         ) from error
     try:

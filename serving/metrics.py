@@ -126,6 +126,8 @@ _MAY_FALL = ("pending", "cache_hits", "cache_misses", "cache_s")
 _LABEL = re.compile(r'(\w+)="([^"\\]*)",?')
 _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|(?i:inf|nan))"  # 2.51 writes Nan
 _LABELS = r'\{(?P<labels>(?:\w+="[^"\\]*",?)*)\}'
+_MOST_ODD_CHARACTERS = 2**18
+"""The library's time grows with the square of a line; Triton's page has no such line at all."""
 _PLAIN = re.compile(rf"#.*|(?P<name>[a-zA-Z_:][\w:]*)(?:{_LABELS})? (?P<value>{_NUMBER})")
 
 
@@ -173,11 +175,14 @@ def parse(text: str) -> Snapshot:
 
 def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
     """(name, labels, value) of every series of use."""
-    odd = []
+    odd, size = [], 0
     for line in text.splitlines():
         plain = _PLAIN.fullmatch(line)
         if plain is None:
             odd.append(line)
+            size += len(line)
+            if size > _MOST_ODD_CHARACTERS:
+                raise ValueError(f"line {line[:50]!r} and too many others like it")
             continue
         name = plain["name"]
         if name in NAMES:

@@ -50,6 +50,11 @@ class Batching:
         return max(1, self.max_batch_size) if self.dynamic else 1
 
 
+MOST_CHARACTERS = 2**24
+"""Of a config's text. 8 MB of parameters have been seen to work; a parser's memory is many times
+the text."""
+
+
 def parse(text: str, *, source: str = "config.pbtxt") -> ModelConfig:
     """The config in protobuf text format as a message.
 
@@ -57,10 +62,14 @@ def parse(text: str, *, source: str = "config.pbtxt") -> ModelConfig:
         ConfigError: when the text does not parse; it says where.
     """
     try:
+        if len(text) > MOST_CHARACTERS:
+            raise ValueError(f"{len(text)} characters, at most {MOST_CHARACTERS} are read")
         return text_format.Parse(text, ModelConfig())
-    except text_format.ParseError as error:
+    # Not only ParseError leaves it: ValueError for a number out of range, RecursionError for deep
+    # nesting, UnicodeError, MemoryError, or what the C++ side thinks of; none is worth a process.
+    except Exception as error:
         raise ConfigError(
-            f"{source}: not a model config: {error}.",
+            f"{source}: not a model config: {str(error)[:500] or type(error).__name__}.",
             hint="Mend the file, or bring a revision back with `conch repo rollback`.",
         ) from None
 

@@ -21,7 +21,7 @@ from typing import Any
 from conch.errors import ConfigError, RepositoryError
 from conch.failpoint import failpoint
 from conch.names import ModelName, model_name
-from serving import atomic, locks, model_config
+from serving import atomic, folders, leftovers, locks, model_config
 from serving.model_config import ModelConfig
 from serving.revisions import Revision, RevisionLog, sha256
 
@@ -31,6 +31,8 @@ LINEAGE = "lineage.json"
 PLAN_FILE, PLAN_FACTS = "model.plan", "plan.json"
 """A TensorRT engine and what it was built from: added to a published version by its host."""
 LOCK_WAIT_S = 10.0
+_VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+"""What Triton takes for a version: an int64, and none that begins with 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +57,9 @@ class Repository:
         Raises:
             RepositoryError: when ``root`` is no folder.
         """
-        if not root.is_dir():
+        if not folders.is_folder(root):
             raise RepositoryError(
-                f"model repository: {root} is not a folder.",
+                f"model repository: {root} is not a folder, or not one that we may enter.",
                 hint="Give --repository, or make one with `conch export run RECIPE`.",
             )
         self.root = root.resolve()
@@ -65,35 +67,51 @@ class Repository:
         self._aside = self.state / "tmp"
 
     def models(self) -> list[ModelName]:
-        """Names of the model directories, sorted; names that are not valid are left out."""
+        """Names of the model directories, sorted; names that are not valid are left out.
+
+        So are folders that we may not enter, such as a volume's ``lost+found``, and what goes away
+        meanwhile: another model's folder is no reason not to look after this one.
+
+        Raises:
+            RepositoryError: when the repository itself cannot be listed.
+        """
+        try:
+            there = sorted(path.name for path in self.root.iterdir())
+        except OSError as error:
+            raise RepositoryError(
+                f"model repository {self.root}: cannot be listed ({error.strerror or error}).",
+                hint="Check that it is there, and its permissions.",
+            ) from error
         names = []
-        for path in sorted(self.root.iterdir()):
-            if path.is_dir() and (path / CONFIG).is_file() and path.name != STATE_DIR:
-                try:
-                    names.append(model_name(path.name))
-                except ConfigError:
-                    continue
+        for folder in there:
+            try:
+                name = model_name(folder)
+            except ConfigError:
+                continue
+            if folder != STATE_DIR and folders.is_file(self.root / folder / CONFIG):
+                names.append(name)
         return names
 
     def config_path(self, name: str) -> Path:
         """Where the model's ``config.pbtxt`` is.
 
         Raises:
-            ConfigError: when the name is not valid or the repository does not have the model.
+            ConfigError: when the name is not valid or the repository does not have the model, or
+                not where we may read it.
         """
         path = self.root / model_name(name) / CONFIG
-        if not path.is_file():
+        if not folders.is_file(path):
             known = ", ".join(self.models()) or "none"
             raise ConfigError(
-                f"model {name}: not in {self.root}; it has: {known}.",
-                hint="Publish it with `conch export run RECIPE`.",
+                f"model {name}: not in {self.root}, or not readable; it has: {known}.",
+                hint="Publish it with `conch export run RECIPE`, or check its permissions.",
             )
         return path
 
     def config_text(self, name: str) -> str:
         """The bytes of ``config.pbtxt`` as text."""
         try:
-            return self.config_path(name).read_bytes().decode("utf-8")
+            return atomic.read(self.config_path(name)).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RepositoryError(
                 f"{name}: config.pbtxt cannot be read ({error}).",
@@ -161,28 +179,27 @@ class Repository:
         return RevisionLog(self.state / "revisions" / model_name(name), aside=self._aside)
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
         """Hold one model while its files change; waits 10 s at most. May be nested.
 
         Raises:
             RepositoryError: when another process keeps it.
         """
         busy = RepositoryError(
-            f"{name}: another process has been changing it for {LOCK_WAIT_S:g} s.",
+            f"{name}: another process has been changing it for {wait_s:g} s.",
             hint="Wait for it to end, then run it again.",
         )
         path = self.state / "locks" / f"{model_name(name)}.lock"
         # Nested: publish holds it while write_config takes it again.
-        with locks.held(path, wait_s=LOCK_WAIT_S, busy=busy, nested=True):
+        with locks.held(path, wait_s=wait_s, busy=busy, nested=True):
             yield
 
     def versions(self, name: str) -> list[int]:
-        """Version directories that hold something, ascending."""
-        folder = self.root / model_name(name)
+        """Version directories that hold something, ascending; none of a folder that is closed."""
         return sorted(
             int(path.name)
-            for path in (folder.iterdir() if folder.is_dir() else ())
-            if path.is_dir() and path.name.isdigit() and any(path.iterdir())
+            for path in folders.inside(self.root / model_name(name))
+            if _VERSION.fullmatch(path.name) and folders.inside(path)
         )
 
     def publish(
@@ -256,7 +273,7 @@ class Repository:
     ) -> list[int]:
         """Stage what is new, move it in, replace the config; the lock is held."""
         folder = self.root / model_name(name)
-        self._remove_stale(name)
+        leftovers.remove_of(self._aside, name)
         fresh = itertools.count(max(self.versions(name), default=0) + 1)
         numbers = [next(fresh) if number is None else number for number in known]
         if served:
@@ -316,8 +333,8 @@ class Repository:
         """What is known of where the version comes from; empty when it cannot be read."""
         path = self.root / model_name(name) / str(version) / LINEAGE
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = json.loads(atomic.read(path))
+        except (OSError, RecursionError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -331,12 +348,9 @@ class Repository:
             for one in versions
         ]
 
-    def _remove_stale(self, name: str) -> None:
-        """Remove what a killed publish of this model left; its lock is held, so nobody uses it."""
-        ours = re.compile(re.escape(name) + r"\.[0-9a-f]{32}")
-        for path in self._aside.iterdir() if self._aside.is_dir() else ():
-            if path.is_dir() and ours.fullmatch(path.name):
-                shutil.rmtree(path, ignore_errors=True)
+    def remove_left(self) -> None:
+        """Remove what killed writers left aside; nothing of a live one."""
+        leftovers.remove(self._aside, lambda name: self.lock(name, wait_s=0.0))
 
     def _stage(
         self,

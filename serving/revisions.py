@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from conch.errors import RepositoryError
-from serving import atomic
+from serving import atomic, folders
+
+_LAST = 99_999_999
+_FILE = re.compile(r"([0-9]{6,8})[.](?:json|pbtxt)", re.ASCII)
+_MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,40 +51,66 @@ class RevisionLog:
 
     def all(self) -> list[Revision]:
         """Every revision, oldest first; one whose record is not whole is left out."""
-        return [
-            revision
-            for path in sorted(self._folder.glob("*.json"))
-            if (revision := self._read(path)) is not None
-        ]
+        found = (self._read(number) for number in sorted(self._numbers(".json")))
+        return [revision for revision in found if revision is not None]
 
     def newest(self) -> Revision | None:
         """The latest revision, or None when there is none."""
-        paths = sorted(self._folder.glob("*.json"), reverse=True)
-        return next((r for path in paths if (r := self._read(path)) is not None), None)
+        numbers = sorted(self._numbers(".json"), reverse=True)
+        return next((r for number in numbers if (r := self._read(number)) is not None), None)
 
-    @staticmethod
-    def _read(path: Path) -> Revision | None:
+    def _next(self) -> int:
+        """The number after all that are there."""
+        there = self._numbers(".pbtxt") | self._numbers(".json")
+        number = max(there, default=0) + 1
+        if number > _LAST:  # a stray file has the last one: count on from the newest that is whole
+            newest = self.newest()
+            number = newest.number + 1 if newest and newest.number < _LAST else 1
+            while number in there:
+                number += 1
+        return number
+
+    def _numbers(self, suffix: str) -> set[int]:
+        """The numbers that have a file; whatever else lies there is not ours."""
+        names = [path.name for path in folders.inside(self._folder)]
+        return {
+            int(found[1])
+            for name in names
+            if (found := _FILE.fullmatch(name)) and name.endswith(suffix)
+        }
+
+    def _read(self, number: int) -> Revision | None:
         """The record; None when it, or the text beside it, is not whole."""
+        stem = self._folder / f"{number:06d}"
         try:
-            record = Revision(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            data = json.loads(atomic.read(stem.with_suffix(".json"), most_bytes=_MOST_BYTES))
+            record = Revision(**data)
+            whole = stem.with_suffix(".pbtxt").is_file()
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
-        return record if path.with_suffix(".pbtxt").is_file() else None
+        texts = (record.sha256, record.at, record.reason, record.tick_id)
+        typed = type(record.number) is int and all(isinstance(text, str) for text in texts)
+        return record if whole and typed and record.number == number else None
 
     def text(self, number: int) -> str:
         """The config text of a revision.
 
         Raises:
-            RepositoryError: when there is no such revision.
+            RepositoryError: when there is no such revision, or its text cannot be read.
         """
-        path = self._folder / f"{number:06d}.pbtxt"
-        if not path.is_file():
+        try:
+            return atomic.read(self._folder / f"{number:06d}.pbtxt").decode("utf-8")
+        except FileNotFoundError:
             known = ", ".join(str(revision.number) for revision in self.all()) or "none"
             raise RepositoryError(
                 f"revision {number}: not there; known are: {known}.",
                 hint="See `conch repo history MODEL`.",
-            )
-        return path.read_bytes().decode("utf-8")
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RepositoryError(
+                f"revision {number} of {self._folder.name}: cannot be read ({error}).",
+                hint="Take another one: see `conch repo history MODEL`.",
+            ) from error
 
     def add(self, text: str, *, reason: str, tick_id: str) -> Revision:
         """Record a text as the next revision: first the text, then the record that makes it count.
@@ -87,9 +118,8 @@ class RevisionLog:
         Raises:
             RepositoryError: when the disk refuses.
         """
-        numbers = [int(path.stem) for path in self._folder.glob("*.pbtxt")]
         revision = Revision(
-            number=max(numbers, default=0) + 1,
+            number=self._next(),
             sha256=sha256(text),
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             reason=reason,

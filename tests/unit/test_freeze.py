@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import threading
+from contextlib import suppress
 
 import pytest
 from click.testing import CliRunner
@@ -142,3 +145,107 @@ def test_one_that_waits_takes_over_when_the_lock_is_free(repository) -> None:
     waits.join(timeout=10)
     assert took == [first.epoch + 1]
     assert not stopped.is_set()
+
+
+def test_the_first_writer_is_fenced_after_its_files_were_lost(repository) -> None:
+    """Somebody removes ``.conch`` while it sleeps: the next epoch has the same number."""
+    with sole_writer(repository) as first:
+        shutil.rmtree(repository.state)
+        with sole_writer(repository) as second:
+            assert second.epoch == first.epoch == 1
+            second.check()
+            with pytest.raises(Fenced):
+                first.check()
+            first.path.unlink()
+            for lease in (first, second):
+                with pytest.raises(Fenced, match="cannot be read"):
+                    lease.check()
+
+
+def test_of_many_that_start_at_once_one_may_write(repository) -> None:
+    """The lock file is removed in a loop meanwhile, so that several get in."""
+    lock = repository.state / "control.lock"
+    done, everybody_in, leases = threading.Event(), threading.Barrier(4), []
+
+    def remove() -> None:
+        while not done.is_set():
+            lock.unlink(missing_ok=True)
+
+    def start() -> None:
+        with sole_writer(repository, wait=True) as lease:
+            everybody_in.wait(timeout=60)
+            leases.append(lease)
+            everybody_in.wait(timeout=60)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    remover = threading.Thread(target=remove)
+    for thread in (remover, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    done.set()
+    remover.join(timeout=60)
+    allowed = []
+    for lease in leases:
+        with suppress(Fenced):
+            lease.check()
+            allowed.append(lease)
+    assert (len(leases), len(allowed)) == (4, 1)
+
+
+def test_the_epoch_of_an_earlier_version_is_read_and_counted_on(repository) -> None:
+    """It is a number alone."""
+    repository.state.mkdir()
+    (repository.state / "control.epoch").write_text("41")
+    with sole_writer(repository) as lease:
+        assert lease.epoch == 42
+        (repository.state / "control.epoch").write_text("42")  # an earlier version took over
+        with pytest.raises(Fenced):
+            lease.check()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"9" * 5000, b"-3", b"1 x", b"1e9", b"1 ab cd", b"\x00" * 10_000_000]
+)
+def test_an_epoch_file_with_anything_in_it(repository, content: bytes) -> None:
+    """The next writer starts, and one that held it is fenced."""
+    path = repository.state / "control.epoch"
+    with sole_writer(repository) as first:
+        path.write_bytes(content)
+        with pytest.raises(Fenced):
+            first.check()
+    with sole_writer(repository) as second:
+        second.check()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"until_s": {"m": NaN}}',
+        '{"until_s": {"m": Infinity}}',
+        '{"until_s": {"m": -Infinity}}',
+        '{"until_s": {"m": 1e999}}',
+        '{"until_s": {"m": true}}',
+        '{"until_s": {"m": "12"}}',
+        '{"until_s": {"m": ' + "9" * 400 + "}}",
+        '{"until_s": {"m": ' + "9" * 5000 + "}}",
+        '{"until_s": ["m"]}',
+        '{"until_s": null}',
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "\ufeff{}",
+        "x" * (2**20 + 1),
+    ],
+)
+def test_a_freeze_that_is_no_time_freezes_everything(repository, text: str) -> None:
+    """And never ends the controller."""
+    repository.state.mkdir(exist_ok=True)
+    freeze.path_of(repository).write_text(text)
+    assert freeze.read(repository).of("any", now_s=1.0) == math.inf
+
+
+def test_a_freeze_that_is_a_pipe_freezes_everything(repository) -> None:
+    """A read of it would not end."""
+    repository.state.mkdir(exist_ok=True)
+    os.mkfifo(freeze.path_of(repository))
+    assert freeze.read(repository).of("any", now_s=1.0) == math.inf

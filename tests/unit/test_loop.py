@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -112,3 +113,36 @@ def test_an_outage_blocks_nothing_and_a_refusal_does(
             at_once = guard(replace(now, instances=3), now, state, policy, at_s=NOW_S + 4.0)
             assert at_once.clamps == (clamps or (Clamp.COOLDOWN,))
     assert settings(1).instances == repository.read_config("m").instance_group[0].count
+
+
+def test_a_change_is_applied_while_the_journal_is_locked(tmp_path: Path) -> None:
+    """And is in the journal, as begun and ended, when it is free."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
+    repository = Repository(tmp_path)
+    triton = Triton(repository, fails=[])
+    now = settings_of(triton.served)
+    decision = Decision(
+        tick_id="t",
+        at_s=NOW_S,
+        reason=Reason.SCALE_UP_LOAD,
+        applied=now,
+        desired=replace(now, instances=2),
+    )
+    with Journal(tmp_path / "journal") as journal:
+        loop = ControlLoop(
+            policies={"m": a_policy()},
+            observer=cast(Any, None),
+            actuator=Actuator(repository, cast(TritonClient, triton)),
+            journal=journal,
+            clock=lambda: NOW_S,
+        )
+        other = sqlite3.connect(tmp_path / "journal")
+        other.execute("BEGIN IMMEDIATE")
+        assert loop.act("m", decision).outcome is Outcome.APPLIED
+        assert journal.actions() == []
+        other.rollback()
+        other.close()
+        loop.settle()
+        (action,) = journal.actions()
+        assert (action.ended_at_s, len(journal.tried("m", since_s=0.0))) == (NOW_S, 1)
