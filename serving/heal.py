@@ -17,9 +17,10 @@ import re
 from collections.abc import Iterator
 
 import structlog
+from google.protobuf.message import Message
 
 from conch.errors import ApplyRejected, ConchError
-from serving import ensembles, probe
+from serving import ensembles, hazards, probe
 from serving.client import InferenceFailed, TritonClient
 from serving.repository import Repository
 
@@ -78,10 +79,12 @@ def heal(
 
     Raises:
         RepositoryError: when another process keeps the model's lock.
+        ConfigError: when it holds a name that must not reach Triton (``hazards``).
         ApplyRejected: when Triton refuses to load it; what lived before still does, if anything.
         TritonUnavailable: when the server does not answer.
     """
     with held(repository, model):
+        hazards.require(repository, model)  # it may have been edited since it was loaded
         around = _served(client, ensembles.around(model, ensembles.of(repository)))
         way = _bring_back(client, repository, model, answering, room, load_s)
         for ensemble in sorted(set(around) - set(_served(client, around))):
@@ -175,7 +178,11 @@ def _bring_back(
             client.load(model, deadline_s=load_s)
             return Way.SECOND_COPY
         except ApplyRejected as error:
-            if answering and not _NO_ROOM.search(error.message):
+            # Who edited the file may ask for more memory than there is: no reason to unload.
+            want_of_room = _NO_ROOM.search(error.message) and _is_in_force(
+                repository.read_config(model), client.config(model)
+            )
+            if answering and not want_of_room:
                 raise
             why = error.message
     _log.warning("model.unloaded_to_heal", model=model, reason=why)
@@ -183,6 +190,21 @@ def _bring_back(
         client.unload(model, deadline_s=UNLOAD_S)
     client.load(model, deadline_s=load_s)
     return Way.RELOADED
+
+
+def _is_in_force(said: Message, served: Message) -> bool:
+    """Whether all that the one says is so in the other, where Triton has filled in more."""
+    for field, value in said.ListFields():
+        other = getattr(served, field.name)
+        if isinstance(value, Message):
+            same = _is_in_force(value, other)
+        elif field.message_type is None or field.message_type.GetOptions().map_entry:
+            same = value == other
+        else:
+            same = len(value) == len(other) and all(map(_is_in_force, value, other))
+        if not same:
+            return False
+    return True
 
 
 def _touch(repository: Repository, model: str) -> bool:

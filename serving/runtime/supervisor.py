@@ -27,7 +27,7 @@ import structlog
 
 from conch import paths
 from conch.errors import ConchError, ConfigError, TritonUnavailable
-from serving import engines, pending
+from serving import engines, hazards, pending
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime import (
@@ -110,7 +110,6 @@ class TritonServer:
             repository=repository.resolve(),
             backend_directory=backend_dir.prepare(self._binary),
             cache_directory=self._binary.caches,
-            models=self._asked_models,
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
@@ -242,7 +241,7 @@ class TritonServer:
         )
         try:
             readiness.wait_live(self.endpoint, self._wanted_alive, self._start_timeout_s)
-            tried = readiness.check(self.endpoint, self._to_load())
+            tried = readiness.check(self.endpoint, self._options.models)
         except TritonUnavailable as error:
             raise TritonUnavailable(
                 f"{error.message} {spawn.last_words(self.log_tail())}",
@@ -259,23 +258,21 @@ class TritonServer:
     def _leave_out(self) -> list[ModelReadiness]:
         """Have Triton load all but the models that it cannot serve; gives those, with the reason.
 
-        Looked at before each start: an engine may have been built since the last one.
+        Looked at before each start: an engine may have been built since the last one, and a config
+        may have been given a name since that a shell would read.
         """
         repository = Repository(self._options.repository)
         reasons = engines.left_out(repository, self._options.backend_directory)
-        asked = repository.models() if self._asked_models is None else self._asked_models
-        gone = [name for name in asked if name in reasons]
-        kept = tuple(name for name in asked if name not in reasons) if gone else self._asked_models
+        reasons |= hazards.left_out(repository)
+        chosen = self._asked_models
+        asked = sorted({*repository.models(), *reasons}) if chosen is None else chosen
+        kept = tuple(name for name in asked if name not in reasons)
         self._options = replace(self._options, models=kept)
         return [
             ModelReadiness(name=name, probe_s=None, reason=reasons[name], left_out=True)
-            for name in gone
+            for name in asked
+            if name in reasons
         ]
-
-    def _to_load(self) -> Sequence[str]:
-        """The models that Triton was started with."""
-        chosen = self._options.models
-        return Repository(self._options.repository).models() if chosen is None else chosen
 
     def _wanted_alive(self) -> bool:
         """Whether a start may go on: the process runs and nobody asked for its end."""
