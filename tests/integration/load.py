@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ class Load:
         self._lock = threading.Lock()
         self.sent = 0
         self.answered = 0
-        self.failures: list[str] = []
+        self.failures: list[tuple[float, str]] = []  # when it was sent, s; what it got
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -51,7 +52,10 @@ class Load:
             while not self._ended.is_set():
                 self.sent += 1
                 client.async_infer(
-                    self._model, [tensor], callback=self._take, client_timeout=_DEADLINE_S
+                    self._model,
+                    [tensor],
+                    callback=partial(self._take, time.monotonic()),
+                    client_timeout=_DEADLINE_S,
                 )
                 next_s += self._period_s
                 self._ended.wait(max(0.0, next_s - time.monotonic()))
@@ -59,9 +63,9 @@ class Load:
             while self.answered < self.sent and time.monotonic() < until_s:
                 time.sleep(0.05)
 
-    def _take(self, result: Any, error: Any) -> None:
+    def _take(self, sent_s: float, result: Any, error: Any) -> None:
         """One answer, from gRPC's thread."""
         with self._lock:
             self.answered += 1
             if error is not None:
-                self.failures.append(str(error))
+                self.failures.append((sent_s, str(error)))
