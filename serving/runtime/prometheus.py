@@ -126,10 +126,11 @@ def _spawn(binary: Path, folder: Path, port: int) -> subprocess.Popen[bytes]:
 def _wait_ready(server: PrometheusServer, process: subprocess.Popen[bytes]) -> None:
     """Return when it says it is ready."""
     until_s = time.monotonic() + _START_S
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
     while time.monotonic() < until_s and process.poll() is None:
         with (
             contextlib.suppress(urllib.error.URLError, OSError),
-            urllib.request.urlopen(f"{server.url}/-/ready", timeout=1.0) as answer,  # noqa: S310
+            direct.open(f"{server.url}/-/ready", timeout=1.0) as answer,
         ):
             if answer.status == 200:
                 return
