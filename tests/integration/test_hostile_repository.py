@@ -34,11 +34,9 @@ READ_BY_A_SHELL = [
 ]
 FIELDS = {
     "file": 'default_model_filename: "m{}.py"',
-    "gpu_file": 'default_model_filename: "model.py" cc_model_filenames {{ key: "9.0" value: "{}" }}',
+    "gpu_file": 'cc_model_filenames {{ key: "9.0" value: "{}" }}',
     "group": 'instance_group {{ name: "g{}" count: 1 kind: KIND_CPU }}',
-    "environment": (
-        'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "ENVIRONMENT{}" }} }}'
-    ),
+    "environment": ('parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{}" }} }}'),
     "backend": 'backend: "python{}"',
     "runtime": 'runtime: "model{}.py"',
     "platform": 'platform: "python{}"',
@@ -69,13 +67,11 @@ def write_hostile(root: Path, folder: Path) -> set[str]:
             scripted.publish(root, name)
             model = root / name / "1" / "model.py"
             (model.parent / f"m{text}.py").write_text(model.read_text())
-            form = form.replace(
-                "ENVIRONMENT{}", quoted(str(environment)).replace("{", "{{").replace("}", "}}")
-            )  # noqa: E501
             path = root / name / "config.pbtxt"
             kept = "" if field in ("backend", "platform") else 'backend: "python"\n'
             path.write_text(
-                path.read_text().replace('backend: "python"\n', kept) + form.format(quoted(text))
+                path.read_text().replace('backend: "python"\n', kept)
+                + form.format(quoted(str(environment) if field == "environment" else text))
             )
             names.add(name)
         scripted.publish_ensemble(root, f"around{number}", f"folder{number}{quoted(text)}")
