@@ -21,7 +21,8 @@ from cli.output import echo, to_json
 from conch import paths
 from conch.errors import ConchError
 from perf import perf_analyzer_binary
-from serving.runtime import find, prometheus, stub_python
+from serving.runtime import find, prometheus, stub_python, wheel
+from serving.runtime.wheel import PinnedWheel
 
 _PYTHONS = ((3, 11), (3, 12))
 _PACKAGES = ("click", "numpy", "onnx", "onnxruntime", "pydantic", "torch", "tritonclient")
@@ -75,8 +76,33 @@ def doctor(fix: bool, as_json: bool) -> None:
 
 def _fetch() -> None:
     """Download what Conch can bring by itself."""
+    for pinned, folder in _unpacked():
+        wheel.mend(pinned, folder)
     stub_python.bin_dir(find.find())
     perf_analyzer_binary.locate()
+
+
+def _unpacked() -> list[tuple[PinnedWheel, Path]]:
+    """The wheels that are unpacked here, each with its folder."""
+    numpy = stub_python.numpy_folder()
+    known = [
+        (find.TRITON_WHEEL, find.wheel_folder()),
+        (perf_analyzer_binary.WHEEL, perf_analyzer_binary.wheel_folder()),
+        *([(stub_python.numpy_wheel(), numpy)] if numpy.is_dir() else []),
+    ]
+    return [(pinned, folder) for pinned, folder in known if folder.is_dir()]
+
+
+def _cache() -> Check:
+    """Whether what was unpacked is still what it was, by the content of each file."""
+    found = [fault for pinned, folder in _unpacked() if (fault := wheel.fault(pinned, folder))]
+    return Check(
+        name="cache",
+        found=not found,
+        needed=True,
+        detail=found[0] if found else f"{len(_unpacked())} wheels as they were unpacked",
+        mend="conch doctor --fix" if found else "",
+    )
 
 
 def _python() -> Check:
@@ -253,6 +279,7 @@ _CHECKS: tuple[Callable[[], Check], ...] = (
     _triton,
     _stub,
     _perf_analyzer,
+    _cache,
     _prometheus,
     _gpu,
     _compose,

@@ -22,7 +22,8 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 from requests.utils import select_proxy
 
-from control.wire import AT_A_TIME, Unusable, Wire, is_loopback, password, split
+from conch.loopback import is_loopback
+from control.wire import AT_A_TIME, Unusable, Wire, password, split
 
 __all__ = ["MOST_BYTES", "Unusable", "WholeAnswers"]
 

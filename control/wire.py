@@ -195,19 +195,6 @@ def is_address(host: str) -> bool:
     return True
 
 
-def is_loopback(host: str) -> bool:
-    """Whether the host is this machine by its loopback name or address: no proxy leads there.
-
-    Example:
-        >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "10.0.0.1", "triton")]
-        [True, True, True, False, False]
-    """
-    name = host.rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    return is_address(name) and ipaddress.ip_address(name).is_loopback
-
-
 def split(proxy: str) -> SplitResult:
     """The proxy's parts; people leave the scheme out."""
     return urlsplit(proxy if "://" in proxy else f"http://{proxy}")

@@ -22,6 +22,7 @@ WHEEL = PinnedWheel(
     package="tritonclient",
     version="2.51.0",
     sha256="c485bb0123bdf310f90bc8b03d3489b28df2ffed55b30c7eee0b795b48113d52",
+    record_sha256="4126d15a8167291607cceb05acf5dce9b1bd87910fd69bdc785ff7915d10c44a",
 )
 LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conch.errors import ConfigError, RepositoryError
 from conch.names import model_name
-from serving import engines, folders
+from serving import engines, folders, hazards
 from serving.model_config import ModelConfig
 from serving.repository import CONFIG, STATE_DIR, Repository
 
@@ -77,7 +77,7 @@ def _check_model(repository: Repository, name: str) -> Iterator[Finding]:
     versions = repository.versions(name)
     if not versions and not config.HasField("ensemble_scheduling"):
         yield fault("no version folder with files in it; at least one is needed")
-    for message in _contradictions(config):
+    for message in [*_contradictions(config), *_hazards(repository, config)]:
         yield fault(message)
     for version in versions:
         folder = repository.root / name / str(version)
@@ -127,6 +127,13 @@ def _contradictions(config: ModelConfig) -> Iterator[str]:
     for sample in config.model_warmup:
         if sample.batch_size > max(1, largest):
             yield f"warm-up {sample.name}: batch_size {sample.batch_size} above {largest}"
+
+
+def _hazards(repository: Repository, config: ModelConfig) -> Iterator[str]:
+    """What ``conch serve`` leaves the model out for."""
+    yield from hazards.faults(config)
+    if not config.default_model_filename:  # else each version is looked at below
+        yield from hazards.missing_files(repository, config)
 
 
 def _implicit(config: ModelConfig) -> Iterator[str]:

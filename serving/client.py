@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
+from conch.loopback import grpc_options
 from conch.names import model_name
 from serving import statistics
 from serving.model_config import ModelConfig
@@ -72,7 +73,9 @@ class TritonClient:
         self._deadline_s = deadline_s
         header = f"triton-grpc-protocol-{ADMIN_HEADER}"
         self._headers = {header: admin_key} if admin_key else None
-        self._client = triton.InferenceServerClient(grpc_url)
+        self._client = triton.InferenceServerClient(
+            grpc_url, channel_args=channel_options(grpc_url)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -143,6 +146,15 @@ class TritonClient:
             before = states.get(entry.name, "")
             states[entry.name] = max(before, entry.state, key=lambda state: rank.get(state, 0))
         return states
+
+    def ready_versions(self, name: str) -> frozenset[int]:
+        """The versions of the model that are served."""
+        models = self._call("get_model_repository_index").models
+        return frozenset(
+            int(m.version)
+            for m in models
+            if m.name == name and m.state == "READY" and m.version.isdecimal()
+        )
 
     def unavailable(self) -> dict[str, str]:
         """Why it is not served, by the name of each model that failed to load."""
@@ -228,6 +240,23 @@ class TritonClient:
                     hint="Is the server running? `conch serve` starts one, `conch doctor` looks.",
                 ) from error
             raise refused(f"{where}: {error.message()}.") from error
+
+
+def channel_options(grpc_url: str) -> list[tuple[str, Any]] | None:
+    """gRPC's options for an address on this machine, which is never looked for behind a proxy.
+
+    gRPC takes ``http_proxy`` and its like from the environment for 127.0.0.1 too. None for any
+    other address: the official client's own options then.
+    """
+    direct = grpc_options(grpc_url)
+    if not direct:
+        return None
+    largest = 2**31 - 1  # as the official client has it where nothing is said
+    return [
+        ("grpc.max_send_message_length", largest),
+        ("grpc.max_receive_message_length", largest),
+        *direct,
+    ]
 
 
 def _tensor(name: str, value: NDArray[Any]) -> triton.InferInput:

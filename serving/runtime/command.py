@@ -31,7 +31,8 @@ class ServerOptions:
     """What a Triton is started with.
 
     Attributes:
-        models: to load at the start; None for all of the repository.
+        models: to load at the start, by name: with a star Triton 2.51 would load folders whose
+            names a shell reads.
         admin_key: for the restricted APIs; None leaves them open.
         restricted: names of the APIs behind the key.
         exit_timeout_s: how long a stopping server waits for running inferences, whole seconds.
@@ -49,7 +50,7 @@ class ServerOptions:
     grpc_port: int
     metrics_port: int
     cache_directory: Path | None = None
-    models: tuple[str, ...] | None = None
+    models: tuple[str, ...] = ()
     admin_key: str | None = None
     restricted: tuple[str, ...] = RESTRICTED_APIS
     exit_timeout_s: int = 30
@@ -110,12 +111,11 @@ def redacted(arguments: tuple[str, ...], admin_key: str | None) -> str:
 
 def _wanted(options: ServerOptions) -> list[tuple[str, str]]:
     """Every flag we would like, with its value, in order."""
-    models = ["*"] if options.models is None else [model_name(name) for name in options.models]
     flags = [
         ("model-repository", _safe(options.repository)),
         ("backend-directory", _safe(options.backend_directory)),
         ("model-control-mode", "explicit"),
-        *(("load-model", name) for name in models),
+        *(("load-model", model_name(name)) for name in options.models),
         ("exit-on-error", "false"),
         ("strict-readiness", "true"),
         ("disable-auto-complete-config", ""),

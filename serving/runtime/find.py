@@ -23,6 +23,7 @@ TRITON_WHEEL = PinnedWheel(
     package="nvidia-pytriton",
     version="0.7.0",
     sha256="21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df",
+    record_sha256="2470a12ada972b43a35ea6d8cdebd3059bbaad3f2cd0b9aea3f3d617f51d075b",
 )
 
 

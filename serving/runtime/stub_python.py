@@ -14,17 +14,27 @@ import tempfile
 import venv
 from pathlib import Path
 
+import structlog
+
 from conch import paths
 from conch.errors import TritonUnavailable
 from serving.runtime import wheel
 from serving.runtime.find import TritonBinary
 from serving.runtime.wheel import PinnedWheel
 
+_log = structlog.get_logger()
+
 NUMPY_VERSION = "1.26.4"
-# By Python minor version; numpy 1 has no wheels for 3.13 and newer.
+# By Python minor version, of the wheel and of its RECORD; numpy 1 has none for 3.13 and newer.
 NUMPY_SHA256 = {
-    (3, 11): "666dbfb6ec68962c033a450943ded891bed2d54e6755e35e5835d63f4f6931d5",
-    (3, 12): "675d61ffbfa78604709862923189bad94014bef562cc35cf61d3a07bba02a7ed",
+    (3, 11): (
+        "666dbfb6ec68962c033a450943ded891bed2d54e6755e35e5835d63f4f6931d5",
+        "8c578fff91a9d88335375e40afc27f76cbddaff73c7a104be4a5f43352295cae",
+    ),
+    (3, 12): (
+        "675d61ffbfa78604709862923189bad94014bef562cc35cf61d3a07bba02a7ed",
+        "75d7d7da9e91c853e27e6b620410027de076b5dea8b2b997f33d91c9fe41d56f",
+    ),
 }
 
 
@@ -37,8 +47,15 @@ def bin_dir(binary: TritonBinary) -> Path:
     if binary.origin != "wheel":
         return Path(sys.executable).parent
     folder = paths.cache_dir() / "python" / _digest()
+    numpy = wheel.unpacked(numpy_wheel(), numpy_folder())
     if not folder.is_dir():
-        _create(folder, _numpy())
+        _create(folder, numpy)
+    elif not _is_as_made(folder, numpy):
+        _log.warning("python.made_anew", folder=str(folder), reason="it is not as it was made")
+        folder.rename(Path(tempfile.mkdtemp(dir=folder.parent, prefix=".old-")) / folder.name)
+        _create(folder, numpy)
+    for old in folder.parent.glob(".old-*"):
+        shutil.rmtree(old, ignore_errors=True)
     return folder / "bin"
 
 
@@ -48,10 +65,14 @@ def numpy_folder() -> Path:
     return paths.cache_dir() / "numpy" / f"{NUMPY_VERSION}-{minor}"
 
 
-def _numpy() -> Path:
-    """The folder that holds numpy 1."""
-    sha256 = NUMPY_SHA256.get(sys.version_info[:2])
-    if sha256 is None:
+def numpy_wheel() -> PinnedWheel:
+    """The numpy 1 of this interpreter.
+
+    Raises:
+        TritonUnavailable: when there is none.
+    """
+    pinned = NUMPY_SHA256.get(sys.version_info[:2])
+    if pinned is None:
         known = " or ".join(f"{major}.{minor}" for major, minor in NUMPY_SHA256)
         raise TritonUnavailable(
             f"bundled Triton: Python {sys.version_info[0]}.{sys.version_info[1]}, "
@@ -59,8 +80,13 @@ def _numpy() -> Path:
             hint=f"Create the environment with Python {known}, or point CONCH_TRITON at another "
             "Triton.",
         )
-    pinned = PinnedWheel(package="numpy", version=NUMPY_VERSION, sha256=sha256)
-    return wheel.unpacked(pinned, numpy_folder())
+    return PinnedWheel(
+        package="numpy",
+        version=NUMPY_VERSION,
+        sha256=pinned[0],
+        record_sha256=pinned[1],
+        imported=True,
+    )
 
 
 def _create(folder: Path, numpy: Path) -> None:
@@ -68,11 +94,7 @@ def _create(folder: Path, numpy: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".python-"))
     try:
-        venv.EnvBuilder(symlinks=True, with_pip=False).create(temporary)
-        minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        lines = [str(numpy), *(f"import site; site.addsitedir({entry!r})" for entry in _packages())]
-        pth = temporary / "lib" / minor / "site-packages" / "conch.pth"
-        pth.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        _fill(temporary, numpy)
         temporary.chmod(0o755)
         temporary.rename(folder)
     except OSError:
@@ -80,6 +102,43 @@ def _create(folder: Path, numpy: Path) -> None:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(folder: Path, numpy: Path) -> None:
+    """Make the environment in an empty folder."""
+    venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
+    for path in (folder / "bin").iterdir():
+        if not path.is_symlink():  # the scripts to activate it: nobody does
+            path.unlink()
+    minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    lines = [str(numpy), *(f"import site; site.addsitedir({entry!r})" for entry in _packages())]
+    pth = folder / "lib" / minor / "site-packages" / "conch.pth"
+    pth.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _is_as_made(folder: Path, numpy: Path) -> bool:
+    """Whether it is what would be made now: it is small, so one is made to compare with.
+
+    Its ``bin`` is first on the PATH of Triton, which starts a shell and asks for ``env`` and
+    ``tar``; its packages' folder is where a ``.pth`` or ``sitecustomize`` would be run.
+    """
+    with tempfile.TemporaryDirectory(prefix="conch-python-") as temporary:
+        _fill(Path(temporary), numpy)
+        return _content(folder) == _content(Path(temporary))
+
+
+def _content(folder: Path) -> dict[str, str]:
+    """Each file's text and each link's target, by path; without where it lies itself."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = f"-> {path.readlink()}"
+        elif path.is_file():
+            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            lines = text.replace(str(folder), "").splitlines()
+            found[name] = "\n".join(line for line in lines if not line.startswith("command ="))
+    return found
 
 
 def _packages() -> list[str]:

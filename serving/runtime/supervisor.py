@@ -1,9 +1,10 @@
 """One Triton process: started, known ready by inference, restarted when it dies, stopped clean.
 
 Theory of operation: Triton runs below ``guard.py``, which ends it (and its Python stubs and shared
-memory) when this process is gone, however that came. A thread waits for the guard's end; an end
-nobody asked for is followed by a new start on the same ports, after 0.5 s, 1 s, 2 s, ... 30 s, and
-from 0.5 s again once a start has lasted a minute.
+memory) when this process is gone, however that came. A thread (``watch``) starts it again when it
+ends, continues it when a signal stopped it (``vitals``), and has dead Python stubs healed
+(``stub_watch``). Before each start a change of a config that has not proved itself is taken back
+(``serving.pending``): it may be what the last one died of.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,22 +27,31 @@ import structlog
 
 from conch import paths
 from conch.errors import ConchError, ConfigError, TritonUnavailable
-from serving import engines
+from serving import engines, hazards, pending
 from serving.client import TritonClient
 from serving.repository import Repository
-from serving.runtime import backend_dir, command, endpoint, find, readiness, stub_python
-from serving.runtime.command import LOOPBACK, CommandLine, ServerOptions
+from serving.runtime import (
+    backend_dir,
+    command,
+    endpoint,
+    find,
+    readiness,
+    spawn,
+    stub_python,
+    stubs,
+    watch,
+)
+from serving.runtime.command import LOOPBACK, ServerOptions
 from serving.runtime.endpoint import Endpoint
 from serving.runtime.find import TritonBinary
 from serving.runtime.ports import free_ports
 from serving.runtime.readiness import ModelReadiness
+from serving.runtime.stub_watch import StubWatch
+from serving.runtime.vitals import Vitals
 
 _log = structlog.get_logger()
-_GUARD = Path(__file__).with_name("guard.py")
-_FIRST_BACKOFF_S = 0.5
-_LONGEST_BACKOFF_S = 30.0
-_STABLE_S = 60.0
-_TAIL_BYTES = 4000
+_LIVE_S = 1.0
+_DIED = "Triton died within the settling time of this change"
 
 
 class TritonServer:
@@ -79,7 +88,7 @@ class TritonServer:
             http_port: 0 for a free one; so the other ports.
             exit_timeout_s: how long running inferences are waited for at the stop.
             start_timeout_s: for the process and the first load of the models.
-            restart: start it again when it dies.
+            restart: look after it: start it again when it dies, heal models with dead stubs.
             log_path: Triton's log; by default ``<cache>/logs/<name>.log``, overwritten.
             on_restart: called with the new endpoint after each restart (from another thread).
 
@@ -101,7 +110,6 @@ class TritonServer:
             repository=repository.resolve(),
             backend_directory=backend_dir.prepare(self._binary),
             cache_directory=self._binary.caches,
-            models=self._asked_models,
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
@@ -118,6 +126,13 @@ class TritonServer:
         self._guard: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._stopping = threading.Event()
+        self._vitals = Vitals(self._is_live)
+        self._stubs = StubWatch(
+            Repository(self._options.repository),
+            stubs.backends(self._options.backend_directory),
+            self._connect,
+            self._stopping,
+        )
         self._watcher: threading.Thread | None = None
         self.models: tuple[ModelReadiness, ...] = ()
         self.restart_count = 0
@@ -174,8 +189,11 @@ class TritonServer:
         except BaseException:
             self.stop(drain_s=0.0)
             raise
-        self._watcher = threading.Thread(target=self._watch, name="triton-watch", daemon=True)
-        self._watcher.start()
+        if self._restart:
+            self._watcher = threading.Thread(
+                target=watch.keep, args=(self, self._stopping), name="triton-watch", daemon=True
+            )
+            self._watcher.start()
 
     def stop(self, *, drain_s: float = 5.0) -> None:
         """Wait for running inferences, ask it to end, wait for the end; nothing of it is left.
@@ -205,24 +223,29 @@ class TritonServer:
 
     def log_tail(self) -> str:
         """The last lines of Triton's log."""
-        with contextlib.suppress(OSError), self.log_path.open("rb") as log:
-            log.seek(max(0, self.log_path.stat().st_size - _TAIL_BYTES))
-            return log.read().decode(errors="replace")
-        return ""
+        return spawn.tail(self.log_path)
 
     def _launch(self) -> None:
         """One process, up to the answer of every model."""
+        self._take_back()
         left_out = self._leave_out()
         line = command.build(self._options, self._binary.help_text())
         if line.left_out:
             _log.warning("triton.flags_left_out", flags=line.left_out)
-        self._guard, self._pid = self._spawn(line)
+        self._guard, self._pid = spawn.spawn(
+            [str(self._binary.path), *line.arguments],
+            shm_prefix=self._options.shm_prefix,
+            environment=self._environment(),
+            log_path=self.log_path,
+            secret=self._options.admin_key,
+        )
         try:
             readiness.wait_live(self.endpoint, self._wanted_alive, self._start_timeout_s)
-            tried = readiness.check(self.endpoint, self._to_load())
+            tried = readiness.check(self.endpoint, self._options.models)
         except TritonUnavailable as error:
             raise TritonUnavailable(
-                f"{error.message} {_last_words(self.log_tail())}", hint=f"Its log: {self.log_path}"
+                f"{error.message} {spawn.last_words(self.log_tail())}",
+                hint=f"Its log: {self.log_path}",
             ) from error
         self.models = tuple(sorted((*tried, *left_out), key=lambda model: model.name))
         # At the first start whoever starts it says so; after a restart nobody else would.
@@ -231,57 +254,30 @@ class TritonServer:
                 _log.warning("model.left_out", model=model.name, reason=model.reason)
             elif not model.ready:
                 _log.warning("model.not_ready", model=model.name, reason=model.reason)
+        self._vitals.started()
 
     def _leave_out(self) -> list[ModelReadiness]:
         """Have Triton load all but the models that it cannot serve; gives those, with the reason.
 
-        Looked at before each start: an engine may have been built since the last one.
+        Looked at before each start: an engine may have been built since the last one, and a config
+        may have been given a name since that a shell would read.
         """
         repository = Repository(self._options.repository)
         reasons = engines.left_out(repository, self._options.backend_directory)
-        asked = repository.models() if self._asked_models is None else self._asked_models
-        gone = [name for name in asked if name in reasons]
-        kept = tuple(name for name in asked if name not in reasons) if gone else self._asked_models
+        reasons |= hazards.left_out(repository)
+        chosen = self._asked_models
+        asked = sorted({*repository.models(), *reasons}) if chosen is None else chosen
+        kept = tuple(name for name in asked if name not in reasons)
         self._options = replace(self._options, models=kept)
         return [
             ModelReadiness(name=name, probe_s=None, reason=reasons[name], left_out=True)
-            for name in gone
+            for name in asked
+            if name in reasons
         ]
-
-    def _to_load(self) -> Sequence[str]:
-        """The models that Triton was started with."""
-        chosen = self._options.models
-        return Repository(self._options.repository).models() if chosen is None else chosen
 
     def _wanted_alive(self) -> bool:
         """Whether a start may go on: the process runs and nobody asked for its end."""
         return self.alive() and not self._stopping.is_set()
-
-    def _spawn(self, line: CommandLine) -> tuple[subprocess.Popen[bytes], int]:
-        """The guard and Triton's pid."""
-        arguments = [str(self._binary.path), *line.arguments]
-        redacted = command.redacted(tuple(arguments), self._options.admin_key)
-        with self.log_path.open("ab") as log:
-            log.write(f"# {redacted}\n".encode())
-            log.flush()
-            guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_GUARD), self._options.shm_prefix, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=self._environment(),
-                # The Python stub imports "model" from where it runs before the model's own
-                # folder: a user's model.py beside a recipe would be taken for the backend's.
-                cwd=self.log_path.parent,
-                start_new_session=True,  # Ctrl-C is ours to handle: drain first
-            )
-        answer = guard.stdout.readline() if guard.stdout else b""
-        if not answer.strip().isdigit():
-            raise TritonUnavailable(
-                f"Triton: its guard did not start ({self.log_tail().strip()}).",
-                hint=f"Its log: {self.log_path}",
-            )
-        return guard, int(answer)
 
     def _environment(self) -> dict[str, str]:
         """The environment: the stubs take their packages from the first ``python3`` on PATH."""
@@ -291,40 +287,66 @@ class TritonServer:
             "PYTHONUNBUFFERED": "1",
         }
 
-    def _watch(self) -> None:
-        """Restart it whenever it ends unasked, until ``stop``."""
-        backoff_s = _FIRST_BACKOFF_S
-        while not self._stopping.is_set():
-            guard = self._guard
-            if guard is None:
-                return
-            started_s = time.monotonic()
-            code = guard.wait()
-            if self._stopping.is_set() or not self._restart:
-                return
-            if time.monotonic() - started_s > _STABLE_S:
-                backoff_s = _FIRST_BACKOFF_S
-            _log.error(
-                "triton.died", exit_code=code, restart_in_s=backoff_s, log=str(self.log_path)
-            )
-            self._close(guard)
-            if self._stopping.wait(backoff_s):
-                return
-            backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
-            self._restart_once()
+    def ended(self, timeout_s: float) -> int | None:
+        """Its exit code once it has ended; None when it still runs after ``timeout_s``."""
+        if self._guard is None:
+            return -1
+        try:
+            return self._guard.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
 
-    def _restart_once(self) -> None:
-        """One try to bring it back; a failure is logged and tried again by the watcher."""
+    def look(self) -> None:
+        """See whether it is well: not stopped by a signal, answering, its stubs alive."""
+        guard, triton = self._guard, self._pid
+        if guard is None or triton is None:
+            return
+        self._vitals.look([guard.pid, triton])
+        self._stubs.look(triton)
+
+    def relaunch(self) -> None:
+        """Start it again on the same ports; for ``watch``, after it has ended.
+
+        Raises:
+            TritonUnavailable: when it does not start.
+        """
+        self._close(self._guard)
         try:
             self._launch()
-        except ConchError as error:
-            _log.error("triton.restart_failed", reason=str(error))
+        except BaseException:
             self._close(self._guard)
-            return
+            raise
         self.restart_count += 1
         _log.warning("triton.restarted", pid=self._pid, grpc_url=self.endpoint.grpc_url)
         if self._on_restart is not None:
-            self._on_restart(self.endpoint)
+            try:
+                self._on_restart(self.endpoint)
+            except Exception as error:  # it serves again: that is what counts
+                _log.error("triton.restart_not_told", reason=str(error))
+
+    def _connect(self) -> TritonClient:
+        """A client with the key."""
+        return TritonClient(self.endpoint.grpc_url, admin_key=self._options.admin_key)
+
+    def _is_live(self) -> bool:
+        """Whether it answers at all."""
+        with TritonClient(self.endpoint.grpc_url, deadline_s=_LIVE_S) as client:
+            return client.live()
+
+    def _take_back(self) -> None:
+        """Bring back what was before each change that has not proved itself."""
+        repository = Repository(self._options.repository)
+        for change in pending.every(repository):
+            try:
+                if pending.revert(repository, change, why=_DIED):
+                    _log.warning(
+                        "config.taken_back",
+                        model=change.model,
+                        revision=change.revision,
+                        previous=change.previous,
+                    )
+            except ConchError as error:
+                _log.error("config.not_taken_back", model=change.model, reason=str(error))
 
     def _drain(self, drain_s: float) -> None:
         """Wait until no model has finished an inference for a moment, or ``drain_s`` is over."""
@@ -358,10 +380,3 @@ class TritonServer:
                 with contextlib.suppress(OSError):
                     pipe.close()
         guard.wait()
-
-
-def _last_words(log: str) -> str:
-    """The error lines at the end of a log, else its last line."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("E", "error"))]
-    return " | ".join((errors or lines)[-3:])

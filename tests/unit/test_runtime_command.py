@@ -57,7 +57,6 @@ def test_command_is_explicit_on_loopback_and_keeps_a_broken_model_from_ending_th
     arguments = build(OPTIONS, HELP).arguments
     for expected in (
         "--model-control-mode=explicit",
-        "--load-model=*",
         "--exit-on-error=false",
         "--disable-auto-complete-config",
         "--http-address=127.0.0.1",
@@ -78,7 +77,8 @@ def test_command_restricts_what_changes_the_server_on_both_protocols() -> None:
 
 
 def test_command_loads_only_the_named_models() -> None:
-    """One flag each, no star."""
+    """One flag each; none without a name: a star would load what a shell reads."""
+    assert not [a for a in build(OPTIONS, HELP).arguments if a.startswith("--load-model")]
     arguments = build(replace(OPTIONS, models=("a", "b")), HELP).arguments
     loads = [argument for argument in arguments if argument.startswith("--load-model")]
     assert loads == ["--load-model=a", "--load-model=b"]
@@ -116,7 +116,7 @@ def test_command_refuses_paths_that_a_shell_would_read(path: str) -> None:
 
 @pytest.mark.parametrize("name", ["a;b", "../x", "$(id)", "*"])
 def test_command_refuses_unsafe_model_names(name: str) -> None:
-    """Also the star: all models is None, not a name."""
+    """Also the star: Triton would load what a shell reads."""
     with pytest.raises(ConfigError, match="model name"):
         build(replace(OPTIONS, models=(name,)), HELP)
 

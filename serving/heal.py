@@ -1,0 +1,224 @@
+"""Brings a model back whose Python stubs died: Triton 2.51 does not, and says ready all the while.
+
+Theory of operation. A newer modification time of a version's folder makes the next plain load bring
+up a second full copy beside the first and swap, although no byte has changed: instances that live
+go on answering until then, and no request is lost but to the dead ones. Where there is no room for
+a second copy, or the folder cannot be touched, the model is unloaded and loaded once, and that is
+said. A model that still answers is never unloaded for any other reason: if Triton refuses to load
+what is on disk, an unload would end what is left of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import re
+from collections.abc import Iterator
+
+import structlog
+from google.protobuf.message import Message
+
+from conch.errors import ApplyRejected, ConchError
+from serving import ensembles, hazards, probe
+from serving.client import InferenceFailed, TritonClient
+from serving.repository import Repository
+
+_log = structlog.get_logger()
+
+UNLOAD_S = 2.0
+"""A model with a dead stub stays UNLOADING for ever, and can be loaded anew all the same."""
+LOAD_S = 300.0
+"""For the load: a slow model with several instances takes minutes."""
+PROBES = 12
+"""Of 8 instances with a dead one, a probe meets it by chance: 12 of them in 4 cases of 5."""
+PROBE_S = 10.0
+
+_DEAD_STUB = re.compile(r"stub process\b.*\b(not healthy|unhealthy)", re.IGNORECASE | re.DOTALL)
+_NO_ROOM = re.compile(r"memory|alloc|no space left|stub process .*(killed|timeout)", re.IGNORECASE)
+
+
+class Way(enum.Enum):
+    """How a model was brought back."""
+
+    SECOND_COPY = "a second copy was loaded and took over"
+    RELOADED = "unloaded and loaded"
+
+
+def is_dead_stub(message: str) -> bool:
+    """Whether Triton's message says that the stub which got the request is dead.
+
+    Example:
+        >>> is_dead_stub("infer at h:1: Stub process 'm_0_1' is not healthy.")
+        True
+        >>> is_dead_stub("m: broken on purpose")
+        False
+    """
+    return bool(_DEAD_STUB.search(message))
+
+
+def heal(
+    client: TritonClient,
+    repository: Repository,
+    model: str,
+    *,
+    answering: bool = True,
+    room: bool = True,
+    load_s: float = LOAD_S,
+) -> Way:
+    """Bring a model with dead stubs back, under its lock, and the ensembles around it.
+
+    Args:
+        client: of the server, with the admin key.
+        repository: that the server loads from.
+        model: whose stubs are dead; that they are is the caller's to know.
+        answering: whether some of its instances still answer; then it is unloaded only where a
+            second copy cannot be loaded for want of room.
+        room: whether there is memory for a second copy.
+        load_s: the longest that a load may take.
+
+    Raises:
+        RepositoryError: when another process keeps the model's lock.
+        ConfigError: when it holds a name that must not reach Triton (``hazards``).
+        ApplyRejected: when Triton refuses to load it; what lived before still does, if anything.
+        TritonUnavailable: when the server does not answer.
+    """
+    with held(repository, model):
+        hazards.require(repository, model)  # it may have been edited since it was loaded
+        around = _served(client, ensembles.around(model, ensembles.of(repository)))
+        way = _bring_back(client, repository, model, answering, room, load_s)
+        for ensemble in sorted(set(around) - set(_served(client, around))):
+            _log.warning("ensemble.loaded_again", model=model, ensemble=ensemble)
+            client.load(ensemble, deadline_s=load_s)
+        return way
+
+
+def heal_by_answers(
+    client: TritonClient,
+    repository: Repository,
+    model: str,
+    *,
+    probes: int = PROBES,
+    load_s: float = LOAD_S,
+) -> Way | None:
+    """Look for dead stubs by the answers alone, and heal them; None where none was met.
+
+    For a server whose processes cannot be seen. Cheap to call whenever requests of the model fail:
+    nothing is done unless a failure's own text tells of a dead stub, twice, the second time under
+    the model's lock. A model of which any probe is answered is unloaded only where, besides, there
+    is no room for a second copy.
+
+    Args:
+        client: of the server, with the admin key.
+        repository: that the server loads from, as this machine sees it.
+        model: the model.
+        probes: inferences to try at most, one after the other, each of the two times.
+        load_s: the longest that a load may take.
+
+    Raises:
+        RepositoryError, ApplyRejected, TritonUnavailable: as ``heal``.
+    """
+    if not _ask(client, model, probes)[0]:
+        return None
+    with held(repository, model):
+        dead, answering = _ask(client, model, probes)
+        if not dead:  # healed meanwhile, or changed by somebody
+            return None
+        _log.error("model.stub_dead", model=model, answers=answering)
+        way = heal(client, repository, model, answering=answering, load_s=load_s)
+        _log.warning("model.healed", model=model, way=way.value)
+        return way
+
+
+@contextlib.contextmanager
+def held(repository: Repository, model: str) -> Iterator[None]:
+    """The model's lock; in a repository that nobody can write there is none, and no change either.
+
+    Raises:
+        RepositoryError: when another process keeps it.
+    """
+    state = repository.state if repository.state.is_dir() else repository.root
+    if not os.access(state, os.W_OK):
+        yield
+        return
+    with repository.lock(model):
+        yield
+
+
+def _ask(client: TritonClient, model: str, probes: int) -> tuple[bool, bool]:
+    """Whether a probe met a dead stub, and whether any was answered; ends when both are known."""
+    config = client.config(model)
+    dead = answering = False
+    for _ in range(probes):
+        try:
+            probe.probe(client, config, deadline_s=PROBE_S)
+            answering = True
+        except InferenceFailed as error:
+            # Any other error is an answer too: the model refuses what was made up for it.
+            dead, answering = (True, answering) if is_dead_stub(error.message) else (dead, True)
+        if dead and answering:
+            break
+    return dead, answering
+
+
+def _bring_back(
+    client: TritonClient,
+    repository: Repository,
+    model: str,
+    answering: bool,
+    room: bool,
+    load_s: float,
+) -> Way:
+    """A second copy where that can be, else unload and load; the lock is held."""
+    why = "" if room else "no memory for a second copy"
+    if not why and not _touch(repository, model):
+        why = "its version folders cannot be touched"
+    if not why:
+        try:
+            client.load(model, deadline_s=load_s)
+            return Way.SECOND_COPY
+        except ApplyRejected as error:
+            # Who edited the file may ask for more memory than there is: no reason to unload.
+            want_of_room = _NO_ROOM.search(error.message) and _is_in_force(
+                repository.read_config(model), client.config(model)
+            )
+            if answering and not want_of_room:
+                raise
+            why = error.message
+    _log.warning("model.unloaded_to_heal", model=model, reason=why)
+    with contextlib.suppress(ConchError):
+        client.unload(model, deadline_s=UNLOAD_S)
+    client.load(model, deadline_s=load_s)
+    return Way.RELOADED
+
+
+def _is_in_force(said: Message, served: Message) -> bool:
+    """Whether all that the one says is so in the other, where Triton has filled in more."""
+    for field, value in said.ListFields():
+        other = getattr(served, field.name)
+        if isinstance(value, Message):
+            same = _is_in_force(value, other)
+        elif field.message_type is None or field.message_type.GetOptions().map_entry:
+            same = value == other
+        else:
+            same = len(value) == len(other) and all(map(_is_in_force, value, other))
+        if not same:
+            return False
+    return True
+
+
+def _touch(repository: Repository, model: str) -> bool:
+    """Give each version's folder the time of now; whether that could be done."""
+    try:
+        for version in repository.versions(model):
+            os.utime(repository.root / model / str(version))
+    except OSError as error:
+        _log.warning("model.touch_refused", model=model, reason=str(error))
+        return False
+    return True
+
+
+def _served(client: TritonClient, names: list[str]) -> list[str]:
+    """Those of the models that Triton serves."""
+    states = client.index() if names else {}
+    return [name for name in names if states.get(name) == "READY"]

@@ -1,0 +1,153 @@
+"""The Python stubs below one Triton: which instance of which model each is, and which are dead.
+
+Theory of operation. A Triton 2.51 with a dead stub says ready, and fails each request that it gives
+to it. A probe cannot choose its instance, but each instance of a Python-based backend is a child
+process of tritonserver, whose command line names the model's file and the instance. A child that
+was killed, or crashed, stays a zombie for as long as Triton keeps the instance; Triton reaps those
+that it ends itself at once. So a zombie that stays is a dead instance, unless a newer process has
+taken its place: a second copy that was loaded since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+STUB = "triton_python_backend_stub"
+_COMMAND_LENGTH = 15
+"""The kernel keeps so many characters of a process's name; a zombie has nothing else left."""
+_INSTANCE_FROM_END = -2
+"""Where 2.51 puts the instance's name: before the last argument, the backend's folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stub:
+    """One stub process.
+
+    Attributes:
+        model: whose; empty when it died before anyone looked at it.
+        version: of the model.
+        instance: Triton's name of the instance; unique within a loaded copy of the model.
+        started_s: when it started, s since boot: which of two of a name is the newer one.
+        alive: whether it runs.
+        stopped: whether it was stopped by a signal (SIGSTOP).
+        resident_bytes: of memory when it last ran.
+    """
+
+    pid: int
+    model: str
+    version: int
+    instance: str
+    started_s: float
+    alive: bool = True
+    stopped: bool = False
+    resident_bytes: int = 0
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What two copies of one instance have in common."""
+        return self.model, self.version, self.instance
+
+
+def parse(arguments: Sequence[str], repository: Path) -> tuple[str, int, str] | None:
+    """Model, version and instance of a stub's command line; None when it is none of ours.
+
+    Example:
+        >>> line = ["/b/python/triton_python_backend_stub", "/repo/m/3/model.py", "shm", "1", "1",
+        ...         "77", "/b/python", "336", "m_0_1", "DEFAULT"]
+        >>> parse(line, Path("/repo"))
+        ('m', 3, 'm_0_1')
+    """
+    if len(arguments) < 4 or PurePosixPath(arguments[0]).name != STUB:
+        return None
+    try:
+        parts = PurePosixPath(arguments[1]).relative_to(repository).parts
+    except ValueError:
+        return None
+    if len(parts) < 3 or not (parts[1].isascii() and parts[1].isdigit()):
+        return None
+    return parts[0], int(parts[1]), arguments[_INSTANCE_FROM_END]
+
+
+def look(triton: int, repository: Path, known: Mapping[int, Stub]) -> dict[int, Stub]:
+    """The stubs by pid, also those that are dead; who each was is ``known`` from earlier looks.
+
+    Args:
+        triton: pid of tritonserver; without it there are no stubs.
+        repository: the folder that this Triton was started on.
+        known: what the last look gave.
+    """
+    try:
+        children = psutil.Process(triton).children()
+    except psutil.Error:
+        return {}
+    found = {}
+    for process in children:
+        with contextlib.suppress(psutil.Error):
+            if stub := _stub(process, repository, known.get(process.pid)):
+                found[stub.pid] = stub
+    return found
+
+
+def serving(stubs: Iterable[Stub]) -> dict[tuple[str, int, str], Stub]:
+    """Of each instance its newest process: the one that Triton gives requests to."""
+    return {stub.key: stub for stub in sorted(stubs, key=lambda stub: stub.started_s)}
+
+
+def alive_count(stubs: Iterable[Stub], model: str, versions: Collection[int]) -> int:
+    """How many instances of these versions of the model run."""
+    return sum(
+        stub.alive
+        for stub in serving(stubs).values()
+        if stub.model == model and stub.version in versions
+    )
+
+
+def suspects(before: Iterable[Stub], now: Iterable[Stub]) -> set[str]:
+    """Models that have fewer instances alive than they had, or a dead one; empty name: unknown.
+
+    What Triton itself has ended (a smaller count, a model unloaded) is among them: who asks next
+    is Triton's config.
+    """
+    alive = {key for key, stub in serving(now).items() if stub.alive}
+    lost = {key[0] for key, stub in serving(before).items() if stub.alive and key not in alive}
+    return lost | {stub.model for stub in serving(now).values() if not stub.alive}
+
+
+def backends(folder: Path) -> frozenset[str]:
+    """Names of the backends whose instances are stubs: Python, and those written in it."""
+    found = {"python"}
+    with contextlib.suppress(OSError):
+        found |= {entry.name for entry in folder.iterdir() if (entry / "model.py").is_file()}
+    return frozenset(found)
+
+
+def _stub(process: psutil.Process, repository: Path, known: Stub | None) -> Stub | None:
+    """One child of Triton as a stub; None when it is none."""
+    started_s, status = process.create_time(), process.status()
+    same = known if known is not None and known.started_s == started_s else None
+    if status == psutil.STATUS_ZOMBIE:  # nothing of its command line is left
+        if same is not None:
+            return replace(same, alive=False, stopped=False)
+        if process.name() != STUB[:_COMMAND_LENGTH]:
+            return None
+        return Stub(
+            pid=process.pid, model="", version=0, instance="", started_s=started_s, alive=False
+        )
+    if same is None:
+        named = parse(process.cmdline(), repository)
+        if named is None:
+            return None
+        model, version, instance = named
+        same = Stub(
+            pid=process.pid, model=model, version=version, instance=instance, started_s=started_s
+        )
+    return replace(
+        same,
+        stopped=status == psutil.STATUS_STOPPED,
+        resident_bytes=process.memory_info().rss,
+    )

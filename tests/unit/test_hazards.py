@@ -1,0 +1,124 @@
+"""Models that no server may be given: names a shell reads, and what hangs or ends Triton."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conch.errors import ConfigError
+from serving import check, hazards
+from serving.model_config import parse
+from serving.repository import Repository
+
+READ_BY_A_SHELL = ["$(touch x)", "`id`", "a;b", "a b", "a&b", "a|b", "a\\nb", "a'b", "-x", "../m"]
+FIELDS = {
+    "default_model_filename": 'default_model_filename: "{}"',
+    "cc_model_filenames": 'cc_model_filenames {{ key: "9.0" value: "{}" }}',
+    "instance_group": 'instance_group {{ name: "{}" count: 1 }}',
+    "backend": 'backend: "{}"',
+    "runtime": 'runtime: "{}"',
+    "platform": 'platform: "{}"',
+    "EXECUTION_ENV_PATH": (
+        'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{}" }} }}'
+    ),
+}
+
+
+def write(root: Path, name: str, config: str, *, version: str = "1") -> None:
+    """A Python model with this in its config."""
+    (root / name / version).mkdir(parents=True)
+    (root / name / version / "model.py").write_text("")
+    backend = "" if "backend" in config or "platform" in config else 'backend: "python"\n'
+    (root / name / "config.pbtxt").write_text(backend + config)
+
+
+@pytest.mark.parametrize("value", READ_BY_A_SHELL)
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_name_that_a_shell_reads_is_a_fault(field: str, value: str) -> None:
+    """In each field that becomes a path or a part of a command line."""
+    (fault,) = hazards.faults(parse(FIELDS[field].format(value)))
+    assert fault.startswith(field)
+    assert "allowed are" in fault
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'backend: "onnxruntime" default_model_filename: "sub/model.int8-v2.onnx"',
+        'platform: "tensorrt_plan" cc_model_filenames { key: "9.0" value: "a.plan" }',
+        'instance_group { name: "m_0" count: 2 } instance_group { count: 1 }',
+        FIELDS["EXECUTION_ENV_PATH"].format("$$TRITON_MODEL_DIRECTORY/env.tar.gz"),
+        'parameters { key: "anything" value { string_value: "$(touch x); `y`" } }',
+        'input { name: "x y;z" data_type: TYPE_FP32 dims: [1] }',
+        'metric_tags { key: "team" value: "a b $(c)" }',
+    ],
+)
+def test_what_people_write_is_no_fault(text: str) -> None:
+    """Plain names, and strings that reach no shell."""
+    assert hazards.faults(parse(text)) == []
+
+
+def test_a_metric_tag_that_ends_triton_is_a_fault() -> None:
+    """Measured: the server ends, and every other model with it."""
+    assert "Prometheus label" in hazards.faults(parse('metric_tags { key: "a-b" value: "c" }'))[0]
+
+
+def test_left_out_names_hostile_models_and_what_is_around_them(tmp_path: Path) -> None:
+    """The harmless are not among them; an ensemble would load its members by itself."""
+    write(tmp_path, "good", "max_batch_size: 8")
+    write(tmp_path, "x$(id)", "")
+    write(tmp_path, "file", FIELDS["default_model_filename"].format("m`id`.py"))
+    write(tmp_path, "unreadable", "max_batch_size: {{{")
+    ensemble = 'platform: "ensemble" ensemble_scheduling { step { model_name: "%s" } }'
+    write(tmp_path, "direct", ensemble % "x$(id)")
+    write(tmp_path, "around", ensemble % "file")
+    write(tmp_path, "outer", ensemble % "around")
+    write(tmp_path, "fine", ensemble % "good")
+    found = hazards.left_out(Repository(tmp_path))
+    assert set(found) == {"x$(id)", "file", "unreadable", "direct", "around", "outer"}
+    assert found["outer"] == "its member 'around' is left out"
+
+
+def test_a_field_of_a_newer_triton_is_no_reason_to_leave_a_model_out(tmp_path: Path) -> None:
+    """It is passed over; what is known is looked at all the same."""
+    write(tmp_path, "newer", "brand_new_field: 3")
+    write(tmp_path, "hostile", 'brand_new_field: 3 default_model_filename: "$(id)"')
+    assert set(hazards.left_out(Repository(tmp_path))) == {"hostile"}
+
+
+@pytest.mark.parametrize(
+    ("folders", "left_out"),
+    [(["1"], False), (["1", "1_old"], False), (["1x"], True), (["1", "2_old"], True), ([], False)],
+)
+def test_a_version_that_triton_would_wait_for_is_left_out(
+    tmp_path: Path, folders: list[str], left_out: bool
+) -> None:
+    """It takes the number that a folder's name begins with, and opens the folder of that number."""
+    (tmp_path / "m").mkdir()
+    for folder in folders:
+        (tmp_path / "m" / folder).mkdir()
+        (tmp_path / "m" / folder / "model.py").write_text("")
+    (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"')
+    assert bool(hazards.left_out(Repository(tmp_path))) == left_out
+
+
+def test_repo_check_says_what_serve_leaves_out(tmp_path: Path) -> None:
+    """As a fault, with what is allowed."""
+    write(tmp_path, "file", FIELDS["default_model_filename"].format("m$(id).py"))
+    (tmp_path / "file" / "1" / "m$(id).py").write_text("")
+    write(tmp_path, "gone", "", version="9x")
+    faults = {
+        f.model: f.message for f in check.check(Repository(tmp_path)) if f.severity == "fault"
+    }
+    assert "hands it to a shell" in faults["file"]
+    assert set(faults) == set(hazards.left_out(Repository(tmp_path))) == {"file", "gone"}
+
+
+def test_require_refuses_what_became_hostile(tmp_path: Path) -> None:
+    """A config may be edited after the start."""
+    write(tmp_path, "m", "max_batch_size: 8")
+    hazards.require(Repository(tmp_path), "m")
+    (tmp_path / "m" / "config.pbtxt").write_text('default_model_filename: "a b"')
+    with pytest.raises(ConfigError, match="default_model_filename"):
+        hazards.require(Repository(tmp_path), "m")

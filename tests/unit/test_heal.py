@@ -1,0 +1,149 @@
+"""Which way a model with dead stubs is brought back, against a scripted Triton."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from conch.errors import ApplyRejected, ConfigError
+from serving import heal
+from serving.client import InferenceFailed
+from serving.heal import Way
+from serving.model_config import ModelConfig, parse
+from serving.repository import Repository
+
+DEAD = "infer at h:1: Stub process 'm_0_1' is not healthy.."
+CONFIG = (
+    'name: "m" backend: "python" max_batch_size: 8 instance_group { count: 2 }\n'
+    'input { name: "x" data_type: TYPE_FP32 dims: [1] }\n'
+    'parameters { key: "a" value { string_value: "b" } }\n'
+)
+
+
+class Triton:
+    """A client whose answers and refusals are scripted; keeps what was asked of it."""
+
+    def __init__(self, *, answers: list[str] | None = None, refusals: list[str] | None = None):
+        self.answers = answers or []
+        self.refusals = refusals or []
+        self.calls: list[str] = []
+        self.served = parse(CONFIG)
+        self.served.instance_group[0].name = "m_0"  # Triton fills in more
+
+    def config(self, name: str) -> ModelConfig:
+        """As Triton has it."""
+        return self.served
+
+    def index(self) -> dict[str, str]:
+        """Loaded, whatever its stubs."""
+        return {"m": "READY"}
+
+    def infer(self, name: str, *_: object, **__: object) -> dict[str, object]:
+        """The next scripted answer."""
+        self.calls.append("infer")
+        message = self.answers.pop(0) if self.answers else ""
+        if message:
+            raise InferenceFailed(message)
+        return {}
+
+    def load(self, name: str, **_: object) -> None:
+        """Refused as scripted."""
+        self.calls.append("load")
+        if self.refusals:
+            raise ApplyRejected(self.refusals.pop(0))
+
+    def unload(self, name: str, **_: object) -> None:
+        """Never ends."""
+        self.calls.append("unload")
+        raise ApplyRejected("UNLOADING for ever, as after a stub died")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """One model, its version of long ago."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.py").write_text("")
+    (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
+    os.utime(tmp_path / "m" / "1", (1, 1))
+    return Repository(tmp_path)
+
+
+def healed(triton: Triton, repository: Repository, **settings: bool) -> Way:
+    """As the watch calls it."""
+    return heal.heal(triton, repository, "m", **settings)  # type: ignore[arg-type]
+
+
+def test_a_second_copy_is_loaded_by_a_newer_time_alone(repository: Repository) -> None:
+    """No byte changes, and nothing is unloaded."""
+    triton = Triton()
+    assert healed(triton, repository) is Way.SECOND_COPY
+    assert triton.calls == ["load"]
+    assert (repository.root / "m" / "1").stat().st_mtime > 1
+    assert repository.config_text("m") == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("answering", "refusal", "edited", "unloaded"),
+    [
+        (True, "CUDA out of memory", False, True),
+        (True, "CUDA out of memory", True, False),
+        (True, "model.py: SyntaxError", False, False),
+        (False, "model.py: SyntaxError", False, True),
+        (False, "CUDA out of memory", True, True),
+    ],
+)
+def test_what_answers_is_unloaded_only_for_want_of_room(
+    repository: Repository, answering: bool, refusal: str, edited: bool, unloaded: bool
+) -> None:
+    """Where the file on disk is what is served; an edit may ask for more than there is."""
+    if edited:
+        path = repository.config_path("m")
+        path.write_text(CONFIG.replace("max_batch_size: 8", "max_batch_size: 99"))
+    triton = Triton(refusals=[refusal])
+    if unloaded:
+        assert healed(triton, repository, answering=answering) is Way.RELOADED
+        assert triton.calls == ["load", "unload", "load"]
+    else:
+        with pytest.raises(ApplyRejected):
+            healed(triton, repository, answering=answering)
+        assert triton.calls == ["load"]
+
+
+def test_without_memory_no_second_copy_is_tried(repository: Repository) -> None:
+    """It would take what others need."""
+    triton = Triton()
+    assert healed(triton, repository, room=False) is Way.RELOADED
+    assert triton.calls == ["unload", "load"]
+
+
+def test_a_config_with_a_name_that_a_shell_reads_is_not_loaded(repository: Repository) -> None:
+    """It may have been edited since the start."""
+    repository.config_path("m").write_text('backend: "python" default_model_filename: "$(id)"')
+    triton = Triton()
+    with pytest.raises(ConfigError):
+        healed(triton, repository)
+    assert triton.calls == []
+
+
+@pytest.mark.parametrize(
+    ("answers", "way", "calls"),
+    [
+        ([], None, 4),
+        (["broken on purpose"] * 9, None, 4),
+        (["", DEAD, "", ""], None, 6),  # met once, and not again under the lock
+        (["", DEAD, "", DEAD], Way.SECOND_COPY, 4),
+        ([DEAD] * 9, Way.SECOND_COPY, 8),
+    ],
+)
+def test_answers_alone_tell_dead_stubs_from_other_failures(
+    repository: Repository, answers: list[str], way: Way | None, calls: int
+) -> None:
+    """The failure's own text, twice."""
+    triton = Triton(answers=list(answers))
+    found = heal.heal_by_answers(triton, repository, "m", probes=4)  # type: ignore[arg-type]
+    assert found is way
+    assert triton.calls.count("infer") == calls
+    assert ("load" in triton.calls) == (way is not None)
+    assert "unload" not in triton.calls

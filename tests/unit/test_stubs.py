@@ -1,0 +1,78 @@
+"""Which stubs are dead, from what is seen of processes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serving.runtime import stubs
+from serving.runtime.stubs import Stub
+
+LINE = ["/b/python/triton_python_backend_stub", "/repo/m/1/model.onnx", "shm", "1", "1", "77"]
+LINE += ["/b/python", "336", "m_0_0", "/b/onnxruntime"]
+
+
+def stub(pid: int, instance: str = "m_0_0", **changes: object) -> Stub:
+    """A stub that started at the second of its pid."""
+    seen = Stub(pid=pid, model="m", version=1, instance=instance, started_s=float(pid))
+    return replace(seen, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (LINE, ("m", 1, "m_0_0")),
+        (
+            [*LINE[:1], "/repo/m/12/sub/m.py", *LINE[2:8], "my group_1", "x"],
+            ("m", 12, "my group_1"),
+        ),
+        ([*LINE[:1], "/elsewhere/m/1/model.py", *LINE[2:]], None),
+        ([*LINE[:1], "/repo/m/model.py", *LINE[2:]], None),
+        ([*LINE[:1], "/repo/m/v1/model.py", *LINE[2:]], None),
+        (["/usr/bin/bash", *LINE[1:]], None),
+        ([], None),
+    ],
+)
+def test_parse_reads_model_version_and_instance(
+    line: list[str], named: tuple[str, int, str] | None
+) -> None:
+    """Of 2.51's own command line; anything else is no stub of this repository."""
+    assert stubs.parse(line, Path("/repo")) == named
+
+
+def test_the_newest_process_of_an_instance_is_the_one_that_serves() -> None:
+    """An old copy that goes away counts neither as alive nor as dead."""
+    old, new = stub(1, alive=False), stub(2)
+    assert stubs.alive_count([new, old], "m", {1}) == 1
+    assert stubs.suspects([], [new, old]) == set()
+    assert stubs.suspects([], [replace(old, alive=True), replace(new, alive=False)]) == {"m"}
+
+
+def test_another_version_and_another_model_do_not_count() -> None:
+    """Only what is served of the model."""
+    seen = [stub(1), stub(2, version=2), stub(3, model="n")]
+    assert stubs.alive_count(seen, "m", {1}) == 1
+    assert stubs.alive_count(seen, "m", {1, 2}) == 2
+    assert stubs.alive_count(seen, "m", set()) == 0
+
+
+def test_fewer_than_before_are_suspect_even_without_a_zombie() -> None:
+    """Who reaped it is not known here."""
+    assert stubs.suspects([stub(1), stub(2, "m_0_1")], [stub(1)]) == {"m"}
+    assert stubs.suspects([stub(1)], [stub(1), stub(2, "m_0_1")]) == set()
+
+
+def test_a_dead_one_that_nobody_knew_is_suspect() -> None:
+    """It died before anyone looked: its model has no name."""
+    assert stubs.suspects([], [stub(1), stub(2, "", model="", alive=False)]) == {""}
+
+
+def test_backends_are_python_and_those_written_in_it(tmp_path: Path) -> None:
+    """By the folder that the server takes them from."""
+    for name, file in (("onnxruntime", "model.py"), ("tensorrt", "libtriton_tensorrt.so")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("")
+    assert stubs.backends(tmp_path) == {"python", "onnxruntime"}
+    assert stubs.backends(tmp_path / "nowhere") == {"python"}
