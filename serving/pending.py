@@ -1,0 +1,174 @@
+"""Changes that are not proven yet: one record a model, which outlives whoever made the change.
+
+Theory of operation. A new config can kill the server, and at its next start again. Who wrote it
+may be gone by then, so the writer leaves a record before it writes, and removes it once the change
+has proved itself for a while. Whoever starts the server again while the record is there (the
+controller, or ``conch serve`` alone) brings the revision before it back. It does so under the
+model's lock, only while the writer's epoch is the newest, and only while the file on disk still is
+the very text of the record: what a person or another controller wrote since is never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from conch.errors import ConchError, ConfigError, RepositoryError
+from conch.names import model_name
+from serving import atomic
+from serving.repository import Repository
+from serving.revisions import sha256
+
+_log = structlog.get_logger()
+
+FOLDER = "pending"
+EPOCH = "control.epoch"
+_MOST_BYTES = 65536
+"""A record has some 400 bytes; a larger file is none of ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """A change that was written and is not proven.
+
+    Attributes:
+        model: whose.
+        epoch: the text of ``control.epoch`` when it was written: who was the sole writer then.
+        at: UTC time, ISO 8601.
+        previous: revision that was in force before.
+        revision: that was written.
+        reason, tick_id: as in the revision log.
+        reverted: why ``previous`` was brought back; empty while that was not needed.
+    """
+
+    model: str
+    epoch: str
+    at: str
+    previous: int
+    revision: int
+    reason: str
+    tick_id: str
+    reverted: str = ""
+
+
+def now() -> str:
+    """``Pending.at`` of a record that is made now."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def epoch_of(repository: Repository) -> str:
+    """Who is the sole writer now, as text; empty where nobody ever was, or it cannot be read."""
+    try:
+        return (repository.state / EPOCH).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def write(repository: Repository, pending: Pending) -> None:
+    """Make the record durable, in place of an earlier one of the model.
+
+    Raises:
+        RepositoryError: when the disk refuses.
+    """
+    data = json.dumps(asdict(pending), indent=2) + "\n"
+    path = _path(repository, pending.model)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(path, error) from error
+    atomic.write(path, data.encode(), aside=repository.state / "tmp", point="pending.record")
+
+
+def read(repository: Repository, model: str) -> Pending | None:
+    """The model's record; None without one, or where it is damaged."""
+    try:
+        path = _path(repository, model)
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            return None
+        found = json.loads(path.read_bytes().decode("utf-8"))
+        record = Pending(**found)
+    except (OSError, ValueError, TypeError, RecursionError, ConfigError):
+        return None
+    whole = record.model == model and all(
+        type(getattr(record, f.name)) is (int if f.name in ("previous", "revision") else str)
+        for f in fields(Pending)
+    )
+    return record if whole else None
+
+
+def every(repository: Repository) -> list[Pending]:
+    """All records, by model."""
+    try:
+        names = sorted(path.stem for path in (repository.state / FOLDER).glob("*.json"))
+    except OSError:
+        return []
+    return [record for name in names if (record := read(repository, name)) is not None]
+
+
+def settle(repository: Repository, model: str) -> None:
+    """The change has proved itself, or is no longer there: remove the record.
+
+    Raises:
+        RepositoryError: when the disk refuses.
+    """
+    path = _path(repository, model)
+    try:
+        path.unlink(missing_ok=True)
+    except NotADirectoryError:  # no folder, no record
+        return
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def is_on_disk(repository: Repository, pending: Pending) -> bool:
+    """Whether the model's file still is the text that the record speaks of."""
+    with contextlib.suppress(ConchError, OSError, UnicodeDecodeError):
+        text = repository.revisions(pending.model).text(pending.revision)
+        return sha256(repository.config_text(pending.model)) == sha256(text)
+    return False
+
+
+def revert(repository: Repository, pending: Pending, *, why: str) -> bool:
+    """Bring the revision before the change back on disk, and say so in the record.
+
+    Nothing is done, and False given, where the record is another by now or is reverted, where
+    another controller has taken over, where somebody else wrote the file since, or where the
+    revision before cannot be read. Loading it is the caller's business.
+
+    Raises:
+        RepositoryError: when another process keeps the model's lock, or the disk refuses.
+    """
+    model = pending.model
+    with repository.lock(model):
+        if pending.reverted or read(repository, model) != pending:
+            return False
+        if epoch_of(repository) != pending.epoch or not is_on_disk(repository, pending):
+            return False
+        try:
+            text = repository.revisions(model).text(pending.previous)
+        except (RepositoryError, OSError, UnicodeDecodeError) as error:
+            _log.error("pending.not_reverted", model=model, error=str(error))
+            return False
+        repository.restore(model, text, reason=f"reverted: {why}", tick_id=pending.tick_id)
+        with contextlib.suppress(RepositoryError):  # a full disk: the file itself is what counts
+            write(repository, replace(pending, reverted=why or "unknown"))
+    _log.error("config.reverted", model=model, revision=pending.previous, why=why)
+    return True
+
+
+def _path(repository: Repository, model: str) -> Path:
+    """Where the model's record is."""
+    return repository.state / FOLDER / f"{model_name(model)}.json"
+
+
+def _refused(path: Path, error: OSError) -> RepositoryError:
+    """What to tell the user when the disk says no."""
+    return RepositoryError(
+        f"record {path}: {error.strerror or error}.",
+        hint="Free some space or mend the permissions, then run it again.",
+    )
