@@ -208,14 +208,21 @@ def settings_of(config: ModelConfig) -> Settings:
     )
 
 
-def with_settings(config: ModelConfig, wanted: Settings) -> ModelConfig:
+def with_settings(
+    config: ModelConfig, wanted: Settings, *, meant: ModelConfig | None = None
+) -> ModelConfig:
     """The config with these knobs; what they say already is left exactly as it is.
 
     Without a wanted version, one that was pinned makes way for Triton's default: the newest.
+
+    Args:
+        config: to change.
+        wanted: the knobs.
+        meant: the config with what it leaves to Triton filled in (``groups.resolved``).
     """
-    current = settings_of(config)
+    current = settings_of(meant or config)
     if wanted.instances != current.instances:
-        config = model_config.with_instances(config, wanted.instances)
+        config = model_config.with_instances(config, wanted.instances, meant=meant)
     batching = model_config.Batching(
         max_batch_size=wanted.max_batch_size,
         dynamic=wanted.dynamic_batching,
