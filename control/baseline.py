@@ -98,7 +98,7 @@ class Baseline:
             newest = self._repository.revisions(model).newest()
         except (ConchError, OSError, ValueError):
             return File(edited=True, owner=known.owner or known.first_seen)
-        recorded = newest is None or newest.sha256 == sha256(text)
+        recorded = known.in_force is None if newest is None else newest.sha256 == sha256(text)
         in_force = is_settled(config, shown) and (
             config == known.in_force
             or (covers(config, shown) and (recorded or agrees(config, shown)))

@@ -97,8 +97,8 @@ def test_several_groups_grow_at_the_smallest_and_shrink_at_the_largest() -> None
             "different kinds (KIND_CPU, KIND_GPU)",
         ),
         (
-            "instance_group { count: 1 kind: KIND_GPU gpus: 0 } "
-            "instance_group { count: 2 kind: KIND_GPU gpus: [1, 2] }",
+            "instance_group { count: 1 kind: KIND_GPU gpus: 0 } instance_group { count: 2 "
+            + "kind: KIND_GPU gpus: [1, 2] }",
             "span several GPUs",
         ),
         (
