@@ -106,22 +106,21 @@ class Baseline:
         if in_force:
             known.in_force = config
         ours = newest is not None and recorded and is_ours(newest)
-        if known.owner is None or not ours:  # by a change of ours the owner's text stays theirs
-            known.owner = self._owners(model, text, shown, recorded=recorded)
+        if known.owner is None or (in_force and not ours):
+            theirs = text if in_force and not recorded else None
+            known.owner = self._owners(model, theirs, shown)
         return File(edited=not in_force, owner=known.owner or known.first_seen)
 
-    def _owners(
-        self, model: str, text: str, shown: ModelConfig, *, recorded: bool
-    ) -> Settings | None:
-        """The settings of the newest text that an owner wrote; None where none is known."""
+    def _owners(self, model: str, text: str | None, shown: ModelConfig) -> Settings | None:
+        """The settings of the owner's text, else of the newest revision that an owner wrote."""
         log = self._repository.revisions(model)
         try:
-            every = log.all() if recorded else []
-            if every:
+            if text is None:
+                every = log.all()
                 found = owners_revision(every)
-                if found is None:
+                if every and found is None:
                     return None
-                text = log.text(found.number)
+                text = log.text(found.number) if found else self._repository.config_text(model)
             theirs = model_config.parse(text, source=f"{model}, the owner's")
         except (ConchError, OSError, ValueError):
             return None

@@ -165,9 +165,9 @@ def test_a_rollback_without_room_for_its_revision_makes_nobody_an_owner(
     """The next change finds our own text on disk; that is not the owner's."""
     ours = FILE.replace("count: 1", "count: 3")
     repository.write_text("m", ours, reason="A", tick_id="t1")
-    repository.write_text("m", ours.replace("3", "4"), reason="B", tick_id="t2")
+    repository.write_text("m", ours.replace("count: 3", "count: 4"), reason="B", tick_id="t2")
     write(repository, ours)
-    repository.write_text("m", ours.replace("3", "5"), reason="C", tick_id="t3")
+    repository.write_text("m", ours.replace("count: 3", "count: 5"), reason="C", tick_id="t3")
     shown = as_triton_shows(repository.config_text("m"))
     assert Baseline(repository).of("m", shown).owner == settings_of(as_triton_shows(FILE))
 

@@ -12,6 +12,10 @@ CPU = 'backend: "python" instance_group { name: "m_0" count: 1 kind: KIND_CPU }'
 GPUS = 'backend: "python" instance_group { name: "m_0" count: 1 kind: KIND_GPU gpus: [0, 1] }'
 
 
+SPANNING = """instance_group { count: 1 kind: KIND_GPU gpus: 0 }
+instance_group { count: 2 kind: KIND_GPU gpus: [1, 2] }"""
+
+
 @pytest.mark.parametrize(
     ("file", "shown", "count", "granularity"),
     [
@@ -96,11 +100,7 @@ def test_several_groups_grow_at_the_smallest_and_shrink_at_the_largest() -> None
             "instance_group { count: 1 kind: KIND_CPU } instance_group { count: 1 kind: KIND_GPU }",
             "different kinds (KIND_CPU, KIND_GPU)",
         ),
-        (
-            "instance_group { count: 1 kind: KIND_GPU gpus: 0 } instance_group { count: 2 "
-            + "kind: KIND_GPU gpus: [1, 2] }",
-            "span several GPUs",
-        ),
+        (SPANNING, "span several GPUs"),
         (
             "instance_group { count: 1 kind: KIND_GPU passive: true gpus: 0 }",
             "passive",
