@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from conch.errors import ConchError
 from control.core.types import Settings
-from control.observe import settings_of
+from control.knobs import settings_of
 from serving import groups, model_config
 from serving.model_config import ModelConfig
 from serving.repository import Repository
@@ -137,6 +137,14 @@ class Baseline:
             except OSError as error:
                 stamps.append(error.errno)
         return tuple(stamps)
+
+
+def edited_hint(model: str) -> str:
+    """The two ways out of an edit that is not in force."""
+    return (
+        f"Load it with `conch repo load {model}`, or bring a revision back with "
+        f"`conch repo rollback {model} --to N`."
+    )
 
 
 def is_ours(revision: Revision) -> bool:
