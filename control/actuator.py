@@ -188,7 +188,11 @@ class Actuator:
             self._load_and_verify(change.new, single=single, full=full, around=around)
         except ConchError as error:
             log.error("config.rejected", model=model, tick_id=tick_id, error=error.message)
-            self._roll_back(model, previous, single=single, tick_id=tick_id, cause=error)
+            try:
+                self._roll_back(model, previous, single=single, tick_id=tick_id, cause=error)
+            except ServerGone:
+                self._forget(model, unproven)
+                raise
             self._forget(model, unproven)
             self._bring_back(model, around)
             seconds, revision = self._clock() - start_s, self._newest(model)

@@ -114,10 +114,18 @@ class Prober:
                 ) from error
         self._full[(config.name, int(config.max_batch_size))] = True
 
+    def answers(self, config: ModelConfig) -> bool | None:
+        """Whether any of several probes is answered; None where they wait.
+
+        Raises:
+            TritonUnavailable: when the server is gone.
+        """
+        answered, asked, _ = self._several(config, PROBES)
+        return True if answered else (None if asked < PROBES else False)
+
     def answers_none(self, config: ModelConfig) -> bool:
         """Whether not one of several probes is answered, with errors: a dead model."""
-        answered, asked, _ = self._several(config, PROBES)
-        return asked == PROBES and answered == 0
+        return self.answers(config) is False
 
     def _ask(self, config: ModelConfig) -> Answers:
         """Several questions of one row; a slow model is not a wrong one."""
