@@ -144,7 +144,7 @@ def rollback(
 def load(model: str, repository: Path | None, as_json: bool) -> None:
     """Load MODEL's config as it is on disk: an edit of yours comes into force.
 
-    By the local server. Goes while a control loop runs. What Triton refuses stays on disk, and the old config serves on.
+    Goes while a control loop runs. What Triton refuses stays on disk; the old config serves on.
 
     \b
     Example:
