@@ -183,11 +183,12 @@ def covers(config: ModelConfig, shown: ModelConfig) -> bool:
 
 def agrees(config: ModelConfig, shown: ModelConfig) -> bool:
     """Whether Triton also shows nothing that the config does not say, but for what it fills in."""
-    mine, theirs = _without_filled(config), _without_filled(shown)
+    mine = _without_filled(groups.resolved(config, shown))
+    theirs = _without_filled(shown)
     if not config.dynamic_batching.preferred_batch_size:  # it fills in the largest
-        del theirs.dynamic_batching.preferred_batch_size[:]
-        if not shown.HasField("dynamic_batching"):
-            theirs.ClearField("dynamic_batching")
+        for one in (mine, theirs):
+            if one.HasField("dynamic_batching"):
+                del one.dynamic_batching.preferred_batch_size[:]
     return covers(config, shown) and mine == theirs
 
 

@@ -51,7 +51,7 @@ def with_settings(
         dynamic=wanted.dynamic_batching,
         max_queue_delay_us=round(wanted.max_queue_delay_s * 1e6),
     )
-    if batching != model_config.batching(config):
+    if batching != model_config.batching(meant or config):
         config = model_config.with_batching(config, batching)
     if wanted.threads != current.threads and wanted.threads is not None:
         config = model_config.with_parameter(config, THREADS, str(wanted.threads))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from control.probation import Probation
 from control.proof import Prober
 from control.roster import roster
 from control.sources import CounterSource, PrometheusCounters, ScrapedCounters
+from serving import pending
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
@@ -81,7 +83,12 @@ def session(
     """
     with ExitStack() as stack:
         client = stack.enter_context(TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key))
-        found = roster(policy, repository, client)  # before anything is written
+        try:
+            found = roster(policy, repository, client)  # before anything is written
+        except TritonUnavailable:
+            if mode is Mode.ACTIVE:
+                _take_back(repository)
+            raise
         fence = _anybody
         if mode is Mode.ACTIVE:
             fence = stack.enter_context(sole_writer(repository, wait=wait, stop=stop)).check
@@ -132,6 +139,21 @@ def session(
         )
         loop.start(stop=stop)
         yield loop
+
+
+def _take_back(repository: Repository) -> None:
+    """A change that is not proven, and a server that does not answer: the file before comes back.
+
+    Whoever starts the server next finds it; the next controller tells the core.
+    """
+    if not pending.every(repository):
+        return
+    with sole_writer(repository):
+        for record in pending.every(repository):
+            mine = replace(record, epoch=pending.epoch_of(repository))
+            if not record.reverted and pending.is_on_disk(repository, record):
+                pending.write(repository, mine)
+                pending.revert(repository, mine, why="the server was away when control started")
 
 
 @contextmanager

@@ -1,8 +1,9 @@
-"""What the instance groups of a config mean, and whether their count is ours to change.
+"""What a config leaves to Triton: its instance groups above all and their count.
 
 Owners leave much of a group to Triton: the kind, the GPUs, the count, or the whole group. What it
 makes of that on its host it shows in the config in force: so the file is read in that light, and
-written back as its owner wrote it, but for the count.
+written back as its owner wrote it, but for the count. So with the batching of a file that says
+nothing of inputs and outputs, which Triton completes from the model.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _TWO_ON_CPU = ("onnxruntime", "tensorflow")
 
 
 def resolved(on_disk: ModelConfig, in_force: ModelConfig, *, default: bool = False) -> ModelConfig:
-    """The config with what its groups leave open filled in from what Triton shows of the model.
+    """The config with what it leaves open filled in from what Triton shows of the model.
 
     Args:
         on_disk: as its owner wrote it.
@@ -28,6 +29,12 @@ def resolved(on_disk: ModelConfig, in_force: ModelConfig, *, default: bool = Fal
     new.CopyFrom(on_disk)
     if on_disk.HasField("ensemble_scheduling"):
         return new
+    if not on_disk.input and not on_disk.output:  # completed from the model, its batching, too
+        new.max_batch_size = on_disk.max_batch_size or in_force.max_batch_size
+        if on_disk.WhichOneof("scheduling_choice") is None and in_force.HasField(
+            "dynamic_batching"
+        ):
+            new.dynamic_batching.CopyFrom(in_force.dynamic_batching)
     if not new.instance_group:
         new.instance_group.add()  # as Triton does
     alike = len(in_force.instance_group) == len(new.instance_group)

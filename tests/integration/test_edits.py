@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner, Result
 
-from cli.main import main
+from cli.main import root
 from conch.errors import ConfigError
 from control import session
 from control.action import Edited
@@ -36,11 +36,9 @@ def served(tmp_path_factory, start_server, connect):
     scripted.publish(root, "edited")
     scripted.publish(root, "other")
     scripted.publish_ensemble(root, "pipeline", "other")
-    onnx_models.publish_double(
-        root,
-        "two_kinds",
-        config="instance_group [ { count: 1 kind: KIND_CPU }, { count: 1 kind: KIND_MODEL } ]",
-    )
+    scripted.publish(root, "two_kinds")
+    path = root / "two_kinds" / "config.pbtxt"
+    path.write_text(path.read_text() + "instance_group { count: 1 kind: KIND_MODEL }\n")
     onnx_models.publish_double(root, "no_group", config="instance_group { }")
     server = start_server(root)
     (root / "broken").mkdir()
@@ -60,7 +58,7 @@ def loop(served) -> Iterator[ControlLoop]:
 
 def _conch(*arguments: str) -> Result:
     """One command."""
-    return CliRunner().invoke(main, list(arguments))
+    return CliRunner().invoke(root, list(arguments))
 
 
 def _reason(loop: ControlLoop) -> Reason:
@@ -135,7 +133,7 @@ def test_an_edit_is_taken_back_while_control_runs(served, loop, text: str) -> No
     assert _sees(loop, edited=False)
     command = ("repo", "rollback", "edited", "--to", str(number))
     refused = _conch(*command, "--repository", str(repository.root))
-    assert "another control loop is running" in refused.output
+    assert "another control loop is running" in str(refused.exception)
     _write(repository, text)
     assert _sees(loop, edited=True)
     done = _conch(*command, "--repository", str(repository.root))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from control.baseline import Baseline
-from control.observe import settings_of
-from serving import model_config
+from control.observe import settings_of, with_settings
+from serving import groups, model_config
 from serving.model_config import ModelConfig
 from serving.repository import Repository
 
@@ -191,3 +191,24 @@ def test_nothing_is_read_while_nothing_changes(
     first = baseline.of("m", shown)
     monkeypatch.setattr(Repository, "config_text", lambda *_: pytest.fail("read again"))
     assert baseline.of("m", shown) is first
+
+
+def test_a_file_that_triton_completes_from_the_model_is_in_force(repository: Repository) -> None:
+    """Only a backend: inputs, batching and instances are Triton's; only a count is written."""
+    write(repository, 'backend: "onnxruntime"')
+    completed = as_triton_shows(FILE.replace("count: 1", "count: 2").replace("8", "4"))
+    completed.parameters.clear()
+    completed.backend = "onnxruntime"
+    for _ in range(2):  # before a change of ours, and after it
+        file = Baseline(repository).of("m", completed)
+        assert not file.edited
+        assert file.owner == replace(settings_of(completed), instances=2)
+        on_disk = repository.read_config("m")
+        meant = groups.resolved(on_disk, completed)
+        now = settings_of(completed)
+        new = with_settings(on_disk, replace(now, instances=now.instances + 1), meant=meant)
+        repository.write_config("m", new, reason="SCALE_UP_LOAD", tick_id="t")
+        completed.instance_group[0].count += 1
+    assert model_config.to_text(new) == (
+        'name: "m"\ninstance_group {\n  count: 4\n}\nbackend: "onnxruntime"\n'
+    )
