@@ -35,6 +35,8 @@ log = structlog.get_logger()
 SETTLED_S = 15.0
 """A server that a config kills has died by then: most do in their first second under load."""
 SILENT_S = 2.0
+BUSY_S = 10.0
+"""So long a local server may be silent whose process runs: a full machine answers late."""
 POLL_S = 0.25
 _LONGEST_S = 4 * SETTLED_S
 """A model that answers no probe for so long, but no error either, only waits behind its queue."""
@@ -219,9 +221,18 @@ class Probation:
         now_s = self._clock()
         if self._silent_since_s is None:
             self._silent_since_s = now_s
-        if now_s - self._silent_since_s <= SILENT_S:
+        patience_s = BUSY_S if self._works() else SILENT_S
+        if now_s - self._silent_since_s <= patience_s:
             return ""
-        return f"the server has not answered for {SILENT_S:g} s"
+        return f"the server has not answered for {patience_s:g} s"
+
+    def _works(self) -> bool:
+        """Whether the server is a local process that runs and was not stopped."""
+        try:
+            status = self._process.status() if self._process is not None else None
+        except psutil.Error:
+            return False
+        return status not in (None, psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
     def _judge(self, one: _Watched) -> None:
         """Settle a change that has been in force for long enough, or take it back."""

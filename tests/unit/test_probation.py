@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import pytest
 
 from conch.errors import TritonUnavailable
 from control.core.types import Observation
 from control.observe import settings_of
-from control.probation import SETTLED_S, SILENT_S, Probation
+from control.probation import BUSY_S, SETTLED_S, SILENT_S, Probation
 from serving import model_config, pending
 from serving.client import InferenceFailed, TritonClient
 from serving.metrics import ModelCounters
@@ -139,6 +140,30 @@ def test_a_server_that_falls_silent_points_at_the_change(world: World) -> None:
     assert "not answered" in back.why
     assert world.watch.taken_back() == []
     assert pending.read(world.repository, "m") is None
+
+
+@pytest.mark.parametrize("status", [psutil.STATUS_SLEEPING, psutil.STATUS_STOPPED])
+def test_a_local_server_that_runs_may_be_silent_for_longer(world: World, status: str) -> None:
+    """A full machine answers late; a process that was stopped does not answer at all."""
+
+    class Process:
+        """Of a local server."""
+
+        def is_running(self) -> bool:
+            """It does."""
+            return True
+
+        def status(self) -> str:
+            """As the kernel says."""
+            return status
+
+    world.watch._process = cast(Any, Process())
+    world.server.is_live = False
+    world.passes(SILENT_S + 1)
+    stopped = status == psutil.STATUS_STOPPED
+    assert (world.repository.config_text("m") == OLD) is stopped
+    world.passes(BUSY_S)
+    assert world.repository.config_text("m") == OLD
 
 
 def test_a_short_silence_is_none(world: World) -> None:
