@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import gc
-import signal
 import threading
 import time
 from pathlib import Path
 
 import click
-from rich.table import Table
 
-from cli.control_freeze import pause, resume, until
+from cli import ending
+from cli.control_freeze import pause, resume
 from cli.control_replay import replay_
 from cli.control_rules import rules
+from cli.control_status import explain_, status
 from cli.options import json_option, server_options
-from cli.output import echo, print_table, to_json
-from cli.repository_option import open_repository
-from cli.repository_option import repository_option as known_repository_option
-from conch.errors import ConfigError
+from cli.output import echo, to_json
 from conch.units import DURATION, OBJECTIVE
-from control import codec, explain, freeze, policy_file, session
+from control import codec, explain, policy_file, session
 from control.actuator import Action, Outcome
 from control.core.types import Decision
-from control.journal import Journal
 from control.loop import ControlLoop, Ending, Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
+from control.roster import NOT_LOADED
 from serving.model_config import ReloadKind
 from serving.runtime.endpoint import Endpoint
 
@@ -37,6 +34,8 @@ repository_option = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="The model repository that the server reads. [default: the local server's]",
 )
+NAMED = 10
+"""So many models that are not loaded are named."""
 slo_option = click.option("--slo", type=OBJECTIVE, help="p99 objective, where no POLICY is given.")
 
 
@@ -85,12 +84,12 @@ def run(
     typed = _policy(policy, slo)
     repo = session.repository_of(endpoint, repository)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    ending.on_signal(stop)
     mode = Mode.ADVISORY if advisory else Mode.ACTIVE
     with session.session(endpoint, repo, typed, mode=mode, wait=wait, stop=stop) as loop:
         names = ", ".join(loop.policies)
         echo(f"Controlling {names} ({mode.value}), a look every {typed.tick:g} s.", err=True)
+        _tell_left_out(loop)
         # What is imported and set up by now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -130,6 +129,7 @@ def once(
     typed = _policy(policy, slo)
     repo = session.repository_of(endpoint, repository)
     with session.session(endpoint, repo, typed, mode=Mode.ADVISORY) as loop:
+        _tell_left_out(loop)
         ticks = _watched(loop, typed, watch)
     with session.session(
         endpoint, repo, typed, mode=Mode.ADVISORY if dry_run else Mode.ACTIVE
@@ -147,124 +147,8 @@ def once(
 control.add_command(pause)
 control.add_command(resume)
 control.add_command(rules)
-
-
-@control.command("explain")
-@click.argument("model")
-@click.option("--tick", "tick_id", metavar="ID", help="The decision of this tick.")
-@click.option(
-    "--at",
-    "at_s",
-    type=float,
-    metavar="SECONDS",
-    help="The decision that was in force then, in seconds since the epoch.",
-)
-@known_repository_option
-@json_option
-def explain_(
-    model: str, tick_id: str | None, at_s: float | None, repository: Path | None, as_json: bool
-) -> None:
-    """Why the last decision for MODEL is what it is.
-
-    The last decision that changed something is shown too, when the newest one only holds.
-
-    \b
-    Example:
-      conch control explain minilm_int8
-      conch control explain minilm_int8 --tick 3f9c2a
-    """
-    if tick_id is not None and at_s is not None:
-        raise click.UsageError("--tick and --at: give one of them.")
-    repo = open_repository(repository)
-    repo.config_path(model)
-    with Journal(session.journal_path(repo), read_only=True) as journal:
-        if tick_id is not None:
-            newest = journal.entry(model, tick_id)
-        else:
-            newest = next(journal.entries(model, last=1, until_s=at_s), None)
-        changed = None if tick_id is not None else journal.last_change(model, until_s=at_s)
-    if newest is None:
-        raise ConfigError(
-            f"explain {model}: the journal has no such decision for it.",
-            hint="Run `conch control once --dry-run` or `conch control run` first.",
-        )
-    if as_json:
-        data = {
-            "schema": 1,
-            "model": model,
-            "decision": codec.plain(newest.decision),
-            "last_change": codec.plain(changed.decision) if changed else None,
-        }
-        echo(to_json(data))
-        return
-    now_s = time.time()
-    echo("\n".join(explain.lines(model, newest.decision, now_s=now_s)))
-    if changed and changed.id != newest.id:
-        echo("\nThe last change:\n")
-        echo("\n".join(explain.lines(model, changed.decision, now_s=now_s)))
-
-
-@control.command()
-@known_repository_option
-@json_option
-def status(repository: Path | None, as_json: bool) -> None:
-    """Desired, applied and observed for every model under control.
-
-    \b
-    Example:
-      conch control status --json
-    """
-    repo = open_repository(repository)
-    now_s = time.time()
-    with Journal(session.journal_path(repo), read_only=True) as journal:
-        latest = [entry for m in journal.models() for entry in journal.entries(m, last=1)]
-        actions = journal.actions()
-        rules = {run.id: run.rules for run in journal.runs()}
-    frozen = freeze.read(repo)
-    rows = [
-        {
-            "model": entry.model,
-            "mode": entry.mode,
-            "frozen": _frozen(frozen, entry.model, now_s),
-            "rule": rules.get(entry.run, {}).get(entry.model, ("unknown", {}))[0],
-            "age_s": round(now_s - entry.decision.at_s, 1),
-            "reason": entry.decision.reason.name,
-            "desired": codec.plain(entry.decision.desired),
-            "applied": codec.plain(entry.decision.applied),
-            "offered_rps": round(entry.decision.terms.get("fast_rps", 0.0), 1),
-            "actions": sum(1 for action in actions if action.model == entry.model),
-            "unfinished_actions": sum(
-                1 for a in actions if a.model == entry.model and a.ended_at_s is None
-            ),
-        }
-        for entry in latest
-    ]
-    if as_json:
-        echo(to_json({"schema": 1, "models": rows}))
-        return
-    columns = ("model", "mode", "rule", "age s", "load req/s", "applied", "desired", "reason")
-    table = Table(*columns, "actions", "in flight")
-    for entry, row in zip(latest, rows, strict=True):
-        table.add_row(
-            entry.model,
-            f"{entry.mode}, frozen {row['frozen']}" if row["frozen"] else entry.mode,
-            str(row["rule"]),
-            str(row["age_s"]),
-            str(row["offered_rps"]),
-            explain.describe(entry.decision.applied),
-            explain.describe(entry.decision.desired),
-            entry.decision.reason.name,
-            str(row["actions"]),
-            str(row["unfinished_actions"]),
-        )
-    print_table(table)
-    echo("Next: conch control explain MODEL", err=True)
-
-
-def _frozen(frozen: freeze.Freezes, model: str, now_s: float) -> str | None:
-    """Until when the model is frozen, for people; None when it is not."""
-    until_s = frozen.of(model, now_s=now_s)
-    return None if until_s is None else until(until_s)
+control.add_command(explain_)
+control.add_command(status)
 
 
 def _policy(path: Path | None, slo_s: float | None) -> PolicyFile:
@@ -321,6 +205,8 @@ def _print_outcome(tick: Tick, row: dict[str, object]) -> None:
         echo(f"guard: {clamp.value}  [{clamp.name}]")
     if not row["diff"]:
         echo(f"config stays: {explain.describe(decision.applied)}\n")
+        for line in explain.remarks(tick.model, decision, tick.observation):
+            echo(line)
         return
     echo(str(row["diff"]).rstrip())
     echo(f"reload kind: {row['reload_kind']}")
@@ -336,14 +222,31 @@ def _effect(tick: Tick) -> str:
     terms, desired, applied = tick.decision.terms, tick.decision.desired, tick.decision.applied
     if desired is None or applied is None:
         return "unknown"
-    if "plan_gain" in terms and desired.max_batch_size != applied.max_batch_size:
+    if {
+        "plan_applied_capacity_rps",
+        "plan_capacity_rps",
+    } <= terms.keys() and desired.max_batch_size != applied.max_batch_size:
         return (
             f"capacity {terms['plan_applied_capacity_rps']:.0f} → "
             f"{terms['plan_capacity_rps']:.0f} req/s at most"
         )
-    before = terms.get(f"capacity_{applied.instances}_rps", 0.0)
-    after = terms.get(f"capacity_{desired.instances}_rps", 0.0)
-    return f"capacity {before:.0f} → {after:.0f} req/s for a load of {terms['need_rps']:.0f} req/s"
+    before = terms.get(f"capacity_{applied.instances}_rps")
+    after = terms.get(f"capacity_{desired.instances}_rps")
+    if before is None or after is None:
+        return f"{explain.describe(applied)} → {explain.describe(desired)}"
+    load = f" for a load of {terms['need_rps']:.0f} req/s" if "need_rps" in terms else ""
+    return f"capacity {before:.0f} → {after:.0f} req/s{load}"
+
+
+def _tell_left_out(loop: ControlLoop) -> None:
+    """One line for each model that is not under control; those not loaded share one."""
+    idle = [name for name, reason in loop.left_out.items() if reason == NOT_LOADED]
+    for name, reason in loop.left_out.items():
+        if reason != NOT_LOADED:
+            echo(f"Left out: {name}: {reason}", err=True)
+    if idle:
+        more = f" and {len(idle) - NAMED} more" if len(idle) > NAMED else ""
+        echo(f"Left out, as they are not loaded: {', '.join(idle[:NAMED])}{more}", err=True)
 
 
 def _tell(tick: Tick, *, jsonl: bool) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cli.options import json_option
 from cli.output import echo, print_json, print_table
-from cli.repo_history import diff, history, rollback
+from cli.repo_history import diff, history, load, rollback
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ConfigError
 from serving import check as checks
@@ -166,5 +166,5 @@ def _lineage(repository: Repository, model: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-for _command in (diff, history, rollback):
+for _command in (diff, history, load, rollback):
     repo.add_command(_command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from rich.table import Table
 from cli.options import json_option
 from cli.output import echo, print_json, print_table
 from cli.repository_option import open_repository, repository_option
-from conch.errors import ConchError, ConfigError
+from conch.errors import ApplyRejected, ConchError, ConfigError, RepositoryError
+from control import explain
+from control.baseline import Baseline, is_settled
+from control.knobs import settings_of
 from control.lease import sole_writer
 from serving import model_config
 from serving.client import TritonClient
@@ -101,7 +105,9 @@ def rollback(
 ) -> None:
     """Bring back an earlier config of MODEL, byte for byte, and load it where a local server runs.
 
-    Refused while a control loop runs: only one may write. A config that Triton refuses is undone.
+    A config that Triton refuses is undone. Refused while a control loop runs, as only one may
+    write; but not for a config that was edited by hand and is not in force: the loop leaves that
+    alone.
 
     \b
     Example:
@@ -110,10 +116,13 @@ def rollback(
     """
     opened = open_repository(repository)
     wanted = _revision(opened, model, number)
-    change = _change(opened.read_config(model), wanted, model)
+    change = _change(_on_disk(opened, model), wanted, model)
     loaded = False
     if not dry_run:
-        with sole_writer(opened):
+        with ExitStack() as stack:
+            stack.enter_context(opened.lock(model))
+            if not _is_edited(opened, model):
+                _writer(opened, model, stack)
             loaded = _bring_back(opened, model, number)
     if as_json:
         facts = {"model": model, "to": number, "dry_run": dry_run, "loaded": loaded}
@@ -126,6 +135,72 @@ def rollback(
     else:
         state = "in force" if loaded else "on disk; no local server has it loaded"
         echo(f"{opened.config_path(model)}: revision {number} is {state}.", err=True)
+
+
+@click.command()
+@click.argument("model")
+@repository_option
+@json_option
+def load(model: str, repository: Path | None, as_json: bool) -> None:
+    """Load MODEL's config as it is on disk: an edit of yours comes into force.
+
+    Goes while a control loop runs. What Triton refuses stays on disk; the old config serves on.
+
+    \b
+    Example:
+      conch repo load minilm_int8
+    """
+    opened = open_repository(repository)
+    config = opened.read_config(model)
+    server = _server_of(opened)
+    if server is None:
+        raise ConfigError(
+            f"load of {model}: no local server reads {opened.root}.",
+            hint="Start one with `conch serve`: it loads what is on disk.",
+        )
+    with opened.lock(model), TritonClient(server.grpc_url, admin_key=server.admin_key) as client:
+        client.load(model)
+        shown = client.config(model)
+        opened.write_text(model, opened.config_text(model), reason="loaded by hand")
+    in_force = is_settled(config, shown)
+    if as_json:
+        print_json({"model": model, "loaded": True, "in_force": in_force})
+    if not in_force:
+        raise ApplyRejected(
+            f"load of {model}: Triton took it, but serves {explain.describe(settings_of(shown))}.",
+            hint=f"`conch repo show {model}` and the server's log say more.",
+        )
+    echo(f"{opened.config_path(model)} is in force.", err=True)
+
+
+def _is_edited(repository: Repository, model: str) -> bool:
+    """Whether the config on disk is a person's and not in force: the loop then leaves it alone."""
+    server = _server_of(repository)
+    if server is None:
+        return False
+    with TritonClient(server.grpc_url, admin_key=server.admin_key) as client:
+        if client.index().get(model) != "READY":
+            return False
+        return Baseline(repository).of(model, client.config(model)).edited
+
+
+def _writer(repository: Repository, model: str, stack: ExitStack) -> None:
+    """Be the one that may write, or say how to become it."""
+    try:
+        stack.enter_context(sole_writer(repository))
+    except RepositoryError as error:
+        raise RepositoryError(
+            error.message, hint=f"Stop it first; or edit {model}'s config.pbtxt and load it."
+        ) from error
+
+
+def _on_disk(repository: Repository, model: str) -> ModelConfig:
+    """The config on disk; an empty one for a file that does not parse: all of it is to go."""
+    repository.config_path(model)
+    try:
+        return repository.read_config(model)
+    except (ConfigError, RepositoryError):
+        return ModelConfig(name=model)
 
 
 def _bring_back(repository: Repository, model: str, number: int) -> bool:

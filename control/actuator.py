@@ -1,81 +1,44 @@
 """Apply one change and prove it, or bring the previous bytes back.
 
-Theory of operation. Revision → atomic write of ``config.pbtxt`` → gRPC load → read back → probe,
-and a look at the ensembles around the model: a load may take them out of service and be "ok".
-Until the load, Triton serves the old config whatever happens; a load that fails leaves it serving.
-Any failure after the write brings the previous bytes back, loads them and probes again. A process
-that dies between write and load leaves a whole file on disk and the old model serving; the next
-start finds the two different and loads (``reconcile``).
+Theory of operation. Revision → pending record → atomic write of ``config.pbtxt`` → gRPC load → read
+back → probes, and a look at the ensembles around the model: a load may take them out of service
+and be "ok". Until the load, Triton serves the old config whatever happens; a load that fails leaves
+it serving. Any failure after the write brings the previous bytes back, loads them and probes again.
+A process that dies between write and load leaves a whole file on disk and the old model serving;
+the next start finds the two different and loads (``reconcile``). What a person wrote and did not
+load is never loaded along with a change, nor overwritten.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import structlog
 
 from conch.errors import ApplyRejected, ConchError, ConfigError, TritonUnavailable
 from conch.failpoint import failpoint
+from control.action import Action, Change, Edited, Outcome, ServerGone
+from control.baseline import Baseline, edited_hint, is_settled
 from control.core.types import Settings
-from control.observe import settings_of, with_settings
-from serving import ensembles, model_config, probe
+from control.knobs import settings_of, with_settings
+from control.proof import Answers, Prober, RowsRefused
+from serving import ensembles, groups, model_config, pending
 from serving.client import InferenceFailed, TritonClient
 from serving.model_config import ModelConfig, ReloadKind
+from serving.pending import Pending
 from serving.repository import Repository
+from serving.revisions import Revision, sha256
+
+__all__ = ["Action", "Actuator", "Change", "Edited", "Outcome", "ServerGone"]
 
 log = structlog.get_logger()
 
 HEAL_S = 2.0
 RELOADS = "conch_reloads"
 """A parameter that no backend reads: another value makes Triton load a second copy and swap."""
-
-
-class Outcome(enum.Enum):
-    """How a change ended."""
-
-    APPLIED = "applied"
-    UNCHANGED = "unchanged"
-    ROLLED_BACK = "rolled back"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
-    """One change that was tried.
-
-    Attributes:
-        model: whose.
-        kind: what it costs Triton.
-        outcome: how it ended.
-        seconds: from the first write to the end of the probe.
-        revision: of the config now on disk; 0 when nothing was written.
-        diff: unified, applied → desired.
-        error: why it was rolled back, or empty.
-        unavailable: whether it was rolled back because Triton did not answer for a while.
-    """
-
-    model: str
-    kind: ReloadKind
-    outcome: Outcome
-    seconds: float
-    revision: int
-    diff: str
-    error: str = ""
-    unavailable: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A change before it is applied: what ``--dry-run`` shows."""
-
-    model: str
-    old: ModelConfig
-    new: ModelConfig
-    kind: ReloadKind
-    diff: str
 
 
 class Actuator:
@@ -88,13 +51,29 @@ class Actuator:
         *,
         clock: Callable[[], float] = time.monotonic,
         fence: Callable[[], None] = lambda: None,
+        baseline: Baseline | None = None,
+        prober: Prober | None = None,
+        watched: bool = False,
     ) -> None:
-        """Write this repository by this client; ``fence`` raises where another may write now."""
+        """Write this repository by this client.
+
+        Args:
+            repository: to write.
+            client: of the server that reads it.
+            clock: seconds, for how long a change takes.
+            fence: raises where another may write now.
+            baseline: tells a person's edits; None for one of its own.
+            prober: asks the models; None for one of its own.
+            watched: whether somebody watches the changes after they ended and settles their pending
+                records (``control.probation``); else an applied change is settled at once.
+        """
         self._fence = fence
         self._repository = repository
         self._client = client
         self._clock = clock
-        self._answered: dict[str, bool] = {}
+        self._baseline = baseline or Baseline(repository)
+        self._prober = prober or Prober(client)
+        self._watched = watched
 
     def plan(self, model: str, wanted: Settings, *, fresh: bool = False) -> Change:
         """What would be written for these settings; writes nothing.
@@ -108,7 +87,7 @@ class Actuator:
             ConfigError: when the config on disk is broken, or does not allow the settings.
         """
         old = self._repository.read_config(model)
-        new = with_settings(old, wanted)
+        new = with_settings(old, wanted, meant=groups.resolved(old, self._client.config(model)))
         if fresh and model_config.reload_kind(old, new) is ReloadKind.IN_PLACE:
             count = model_config.parameter(old, RELOADS) or ""
             number = int(count) + 1 if count.isdecimal() else 1
@@ -138,18 +117,20 @@ class Actuator:
 
         Raises:
             RepositoryError: when the disk refuses; nothing has changed then.
-            ApplyRejected: when what is on disk is not in force, so that the change would bring a
-                person's unloaded edit with it; or when not even the previous config could be
-                brought back into force.
+            Edited: when what is on disk is not in force, so that the change would bring a person's
+                unloaded edit with it; nothing has changed then.
+            ServerGone: when the server died; the previous config is back on disk.
+            ApplyRejected: when not even the previous config could be brought back into force.
         """
         with self._repository.lock(model):
             return self._apply(model, wanted, reason=reason, tick_id=tick_id, fresh=fresh)
 
     def reconcile(self, model: str) -> bool:
-        """Load what is on disk where Triton serves something else; gives whether it did.
+        """Load what we wrote where Triton serves something else; gives whether it did.
 
         A controller that died between write and load leaves this behind. Where Triton refuses what
-        is on disk, the newest revision that says what Triton serves comes back.
+        is on disk, the newest revision that says what Triton serves comes back. A text that is no
+        revision is a person's: it is left for them to load.
 
         Raises:
             ConfigError: when the config on disk is broken; the old model goes on serving.
@@ -157,14 +138,24 @@ class Actuator:
         """
         with self._repository.lock(model):
             desired = self._repository.read_config(model)
-            if self._in_force(desired):
-                self._answers(desired)
+            shown = self._client.config(model)
+            newest = self._repository.revisions(model).newest()
+            text = self._repository.config_text(model)
+            ours = newest is not None and newest.sha256 == sha256(text)
+            if is_settled(desired, shown) and not (ours and _leaves_count_open(desired)):
+                self._prober.single(desired)
+                return False
+            if not ours:
+                log.warning("config.edited", model=model, hint=edited_hint(model))
                 return False
             log.warning("config.drift_found", model=model)
             self._fence()
             around = self._ensembles_served(model)
             try:
-                self._load_and_verify(desired, answers=self._answers(desired), around=around)
+                single = self._prober.single(desired)
+                self._load_and_verify(desired, single=single, around=around)
+            except InferenceFailed as error:
+                self._heal(desired, error)
             except ApplyRejected as error:
                 self._undo_drift(model, error)
                 self._bring_back(model, around)
@@ -175,57 +166,102 @@ class Actuator:
     ) -> Action:
         """``apply`` with the model's lock held."""
         change = self.plan(model, wanted, fresh=fresh)
-        if not self._in_force(change.old):
-            raise ApplyRejected(
-                f"{model}: config.pbtxt says {settings_of(change.old)}, but Triton serves "
-                f"{settings_of(self._client.config(model))}.",
-                hint="Somebody edited it: load it, or bring a revision back with `conch repo`.",
-            )
+        self._require_in_force(change.old)
         if change.kind is ReloadKind.NONE:
             return self._action(change, Outcome.UNCHANGED, 0.0, revision=0)
-        answers, around = self._answers(change.old), self._ensembles_served(model)
+        single, full = self._before(change)
+        around = self._ensembles_served(model)
         previous = self._repository.config_text(model)
         start_s = self._clock()
         failpoint("actuator.before_write")
         self._fence()
+        unproven = pending.read(self._repository, model)
         revision = self._repository.write_config(
-            model, change.new, reason=reason, tick_id=tick_id
+            model,
+            change.new,
+            reason=reason,
+            tick_id=tick_id,
+            before=lambda old, new: self._remember(model, unproven, old, new),
         ).number
         failpoint("actuator.before_load")
         try:
-            self._load_and_verify(change.new, answers=answers, around=around)
+            self._load_and_verify(change.new, single=single, full=full, around=around)
         except ConchError as error:
             log.error("config.rejected", model=model, tick_id=tick_id, error=error.message)
-            self._roll_back(model, previous, answers=answers, tick_id=tick_id, cause=error)
+            try:
+                self._roll_back(model, previous, single=single, tick_id=tick_id, cause=error)
+            except ServerGone:
+                self._forget(model, unproven)
+                raise
+            self._forget(model, unproven)
             self._bring_back(model, around)
             seconds, revision = self._clock() - start_s, self._newest(model)
             return self._action(
                 change, Outcome.ROLLED_BACK, seconds, revision=revision, cause=error
             )
+        if not self._watched:
+            pending.settle(self._repository, model)
         seconds = self._clock() - start_s
         log.info("config.applied", model=model, kind=change.kind.value, seconds=round(seconds, 3))
         return self._action(change, Outcome.APPLIED, seconds, revision=revision)
 
-    def _answers(self, config: ModelConfig) -> bool:
-        """Whether the model answers the synthetic inference: only then can it be a proof.
+    def _require_in_force(self, config: ModelConfig) -> None:
+        """Refuse to change a file that is not in force: its edit would be loaded along."""
+        shown = self._client.config(config.name)
+        if not self._baseline.of(config.name, shown).edited:
+            return
+        raise Edited(
+            f"{config.name}: config.pbtxt was edited by hand and is not in force: it says "
+            f"{settings_of(groups.resolved(config, shown))}, but Triton serves "
+            f"{settings_of(shown)}.",
+            hint=edited_hint(config.name),
+        )
 
-        A sequence or decoupled model, or one that wants real content, refuses it in good health.
-        Asked once a model: the question waits in the queue that a scale up is to shorten.
+    def _before(self, change: Change) -> tuple[Answers, bool]:
+        """How the model answers now, and whether it must answer its largest batch afterwards.
+
+        A change of nothing but the count does not ask that: a large batch waits in the queue that
+        more instances are to shorten.
         """
-        if config.name not in self._answered:
-            self._answered[config.name] = self._ask(config)
-        return self._answered[config.name]
+        single = self._prober.single(change.old)
+        old, new = settings_of(change.old), settings_of(change.new)
+        same = replace(old, instances=new.instances) == new
+        if single is Answers.NEVER or same or not model_config.can_rebatch(change.new):
+            return single, False
+        raised = change.new.max_batch_size > change.old.max_batch_size
+        return single, self._prober.full(change.old) or raised
 
-    def _ask(self, config: ModelConfig) -> bool:
-        """Try the synthetic inference."""
-        try:
-            probe.probe(self._client, config)
-        except InferenceFailed as error:
-            log.warning("probe.no_baseline", model=config.name, error=error.message)
-            return False
-        except TritonUnavailable:  # it is slow, not wrong
-            return True
-        return True
+    def _remember(self, model: str, unproven: Pending | None, old: Revision, new: Revision) -> None:
+        """The record of the change that is about to be written.
+
+        After another one that is not proven either, what comes back is what was before both.
+        """
+        epoch = pending.epoch_of(self._repository)
+        previous = old.number
+        if (
+            unproven
+            and not unproven.reverted
+            and unproven.epoch == epoch
+            and pending.is_on_disk(self._repository, unproven)
+        ):
+            previous = unproven.previous
+        record = Pending(
+            model=model,
+            epoch=epoch,
+            at=pending.now(),
+            previous=previous,
+            revision=new.number,
+            reason=new.reason,
+            tick_id=new.tick_id,
+        )
+        pending.write(self._repository, record)
+
+    def _forget(self, model: str, unproven: Pending | None) -> None:
+        """After a rollback: the record of the change before, where that was not proven."""
+        if unproven and pending.is_on_disk(self._repository, unproven) and self._watched:
+            pending.write(self._repository, unproven)
+        else:
+            pending.settle(self._repository, model)
 
     def _ensembles_served(self, model: str) -> list[str]:
         """The ensembles that need the model and that Triton serves now."""
@@ -256,61 +292,69 @@ class Actuator:
             )
 
     def _load_and_verify(
-        self, desired: ModelConfig, *, answers: bool, around: Sequence[str] = ()
+        self,
+        desired: ModelConfig,
+        *,
+        single: Answers,
+        full: bool = False,
+        around: Sequence[str] = (),
     ) -> None:
         """Load, read back, look at the ensembles around it; probe where the model answered."""
         self._client.load(desired.name)
         failpoint("actuator.after_load")
-        if not self._in_force(desired):
+        shown = self._client.config(desired.name)
+        if not is_settled(desired, shown):
             raise ApplyRejected(
-                f"{desired.name}: Triton took the load but serves "
-                f"{settings_of(self._client.config(desired.name))}, "
-                f"must be {settings_of(desired)}.",
+                f"{desired.name}: Triton took the load but serves {settings_of(shown)}, "
+                f"must be {settings_of(groups.resolved(desired, shown))}.",
                 hint="Another writer may be loading this model; there must be only one.",
             )
         self._require_served(desired.name, around)
-        if answers:
-            try:
-                probe.probe(self._client, desired)
-            except TritonUnavailable as error:
-                if not self._client.live():
-                    raise
-                # It waits behind a queue: that is no fault of the change.
-                log.warning("probe.timed_out", model=desired.name, error=error.message)
+        self._prober.prove(desired, single=single, full=full)
         failpoint("actuator.after_probe")
 
-    def _in_force(self, desired: ModelConfig) -> bool:
-        """Whether Triton serves these settings."""
-        return settings_of(self._client.config(desired.name)) == settings_of(desired)
-
     def _roll_back(
-        self, model: str, previous: str, *, answers: bool, tick_id: str, cause: ConchError
+        self, model: str, previous: str, *, single: Answers, tick_id: str, cause: ConchError
     ) -> None:
         """The previous bytes back on disk and in force."""
+        gone = isinstance(cause, TritonUnavailable) and not self._client.live()
         self._fence()
         self._repository.restore(
             model, previous, reason=f"rolled back: {cause.message}", tick_id=tick_id
         )
         failpoint("actuator.rolled_back")
+        if gone:
+            raise ServerGone(
+                f"{model}: the server stopped answering during the change; the config before it "
+                f"is back on disk. {cause.message}",
+                hint="The change is not tried again for a while; the server's log says more.",
+            ) from cause
         config = self._repository.read_config(model)
         try:
-            self._load_and_verify(config, answers=answers)
+            self._load_and_verify(config, single=single)
         except InferenceFailed as error:
-            # It is loaded and does not answer, as it did before: a dead stub. Load alone does not
-            # heal that; unload + load does. A model that still serves is never unloaded.
-            log.error("rollback.not_answering", model=model, error=error.message)
-            with contextlib.suppress(ConchError):  # it stays UNLOADING for ever, and yet it heals
-                self._client.unload(model, deadline_s=HEAL_S)
-            self._load_and_verify(config, answers=answers)
+            self._heal(config, error)
+
+    def _heal(self, config: ModelConfig, error: ConchError) -> None:
+        """Unload and load a model that answers none of several probes: a dead stub.
+
+        Load alone does not heal that. A model that answers some is never unloaded.
+        """
+        log.error("model.not_answering", model=config.name, error=error.message)
+        if not self._prober.answers_none(config):
+            return
+        with contextlib.suppress(ConchError):  # it stays UNLOADING for ever, and yet it heals
+            self._client.unload(config.name, deadline_s=HEAL_S)
+        self._load_and_verify(config, single=Answers.SOMETIMES)
 
     def _undo_drift(self, model: str, refused: ApplyRejected) -> None:
         """The newest revision that says what Triton serves, back on disk."""
         log_of = self._repository.revisions(model)
-        in_force = settings_of(self._client.config(model))
+        shown = self._client.config(model)
         for revision in reversed(log_of.all()):
             text = log_of.text(revision.number)
             with contextlib.suppress(ConfigError):
-                if settings_of(model_config.parse(text)) == in_force:
+                if is_settled(model_config.parse(text), shown):
                     reason = f"reconciled: {refused.message}"
                     self._repository.restore(model, text, reason=reason, tick_id="")
                     self._client.load(model)
@@ -342,4 +386,11 @@ class Actuator:
             diff=change.diff,
             error=cause.message if cause else "",
             unavailable=isinstance(cause, TritonUnavailable),
+            refused_rows=cause.rows if isinstance(cause, RowsRefused) else None,
         )
+
+
+def _leaves_count_open(config: ModelConfig) -> bool:
+    """Whether the file alone does not say how many instances there are."""
+    counts = [group.count for group in config.instance_group]
+    return not counts or min(counts) < 1

@@ -41,6 +41,12 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
         Reason.HOLD_FROZEN: (
             "`conch control status` says until when. `conch control resume MODEL` ends it."
         ),
+        Reason.HOLD_EDITED: (
+            "Load the edit with `conch repo load MODEL`, or bring a revision back with "
+            "`conch repo rollback MODEL --to N`; until then nothing is done to this model. "
+            "`conch repo history MODEL` lists the revisions, `conch repo check` says what is wrong "
+            "with a file."
+        ),
         Reason.HOLD_RULE: (
             "Nothing. `conch control rules NAME` tells how the policy's `rule` decides; its "
             "numbers are in the terms."

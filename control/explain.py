@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from control.baseline import edited_hint
 from control.core.decide import CORRECTED_BEYOND
-from control.core.types import Decision, Reason, Settings
+from control.core.types import Decision, Observation, Reason, Settings
 
 _TOLD = frozenset(
     {
@@ -25,11 +26,21 @@ _TOLD = frozenset(
 """Terms that have a sentence of their own; the rest goes into a table."""
 
 
-def lines(model: str, decision: Decision, *, now_s: float) -> list[str]:
-    """The explanation, one line each; empty lines separate its parts."""
+def lines(
+    model: str, decision: Decision, *, now_s: float, seen: Observation | None = None
+) -> list[str]:
+    """The explanation, one line each; empty lines separate its parts.
+
+    Args:
+        model: whose.
+        decision: to explain.
+        now_s: seconds since the epoch.
+        seen: the look that it was decided on, where it is known.
+    """
     text = [
         f"{model}: {decision.reason.value}  [{decision.reason.name}]",
         f"  tick {decision.tick_id}, {now_s - decision.at_s:.0f} s ago",
+        *(f"  {line}" for line in remarks(model, decision, seen)),
         "",
         *_inputs(decision),
         "",
@@ -46,6 +57,22 @@ def lines(model: str, decision: Decision, *, now_s: float) -> list[str]:
     wait_s = decision.may_act_at_s - now_s
     when = "now" if wait_s <= 0 else f"in {wait_s:.0f} s (a scale up: now)"
     return [*text, f"next      may change again {when}"]
+
+
+def edited(model: str) -> str:
+    """What a person does about an edit that is not in force."""
+    return f"{model}: config.pbtxt was edited by hand and is not in force. {edited_hint(model)}"
+
+
+def remarks(model: str, decision: Decision, seen: Observation | None) -> list[str]:
+    """What the reason's words do not say, from the look itself."""
+    found = []
+    if decision.reason is Reason.HOLD_EDITED or (seen is not None and seen.edited):
+        found.append(edited(model))
+    asked = seen.counters.success if seen is not None and seen.counters is not None else 0.0
+    if decision.reason is Reason.HOLD_IDLE and asked > 0:
+        found.append(f"No request while watching; {asked:.0f} since the server started.")
+    return found
 
 
 def describe(settings: Settings | None) -> str:

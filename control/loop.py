@@ -6,29 +6,33 @@ happen. One loop may run a repository at a time: see ``control.lease``.
 
 from __future__ import annotations
 
-import enum
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import structlog
 
-from conch.errors import ApplyRejected, ConchError, TritonUnavailable
-from control.actuator import Action, Actuator, Outcome
+from conch.errors import ApplyRejected, ConchError
+from control import jobs, outcome
+from control.actuator import Action, Actuator, ServerGone
 from control.core.budget import Shares
-from control.core.guard import is_reload
 from control.core.policies.conch import Conch
 from control.core.policies.rule import Rule
 from control.core.state import Applied, ControlState, InFlight
 from control.core.step import Begun, Ended, Event, Looked, Started, step
-from control.core.types import Decision, Observation, Policy, Reason, Settings
+from control.core.types import Decision, Policy, Reason, Settings
 from control.freeze import Freezes
 from control.history import Rates, nothing
 from control.journal import Journal
+from control.mending import Mender
 from control.observe import Observer, Survey
-from serving.model_config import ReloadKind
+from control.probation import Probation, TakenBack
+from control.tick import Ending, Mode, Tick
+
+__all__ = ["ControlLoop", "Ending", "Mode", "Tick"]
 
 log = structlog.get_logger()
 
@@ -36,47 +40,9 @@ PATIENT = (Reason.REBATCH, Reason.CACHE_SWITCH, Reason.SCALE_BY_RULE)
 """Reasons of reloads that lose nothing by waiting; a backlog or a rollback would."""
 PRUNE_EVERY_S = 3600.0
 SAVE_EVERY_S = 60.0
+SETTLE_S = 7.0
+"""So long a change in flight is waited for at the end: who asks for the end waits 10 s at most."""
 _CONCH = Conch()
-
-
-class Mode(enum.Enum):
-    """Whether decisions are applied. The path up to the actuator is the same."""
-
-    ACTIVE = "active"
-    ADVISORY = "advisory"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """A change that has ended.
-
-    Attributes:
-        decision: that asked for it.
-        action: how it went; None when it failed and even the rollback did.
-        error: why it failed, or empty.
-    """
-
-    decision: Decision
-    action: Action | None
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
-    """What one tick did for one model.
-
-    Attributes:
-        model: whose.
-        observation, decision: of this tick.
-        begun: whether a change was begun.
-        ended: the change that ended since the last tick, if one did.
-    """
-
-    model: str
-    observation: Observation
-    decision: Decision
-    begun: bool = False
-    ended: Ending | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,7 +73,10 @@ class ControlLoop:
         fence: raises when another controller has taken over; asked before each tick.
         history: the arrival rates of these models from before, asked once at the start.
         keep_journal_s: ticks without an action are forgotten after this long.
-        clock: wall clock, seconds since the epoch.
+        clock: seconds since the epoch; must not jump (``control.clock``).
+        wall: what people's clocks say: a freeze ends by it.
+        probation: watches changes that are not proven; None watches none.
+        left_out: the models that are not under control, with why.
     """
 
     policies: Mapping[str, Policy]
@@ -122,49 +91,72 @@ class ControlLoop:
     history: Callable[[Collection[str]], Mapping[str, Rates]] = nothing
     keep_journal_s: float = 7 * 86400.0
     clock: Callable[[], float] = time.time
+    wall: Callable[[], float] = time.time
+    probation: Probation | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
     _states: dict[str, ControlState] = field(default_factory=dict)
     _acting: dict[str, _Acting] = field(default_factory=dict)
-    _pool: ThreadPoolExecutor | None = None
+    _mender: Mender = field(init=False)
     _last_reason: dict[str, str] = field(default_factory=dict)
 
-    def start(self) -> None:
+    def __post_init__(self) -> None:
+        """What is to be loaded again goes through the actuator."""
+        self._mender = Mender(self._load)
+
+    def start(self, *, stop: threading.Event | None = None) -> None:
         """Bring what is on disk into force, where an earlier controller died in between.
 
         And remember what it tried in the last hour: budget, cooldown and what failed; and what
         came before, where a history tells. A model that cannot be reconciled does not keep the
-        others from being controlled. An advisory loop has only the history.
+        others from being controlled. An advisory loop has only the history. ``stop`` ends the
+        waiting for a server that hangs in a load.
         """
         active = self.mode is Mode.ACTIVE
         for model in self.policies if active else ():
-            try:
-                self.actuator.reconcile(model)
-            except ConchError as error:
-                log.error("model.not_reconciled", model=model, error=error.message)
-        rates = self.history(list(self.policies))  # last: it must reach up to the first look
+            jobs.alone(model, "model.not_reconciled", partial(self._reconcile, model, stop))
+        try:
+            rates = self.history(list(self.policies))  # last: it must reach up to the first look
+        except Exception as error:
+            log.warning("history.unreadable", error=outcome.said(error))
+            rates = {}
         for model in self.policies:
             began = Started(at_s=self.clock(), history=rates.get(model, ()))
             if active:
-                tried = self.journal.tried(model, since_s=began.at_s - 3600.0)
-                began = replace(began, changes=tried, learnt=self.journal.learnt(model))
+                began = outcome.remembered(self.journal, model, began)
             if active or began.history:
-                self._step(model, began)
+                jobs.alone(model, "model.not_restored", partial(self._step, model, began))
+
+    def _load(self, model: str) -> bool:
+        """Bring the model's file into force, where it is ours."""
+        return self.actuator.reconcile(model)
+
+    def _reconcile(self, model: str, stop: threading.Event | None) -> None:
+        """What an earlier controller left of a model, in order; not waited for beyond ``stop``."""
+        if self.probation is not None:
+            self.probation.adopt(model)
+        job = jobs.begin("conch-reconcile", self.actuator.reconcile, model)
+        while not wait([job], timeout=0.2).done:
+            if stop is not None and stop.is_set():
+                return
+        job.result()
 
     def tick(self) -> Iterator[Tick]:
-        """One look and decision for each model; an error of one skips only that one.
+        """One look and decision for each model; any error of one costs only that one's look.
 
         Raises:
             Fenced: when another controller has taken over.
         """
         self.fence()
         frozen = self.frozen()
+        self._learn_what_was_taken_back()
         survey = self.observer.survey(self.policies)
         self.shares = self.shares.tick() if self.shares else None
         try:
             for model in self.policies:
-                try:
-                    yield self._tick(model, survey, frozen)
-                except ConchError as error:
-                    log.error("tick.failed", model=model, error=error.message)
+                done: list[Tick] = []
+                look = partial(self._tick, model, survey, frozen, done)
+                jobs.alone(model, "tick.failed", look)
+                yield from done
         finally:
             self._write(self.journal.flush)
 
@@ -194,6 +186,8 @@ class ControlLoop:
                 for done in self.tick():
                     if on_tick:
                         on_tick(done)
+                    if stop.is_set():
+                        return
                 now_s = time.monotonic()
                 if duration_s is not None and now_s - begun_s >= duration_s:
                     return
@@ -204,13 +198,21 @@ class ControlLoop:
             self.settle()
 
     def settle(self) -> None:
-        """Wait for the changes in flight, and remember how they went."""
+        """Wait a while for the changes in flight, and remember how they went.
+
+        One that does not end is given up: its config is whole on disk, with a record of the one
+        before (``serving.pending``), and the next controller brings order.
+        """
+        until_s = time.monotonic() + SETTLE_S
         for model, acting in list(self._acting.items()):
-            wait([acting.future])
-            self._ended(model)
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+            wait([acting.future], timeout=max(0.0, until_s - time.monotonic()))
+            if not acting.future.done():
+                log.error(
+                    "change.given_up",
+                    model=model,
+                    hint="The server does not answer. The next controller brings order.",
+                )
+            jobs.alone(model, "change.not_ended", partial(self._ended, model))
         self._write(self._save)
         self._write(self.journal.flush)
 
@@ -233,8 +235,8 @@ class ControlLoop:
         """Write the journal; a full disk is said, and is no reason to stop looking."""
         try:
             write()
-        except ConchError as error:
-            log.error("journal.not_written", error=error.message)
+        except Exception as error:
+            log.error("journal.not_written", error=outcome.said(error))
 
     def _step(self, model: str, event: Event) -> Decision | None:
         """Feed the core one event."""
@@ -244,33 +246,43 @@ class ControlLoop:
         self.journal.append(model, event, decision, at_s=self.clock())
         return decision
 
-    def _tick(self, model: str, survey: Survey, frozen: Freezes) -> Tick:
+    def _tick(self, model: str, survey: Survey, frozen: Freezes, done: list[Tick]) -> None:
+        """Look, decide and act for one model; adds to ``done`` what it did."""
         ended = self._ended(model)
-        renew = ended is not None or model in self._acting
-        seen = self.observer.look(model, survey=survey, clock=self.clock, renew=renew)
-        seen = replace(seen, frozen=frozen.of(model, now_s=seen.at_s) is not None)
+        acting = model in self._acting or model in self._mender
+        renew = ended is not None or acting
+        seen = self.observer.look(
+            model, survey=survey, clock=self.clock, renew=renew, acting=acting
+        )
+        seen = replace(seen, frozen=frozen.of(model, now_s=self.wall()) is not None)
+        if self.probation:
+            self.probation.looked(model, seen)
+        if model in self._mender and seen.applied is not None:
+            jobs.alone(model, "change.not_mended", partial(self._mender.go_on, model))
         if self.shares:
             seen = replace(seen, cap=self.shares.cap(model, seen))
         decision = self._step(model, Looked(seen=seen))
         assert decision is not None  # noqa: S101  # a look is always answered
         self._tell(model, decision)
-        free = model not in self._acting and not seen.frozen  # whatever the rule says
+        free = not acting and not seen.frozen and not seen.edited  # whatever the rule says
         begin = decision.changes and self.mode is Mode.ACTIVE and free and not self._waits(decision)
         if begin:
             self._begin(model, decision)
         if self.shares:
             in_flight = self._states[model].in_flight
             self.shares = self.shares.looked(model, seen, decision, in_flight)
-        return Tick(model=model, observation=seen, decision=decision, begun=begin, ended=ended)
+        done.append(
+            Tick(model=model, observation=seen, decision=decision, begun=begin, ended=ended)
+        )
 
     def _waits(self, decision: Decision) -> bool:
         """Whether a reload that is in no hurry must let that of another model end first.
 
         Each loads a second copy of its model: two at once share the cores and the memory.
         """
-        if decision.reason not in PATIENT or not _reloads(decision):
+        if decision.reason not in PATIENT or not outcome.reloads(decision):
             return False
-        return any(_reloads(acting.decision) for acting in self._acting.values())
+        return any(outcome.reloads(acting.decision) for acting in self._acting.values())
 
     def act(self, model: str, decision: Decision) -> Action:
         """Apply a decision and wait for the end.
@@ -289,13 +301,14 @@ class ControlLoop:
         """Record a change and hand it to the actuator."""
         assert decision.desired is not None  # noqa: S101  # `changes` says so
         assert decision.applied is not None  # noqa: S101
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(max(1, len(self.policies)), "conch-actuator")
         now_s = self.clock()
         action_id = self.journal.begin(model, decision, at_s=now_s)
         change = InFlight(since_s=now_s, settings=decision.desired, before=decision.applied)
         self._step(model, Begun(change=change))
-        future = self._pool.submit(
+        if self.probation:
+            self.probation.begins(model)
+        future = jobs.begin(
+            "conch-actuator",
             self.actuator.apply,
             model,
             decision.desired,
@@ -313,49 +326,49 @@ class ControlLoop:
         if acting is None or not acting.future.done():
             return None
         del self._acting[model]
-        decision = acting.decision
+        if self.probation:
+            self.probation.ended(model)
+        result: Action | ConchError
         try:
-            action = acting.future.result()
+            result = acting.future.result()
         except ConchError as error:
-            log.error("change.failed", model=model, error=error.message)
-            rejected = isinstance(error, ApplyRejected)
-            outage = isinstance(error, TritonUnavailable)
-            failed = self._change(acting, rejected, ok=False, unavailable=outage)
-            self._step(model, Ended(change=failed))
-            self._record_end(acting.action_id, error, failed)
-            return Ending(decision=decision, action=None, error=error.message)
-        change = None
-        if action.outcome is not Outcome.UNCHANGED:
-            reload = action.kind is ReloadKind.RELOAD
-            ok = action.outcome is Outcome.APPLIED
-            change = self._change(
-                acting, reload, ok=ok, seconds=action.seconds, unavailable=action.unavailable
-            )
+            log.error("change.failed", model=model, error=error.message, hint=error.hint)
+            result = error
+        except Exception as error:  # a fault of ours: the change counts as refused
+            log.error("change.failed", model=model, error=outcome.said(error), exc_info=True)
+            result = ApplyRejected(outcome.said(error))
+        change = outcome.applied(acting.decision, acting.before, result, at_s=self.clock())
+        if isinstance(result, ServerGone):
+            self._mender.add(model)
         self._step(model, Ended(change=change))
-        self._record_end(acting.action_id, action, change)
-        return Ending(decision=decision, action=action, error=action.error)
+        self._record_end(acting.action_id, result, change)
+        if isinstance(result, Action):
+            return Ending(decision=acting.decision, action=result, error=result.error)
+        return Ending(decision=acting.decision, action=None, error=result.message)
 
-    def _change(
-        self,
-        acting: _Acting,
-        reload: bool,
-        *,
-        ok: bool,
-        seconds: float = 0.0,
-        unavailable: bool = False,
-    ) -> Applied:
-        """A change as the core remembers it."""
-        assert acting.decision.desired is not None  # noqa: S101
-        return Applied(
-            at_s=self.clock(),
-            settings=acting.decision.desired,
-            before=acting.before,
-            reload=reload,
-            ok=ok,
-            seconds=seconds,
-            undo=acting.decision.reason is Reason.ROLLBACK,
-            unavailable=unavailable,
+    def _learn_what_was_taken_back(self) -> None:
+        """Tell the core of changes that the server did not survive; load what is on disk again."""
+        for back in self.probation.taken_back() if self.probation else ():
+            if back.model in self.policies:
+                self._mender.add(back.model)
+                jobs.alone(back.model, "change.not_blocked", partial(self._block, back))
+
+    def _block(self, back: TakenBack) -> None:
+        """Have the core remember what was taken back, and the journal for the next controller."""
+        if back.settings is None or back.bad is None:
+            return
+        now_s = self.clock()
+        change = outcome.undone(back.settings, back.bad, at_s=now_s)
+        self._step(back.model, Ended(change=change))
+        decision = Decision(
+            tick_id="",
+            at_s=now_s,
+            reason=Reason.ROLLBACK,
+            applied=back.bad,
+            desired=back.settings,
         )
+        action_id = self.journal.begin(back.model, decision, at_s=now_s)
+        self._record_end(action_id, ApplyRejected(f"taken back: {back.why}"), change)
 
     def _record_end(
         self, action_id: int, result: Action | ConchError, change: Applied | None
@@ -380,10 +393,3 @@ class ControlLoop:
             need_rps=round(decision.terms.get("need_rps", 0.0), 1),
             clamps=[clamp.name for clamp in decision.clamps],
         )
-
-
-def _reloads(decision: Decision) -> bool:
-    """Whether a second copy of the model is loaded for it."""
-    if decision.applied is None or decision.desired is None:
-        return False
-    return decision.fresh or is_reload(decision.desired, decision.applied)

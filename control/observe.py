@@ -6,18 +6,18 @@ observation, and logged: the core then holds.
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
-from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from conch.errors import ConchError
 from control import machine
-from control.core.types import Observation, Settings
+from control.baseline import Baseline, File, edited_hint
+from control.core.types import Observation
+from control.knobs import settings_of, threads_of, threads_ours, with_settings
 from control.machine import Machine, Use
 from control.sources import CounterSource, PrometheusCounters, Sample, ScrapedCounters
 from serving import ensembles, model_config
@@ -27,11 +27,18 @@ from serving.model_config import ModelConfig
 from serving.repository import Repository
 from serving.statistics import ModelStatistics
 
-__all__ = ["CounterSource", "Observer", "PrometheusCounters", "ScrapedCounters", "Survey"]
+__all__ = [
+    "CounterSource",
+    "Observer",
+    "PrometheusCounters",
+    "ScrapedCounters",
+    "Survey",
+    "settings_of",
+    "with_settings",
+]
 
 log = structlog.get_logger()
 
-THREADS = "intra_op_thread_count"
 CONFIG_EVERY_S = 3.0
 """So old the config in force may be where nothing speaks of a change: asking costs half a look."""
 
@@ -71,6 +78,7 @@ class Observer:
         repository: Repository | None = None,
         *,
         host: Machine | None = None,
+        baseline: Baseline | None = None,
     ) -> None:
         """Look through these.
 
@@ -79,12 +87,15 @@ class Observer:
             source: of the counters.
             repository: tells the versions on disk and which ensembles a model is in.
             host: the server's machine; by default one that only the server's gauges tell of.
+            baseline: tells a person's edits; None for one of its own.
         """
         self._client = client
         self._repository = repository
         self._source = source
         self._host = host or Machine()
+        self._baseline = baseline or (Baseline(repository) if repository else None)
         self._shown: dict[str, _Shown] = {}
+        self._files: dict[str, File] = {}
         self._ensembles: tuple[ModelConfig, ...] = ()
         self._ensembles_at_s: float | None = None
 
@@ -113,6 +124,7 @@ class Observer:
         survey: Survey | None = None,
         clock: Callable[[], float] = time.time,
         renew: bool = True,
+        acting: bool = False,
     ) -> Observation:
         """One observation; parts that failed are None.
 
@@ -123,6 +135,7 @@ class Observer:
             renew: ask for the config whatever is known; else one that was shown a few seconds ago
                 will do, unless the statistics began anew or the file was written since. To be set
                 while a change is in flight and after it.
+            acting: whether a change of ours is on its way: the file is then not compared.
         """
         shared = survey or self.survey([model])
         statistics, config = None, None
@@ -138,6 +151,7 @@ class Observer:
         versions = self._repository.versions(model) if self._repository else []
         gpu = machine.gpu_use(model, snapshot)
         on_gpu = gpu.memory_free_bytes is not None
+        file = self._file(model, None if acting else config)
         return Observation(
             at_s=clock(),
             tick_id=uuid.uuid4().hex[:12],
@@ -157,7 +171,22 @@ class Observer:
             memory_free_bytes=gpu.memory_free_bytes if on_gpu else shared.host.memory_free_bytes,
             memory_copy_bytes=self._host.copy_bytes(model, known, self._repository, versions),
             gpu_fraction=gpu.busy_fraction,
+            edited=file.edited,
+            owner=file.owner,
         )
+
+    def _file(self, model: str, shown: ModelConfig | None) -> File:
+        """The file against what is in force; its owner as known before where Triton is silent."""
+        last = self._files.get(model, File(edited=False, owner=None))
+        if self._baseline is None or shown is None:
+            return replace(last, edited=False)
+        file = self._baseline.of(model, shown)
+        if file.edited and not last.edited:
+            log.warning("config.edited", model=model, hint=edited_hint(model))
+        elif last.edited and not file.edited:
+            log.warning("config.edit_over", model=model)
+        self._files[model] = file
+        return file
 
     def _config(
         self, model: str, statistics: ModelStatistics, *, now_s: float, renew: bool
@@ -188,73 +217,3 @@ class Observer:
             return self._repository.config_path(model).stat().st_mtime_ns
         except (OSError, ConchError):
             return None
-
-
-def settings_of(config: ModelConfig) -> Settings:
-    """The knobs in a config.
-
-    Triton does not touch a version that stays: a policy that names the version which is served
-    anyway is in force, but the config that Triton shows is the one that version was loaded with.
-    """
-    batching = model_config.batching(config)
-    return Settings(
-        instances=model_config.instance_count(config),
-        max_batch_size=batching.max_batch_size,
-        dynamic_batching=batching.dynamic,
-        max_queue_delay_s=batching.max_queue_delay_us * 1e-6,
-        threads=_configured_threads(config),
-        version=model_config.only_version(config),
-        response_cache=config.response_cache.enable,
-    )
-
-
-def with_settings(config: ModelConfig, wanted: Settings) -> ModelConfig:
-    """The config with these knobs; what they say already is left exactly as it is.
-
-    Without a wanted version, one that was pinned makes way for Triton's default: the newest.
-    """
-    current = settings_of(config)
-    if wanted.instances != current.instances:
-        config = model_config.with_instances(config, wanted.instances)
-    batching = model_config.Batching(
-        max_batch_size=wanted.max_batch_size,
-        dynamic=wanted.dynamic_batching,
-        max_queue_delay_us=round(wanted.max_queue_delay_s * 1e6),
-    )
-    if batching != model_config.batching(config):
-        config = model_config.with_batching(config, batching)
-    if wanted.threads != current.threads and wanted.threads is not None:
-        config = model_config.with_parameter(config, THREADS, str(wanted.threads))
-    if wanted.version != current.version:
-        if wanted.version is None:
-            config = model_config.with_newest_version(config)
-        else:
-            config = model_config.with_versions(config, [wanted.version])
-    if wanted.response_cache != current.response_cache:
-        config = model_config.with_response_cache(config, wanted.response_cache)
-    return config
-
-
-def threads_of(config: ModelConfig) -> int:
-    """Threads of one instance: as configured, else the backend's default of cores ÷ instances.
-
-    1 where threads are not ours: a GPU instance, or a backend that says nothing of them.
-    """
-    configured = _configured_threads(config)
-    if configured:
-        return configured
-    if not threads_ours(config):
-        return 1
-    return max(1, (os.cpu_count() or 1) // model_config.instance_count(config))
-
-
-def threads_ours(config: ModelConfig) -> bool:
-    """Whether threads mean anything for this model and are set by its config."""
-    kinds = {group.kind for group in config.instance_group}
-    return config.backend == "onnxruntime" and kinds == {ModelInstanceGroup.KIND_CPU}
-
-
-def _configured_threads(config: ModelConfig) -> int | None:
-    """The config's own word on it, or None."""
-    text = model_config.parameter(config, THREADS)
-    return int(text) if text and text.isdigit() and int(text) > 0 else None

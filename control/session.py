@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import structlog
 
 from conch.errors import ConfigError, TritonUnavailable
 from control import freeze
 from control.actuator import Actuator
+from control.baseline import Baseline
+from control.clock import OnClock, SteadyClock
 from control.core import seasonal
 from control.core.budget import Limit, Shares
 from control.core.types import Policy
@@ -22,11 +26,20 @@ from control.loop import ControlLoop, Mode
 from control.machine import Machine
 from control.observe import Observer
 from control.policy_file import PolicyFile
+from control.probation import Probation
+from control.proof import Prober
+from control.roster import roster
 from control.sources import CounterSource, PrometheusCounters, ScrapedCounters
-from serving import model_config
+from serving import pending
 from serving.client import TritonClient
 from serving.repository import Repository
+from serving.runtime import endpoint as endpoints
 from serving.runtime.endpoint import Endpoint
+
+log = structlog.get_logger()
+
+ANSWER_S = 1.0
+"""A server that does not say within this time that it lives, is silent."""
 
 
 def journal_path(repository: Repository) -> Path:
@@ -64,101 +77,109 @@ def session(
     ``wait`` and ``stop`` are those of ``sole_writer``.
 
     Raises:
-        ConfigError: when the policy names a model that is not there.
+        ConfigError: when the policy names a model that is not there, or none can be controlled.
         RepositoryError: when another active loop runs.
         TritonUnavailable: when the server does not answer.
     """
     with ExitStack() as stack:
         client = stack.enter_context(TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key))
-        names = models(policy, repository, client)  # before anything is written
+        try:
+            found = roster(policy, repository, client)  # before anything is written
+        except TritonUnavailable:
+            if mode is Mode.ACTIVE:
+                _take_back(repository)
+            raise
         fence = _anybody
         if mode is Mode.ACTIVE:
             fence = stack.enter_context(sole_writer(repository, wait=wait, stop=stop)).check
-            names = models(policy, repository, client)  # it may have waited for long
+            found = roster(policy, repository, client)  # it may have waited for long
+        names = list(found.policies)
+        for name, reason in found.left_out.items():
+            log.info("model.left_out", model=name, reason=reason)
         trouble = OnTrouble.BEGIN_ANEW if mode is Mode.ACTIVE else OnTrouble.IN_MEMORY
         journal = stack.enter_context(Journal(journal_path(repository), on_trouble=trouble))
-        for name in names:
-            config = repository.read_config(name)
-            model_config.require_explicit_instances(config)
-            require_whole(name, policy.policy_of(name), model_config.granularity(config))
+        clock, baseline, prober = SteadyClock(), Baseline(repository), Prober(client)
+        probation = None
+        if mode is Mode.ACTIVE:
+            probation = stack.enter_context(_probation(endpoint, repository, prober))
         loop = ControlLoop(
-            policies={name: policy.policy_of(name) for name in names},
+            policies=found.policies,
             rules={name: policy.rule_of(name) for name in names},
             observer=Observer(
                 client,
-                _source(endpoint, policy, names),
+                _source(endpoint, policy, names, clock),
                 repository,
                 host=Machine(pid=endpoint.pid),
+                baseline=baseline,
             ),
-            actuator=Actuator(repository, client, fence=fence),
+            actuator=Actuator(
+                repository,
+                client,
+                fence=fence,
+                baseline=baseline,
+                prober=prober,
+                watched=mode is Mode.ACTIVE,
+            ),
             journal=journal,
             mode=mode,
-            shares=shares_of(policy, names),
+            shares=shares_of(policy, found.policies),
             frozen=partial(freeze.read, repository),
             fence=fence,
             history=history_of(policy),
             keep_journal_s=policy.keep_journal,
+            clock=clock,
+            probation=probation,
+            left_out=found.left_out,
         )
         journal.start_run(
-            at_s=time.time(),
+            at_s=clock(),
             mode=mode.value,
             policies=loop.policies,
             rules=loop.rules,
             tick_s=policy.tick,
         )
-        loop.start()
+        loop.start(stop=stop)
         yield loop
 
 
-def require_whole(name: str, policy: Policy, granularity: int) -> None:
-    """Refuse bounds that hold no multiple of the GPUs that a model's instances are spread over.
+def _take_back(repository: Repository) -> None:
+    """A change that is not proven, and a server that does not answer: the file before comes back.
 
-    Raises:
-        ConfigError: where they do not: no count would ever be right.
+    Whoever starts the server next finds it; the next controller tells the core.
     """
-    most = policy.max_instances // granularity * granularity
-    if most >= max(policy.min_instances, 1):
+    if not pending.every(repository):
         return
-    whole = -(-policy.min_instances // granularity) * granularity
-    raise ConfigError(
-        f"{name}: min_instances = {policy.min_instances} to max_instances = "
-        f"{policy.max_instances}, must hold a multiple of {granularity}, the GPUs of its instance "
-        "group.",
-        hint=f"Set max_instances to at least {whole}, or list fewer GPUs in its config.pbtxt.",
-    )
+    with sole_writer(repository):
+        for record in pending.every(repository):
+            mine = replace(record, epoch=pending.epoch_of(repository))
+            if not record.reverted and pending.is_on_disk(repository, record):
+                pending.write(repository, mine)
+                pending.revert(repository, mine, why="the server was away when control started")
+
+
+@contextmanager
+def _probation(endpoint: Endpoint, repository: Repository, prober: Prober) -> Iterator[Probation]:
+    """The watch over changes, with a client of its own: it must know soon that nobody answers."""
+    with (
+        TritonClient(
+            endpoint.grpc_url, admin_key=endpoint.admin_key, deadline_s=ANSWER_S
+        ) as client,
+        Probation(repository, client, prober, pid=partial(_pid_of, endpoint)) as probation,
+    ):
+        yield probation
+
+
+def _pid_of(endpoint: Endpoint) -> int | None:
+    """The process of a local server that answers there now."""
+    now = (one for one in endpoints.running() if one.grpc_url == endpoint.grpc_url)
+    return next((one.pid for one in now), endpoint.pid)
 
 
 def _anybody() -> None:
     """The fence of a loop that writes nothing."""
 
 
-def models(policy: PolicyFile, repository: Repository, client: TritonClient) -> list[str]:
-    """The models under control: those of the policy, else every loaded one.
-
-    Raises:
-        ConfigError: when one is not in the repository, or none is loaded.
-    """
-    for name in policy.models:
-        config = repository.read_config(name)
-        if config.HasField("ensemble_scheduling"):
-            model_config.require_explicit_instances(config)  # says what to control instead
-    ready = {name for name, state in client.index().items() if state == "READY"}
-    wanted = list(policy.models) or [
-        name
-        for name in repository.models()
-        if name in ready and not repository.read_config(name).HasField("ensemble_scheduling")
-    ]
-    missing = [name for name in wanted if name not in ready]
-    if missing or not wanted:
-        raise ConfigError(
-            f"models under control: {', '.join(missing) or 'none'} not loaded by the server; "
-            f"loaded are: {', '.join(sorted(ready)) or 'none'}.",
-            hint="Load it first: `conch serve --model NAME`.",
-        )
-    return wanted
-
-
-def shares_of(policy: PolicyFile, names: list[str]) -> Shares | None:
+def shares_of(policy: PolicyFile, policies: Mapping[str, Policy]) -> Shares | None:
     """How the models share the policy's budget; None where it sets none.
 
     Raises:
@@ -167,12 +188,11 @@ def shares_of(policy: PolicyFile, names: list[str]) -> Shares | None:
     limit = policy.budget.typed()
     if limit == Limit():
         return None
-    policies = {name: policy.policy_of(name) for name in names}
     least = sum(each.min_instances for each in policies.values())
     if limit.instances is not None and least > limit.instances:
         raise ConfigError(
             f"budget: instances = {limit.instances}, must be at least {least}, "
-            f"the min_instances of {len(names)} models together.",
+            f"the min_instances of {len(policies)} models together.",
             hint="Raise it, or control fewer models.",
         )
     return Shares(limit=limit, policies=policies)
@@ -186,17 +206,19 @@ def history_of(policy: PolicyFile) -> Callable[[Collection[str]], Mapping[str, R
     return partial(before.rates, last_s=seasonal.RECALLED_S, step_s=seasonal.BIN_S)
 
 
-def _source(endpoint: Endpoint, policy: PolicyFile, names: list[str]) -> CounterSource:
+def _source(
+    endpoint: Endpoint, policy: PolicyFile, names: list[str], clock: SteadyClock
+) -> CounterSource:
     """Prometheus where the policy names one, else a direct scrape.
 
     Raises:
         ConfigError: when that Prometheus has the models on several servers.
     """
     if not policy.prometheus:
-        return ScrapedCounters(endpoint.metrics_url)
+        return ScrapedCounters(endpoint.metrics_url, clock=clock)
     source = PrometheusCounters(
         policy.prometheus, instance=policy.prometheus_instance, arrivals=policy.arrivals
     )
     with suppress(TritonUnavailable):  # it may come up later; until then there is no data
         source.sample(names)
-    return source
+    return OnClock(source, clock)

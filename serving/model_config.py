@@ -124,28 +124,59 @@ def instance_count(config: ModelConfig) -> int:
     return sum(max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group)
 
 
-def with_instances(config: ModelConfig, count: int) -> ModelConfig:
+def with_instances(
+    config: ModelConfig, count: int, *, meant: ModelConfig | None = None
+) -> ModelConfig:
     """The config with ``count`` instances in total (rounded up to a multiple of its GPUs).
 
+    Several groups: instances are added to the smallest and taken from the largest, one a group
+    stays. All but the counts stays as it is written.
+
+    Args:
+        config: to change.
+        count: of all groups together.
+        meant: the config with what its groups leave to Triton filled in (``groups.resolved``);
+            None where they leave nothing open.
+
     Raises:
-        ConfigError: for a count below 1, or a config with several instance groups (which of them
-            to change is not ours to guess).
+        ConfigError: for a count below 1, or below the number of groups, or several groups that
+            span several GPUs.
     """
-    if count < 1:
+    groups = (meant or config).instance_group
+    least = max(1, len(groups))
+    if count < least:
         raise ConfigError(
-            f"{config.name}: {count} instances, must be at least 1.",
-            hint="To serve nothing, unload the model.",
+            f"{config.name}: {count} instances, must be at least {least}.",
+            hint="To serve nothing, unload the model."
+            if least == 1
+            else "Each instance group keeps one; merge the groups in config.pbtxt to go below.",
         )
-    if len(config.instance_group) > 1:
+    if len(groups) > 1 and any(len(group.gpus) > 1 for group in groups):
         raise ConfigError(
-            f"{config.name}: {len(config.instance_group)} instance groups, at most 1 is allowed "
-            "under control.",
+            f"{config.name}: {len(groups)} instance groups that span several GPUs, at most 1 such "
+            "group is allowed under control.",
             hint="Merge the groups in config.pbtxt.",
         )
     new = _copy(config)
+    if len(groups) > 1:
+        counts = _spread([max(1, group.count) for group in groups], count)
+        for group, wanted in zip(new.instance_group, counts, strict=True):
+            group.count = wanted
+        return new
     group = new.instance_group[0] if new.instance_group else new.instance_group.add()
-    group.count = -(-count // max(1, len(group.gpus)))
+    gpus = groups[0].gpus if groups else ()
+    group.count = -(-count // max(1, len(gpus)))
     return new
+
+
+def _spread(counts: list[int], total: int) -> list[int]:
+    """The counts with this total, by the smallest and the largest of them."""
+    counts = list(counts)
+    while sum(counts) < total:
+        counts[counts.index(min(counts))] += 1
+    while sum(counts) > total:
+        counts[len(counts) - 1 - counts[::-1].index(max(counts))] -= 1
+    return counts
 
 
 def batching(config: ModelConfig) -> Batching:

@@ -28,6 +28,8 @@ _log = structlog.get_logger()
 
 FOLDER = "pending"
 EPOCH = "control.epoch"
+MOST_AGE_S = 600.0
+"""An older record proves nothing against its change: nobody was left to settle it."""
 _MOST_BYTES = 65536
 """A record has some 400 bytes; a larger file is none of ours."""
 
@@ -125,6 +127,14 @@ def settle(repository: Repository, model: str) -> None:
         raise _refused(path, error) from error
 
 
+def age_s(pending: Pending) -> float:
+    """How old a record is by the wall clock; 0 where that cannot be told."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(pending.at)).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
+
+
 def is_on_disk(repository: Repository, pending: Pending) -> bool:
     """Whether the model's file still is the text that the record speaks of."""
     with contextlib.suppress(ConchError, OSError, UnicodeDecodeError):
@@ -137,8 +147,9 @@ def revert(repository: Repository, pending: Pending, *, why: str) -> bool:
     """Bring the revision before the change back on disk, and say so in the record.
 
     Nothing is done, and False given, where the record is another by now or is reverted, where
-    another controller has taken over, where somebody else wrote the file since, or where the
-    revision before cannot be read. Loading it is the caller's business.
+    another controller has taken over, where somebody else wrote the file since, where it is older
+    than ``MOST_AGE_S`` (its controller ended before it could settle it: the change has long been
+    served), or where the revision before cannot be read. Loading it is the caller's business.
 
     Raises:
         RepositoryError: when another process keeps the model's lock, or the disk refuses.
@@ -146,6 +157,9 @@ def revert(repository: Repository, pending: Pending, *, why: str) -> bool:
     model = pending.model
     with repository.lock(model):
         if pending.reverted or read(repository, model) != pending:
+            return False
+        if age_s(pending) > MOST_AGE_S:
+            settle(repository, model)
             return False
         if epoch_of(repository) != pending.epoch or not is_on_disk(repository, pending):
             return False

@@ -23,8 +23,16 @@ from serving.model_config import ModelConfig
 PARAMETER = "probe."
 
 
-def probe(client: TritonClient, config: ModelConfig, *, deadline_s: float = 10.0) -> float:
+def probe(
+    client: TritonClient, config: ModelConfig, *, rows: int = 1, deadline_s: float = 10.0
+) -> float:
     """Run one inference on made inputs; gives its seconds.
+
+    Args:
+        client: of the server.
+        config: in force.
+        rows: of the batch, for a model that has a batch axis.
+        deadline_s: for the answer.
 
     Raises:
         InferenceFailed: when the model answers with an error.
@@ -34,7 +42,8 @@ def probe(client: TritonClient, config: ModelConfig, *, deadline_s: float = 10.0
     if config.HasField("sequence_batching"):  # a sequence of one request, of an id of its own
         step = SequenceStep(sequence=secrets.randbits(62) + 1, start=True, end=True)
     start_s = time.monotonic()
-    client.infer(config.name, synthetic_inputs(config), step=step, deadline_s=deadline_s)
+    inputs = synthetic_inputs(config, batch_size=rows)
+    client.infer(config.name, inputs, step=step, deadline_s=deadline_s)
     return time.monotonic() - start_s
 
 

@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,18 +135,36 @@ class Repository:
         return config
 
     def write_config(
-        self, name: str, config: ModelConfig, *, reason: str, tick_id: str = ""
+        self,
+        name: str,
+        config: ModelConfig,
+        *,
+        reason: str,
+        tick_id: str = "",
+        before: Callable[[Revision, Revision], None] | None = None,
     ) -> Revision:
         """Replace ``config.pbtxt`` atomically, after the old and the new text became revisions.
 
         Writing what is there already changes nothing and gives the newest revision.
 
+        Args:
+            before: called with the old and the new revision, just before the file is replaced.
+
         Raises:
             RepositoryError: when the disk refuses; the old file is still whole then.
         """
-        return self.write_text(name, model_config.to_text(config), reason=reason, tick_id=tick_id)
+        text = model_config.to_text(config)
+        return self.write_text(name, text, reason=reason, tick_id=tick_id, before=before)
 
-    def write_text(self, name: str, text: str, *, reason: str, tick_id: str = "") -> Revision:
+    def write_text(
+        self,
+        name: str,
+        text: str,
+        *,
+        reason: str,
+        tick_id: str = "",
+        before: Callable[[Revision, Revision], None] | None = None,
+    ) -> Revision:
         """The same for text as it is: a rollback brings back the very bytes."""
         path = self.config_path(name)
         with self.lock(name):
@@ -159,6 +177,8 @@ class Repository:
                 return newest
             failpoint("repository.before_revision")
             revision = log.add(text, reason=reason, tick_id=tick_id)
+            if before is not None:
+                before(newest, revision)
             atomic.write(path, text.encode(), aside=self._aside, point="repository.config")
             return revision
 

@@ -39,6 +39,8 @@ class Applied:
         before: what was in force when it began; None where it is not known.
         undo: whether it was a rollback: ``before`` is then not tried again for a while.
         unavailable: whether it failed because Triton was not there: no fault of the settings.
+        refused_rows: a batch of so many rows was refused by the model, where one was: a limit of
+            the model, not of these settings.
     """
 
     at_s: float
@@ -49,6 +51,7 @@ class Applied:
     before: Settings | None = None
     undo: bool = False
     unavailable: bool = False
+    refused_rows: int | None = None
 
     @property
     def tries_cache(self) -> bool:

@@ -29,6 +29,7 @@ class Reason(enum.Enum):
     HOLD_LOOK_AGAIN = "hold: the load jumped within this look, the next one shows how far"
     HOLD_QUIET_TIME = "hold: smaller would do, but not for long enough yet"
     HOLD_FROZEN = "hold: a person froze this model"
+    HOLD_EDITED = "hold: config.pbtxt was edited by hand and is not in force"
     HOLD_RULE = "hold: the rule is content with what is applied"
     SCALE_UP_LOAD = "scale up: the load needs more capacity"
     SCALE_UP_BACKLOG = "scale up: the waiting requests endanger the SLO"
@@ -117,6 +118,9 @@ class Observation:
         gpu_fraction: use of the model's busiest GPU, 0 to 1.
         cap: the model's share of the budget, in instances; None without a budget.
         frozen: a person forbade changes.
+        edited: the config on disk is a person's, and not in force.
+        owner: the settings of the owner's own configuration; what was in force when control first
+            saw the model, where no owner's text is known.
     """
 
     at_s: float
@@ -139,6 +143,8 @@ class Observation:
     gpu_fraction: float | None = None
     cap: int | None = None
     frozen: bool = False
+    edited: bool = False
+    owner: Settings | None = None
 
     @property
     def least_batch_limit(self) -> int:

@@ -12,7 +12,7 @@ from control.core.types import Decision, Observation, Policy, Reason, Settings
 
 
 def first(state: ControlState, seen: Observation, policy: Policy) -> Decision | None:
-    """A hold for a model that a person froze, or a rollback that is due; None for neither.
+    """A hold for a model that a person froze or edited, or a rollback that is due; else None.
 
     A rollback that the guard holds (a change is in flight, the last rollback has just failed) is
     None, too: what adds capacity may go on meanwhile. To be asked once it is known that the look
@@ -23,6 +23,8 @@ def first(state: ControlState, seen: Observation, policy: Policy) -> Decision | 
         return None
     if seen.frozen:
         return _decision(state, seen, policy, Reason.HOLD_FROZEN, applied)
+    if seen.edited:  # any change of ours would bring the edit into force, or overwrite it
+        return _decision(state, seen, policy, Reason.HOLD_EDITED, applied)
     back = state.safety.rollback_of(applied)
     if back is None:
         return None

@@ -134,7 +134,10 @@ def test_plan_refuses_a_broken_config_on_disk(served, actuator: Actuator) -> Non
 
 
 def test_apply_refuses_to_bring_an_unloaded_edit_into_force(served, actuator: Actuator) -> None:
-    """A person's edit that Triton would refuse: the model goes on serving, nothing is unloaded."""
+    """A person's edit that Triton would refuse: the model goes on serving, nothing is unloaded.
+
+    It is theirs to load; the same text written by us, and not loaded, is undone at the next start.
+    """
     from conch.errors import ApplyRejected
 
     repository, client, _ = served
@@ -147,6 +150,10 @@ def test_apply_refuses_to_bring_an_unloaded_edit_into_force(served, actuator: Ac
     with pytest.raises(ApplyRejected, match="but Triton serves"):
         actuator.apply("picky", replace(now, instances=2), reason="test")
     assert client.infer("picky", X)["y"].tolist() == [[2.0] * 4]
+    assert not Actuator(repository, client).reconcile("picky")
+    assert repository.config_text("picky") == model_config.to_text(edited)
+    repository.config_path("picky").write_text(before)
+    repository.write_config("picky", edited, reason="REBATCH", tick_id="t")
     assert actuator.reconcile("picky")
     assert settings_of(repository.read_config("picky")) == now
     assert settings_of(client.config("picky")) == now

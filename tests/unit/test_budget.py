@@ -258,8 +258,8 @@ def test_the_least_of_all_models_must_fit_the_budget() -> None:
     """Three models at one instance each do not fit into two."""
     policy = PolicyFile(budget=Budget(instances=2))
     with pytest.raises(ConfigError, match="instances = 2, must be at least 3"):
-        shares_of(policy, ["a", "b", "c"])
-    assert shares_of(PolicyFile(), ["a"]) is None
+        shares_of(policy, {name: policy.policy_of(name) for name in "abc"})
+    assert shares_of(PolicyFile(), {"a": policy.policy_of("a")}) is None
 
 
 def test_three_models_in_overload_are_worth_more_than_a_proportional_split() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cli.control import _effect
 from control import explain
-from control.core.types import Decision, Reason, Settings
+from control.core.types import Decision, Observation, Reason, Settings
+from control.tick import Tick
+from serving.metrics import ModelCounters
 
 ONE = Settings(instances=1, max_batch_size=8, dynamic_batching=True, max_queue_delay_s=0.0)
 TERMS = {
@@ -72,3 +76,39 @@ def test_explain_names_version_and_cache_where_they_are_set() -> None:
     assert "2 instances, batches of up to 8, max queue delay 0 ms, version 3, response cache" in (
         told(applied=applied)
     )
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_effect_of_a_change_needs_the_terms_of_no_reason(reason: Reason) -> None:
+    """A decision right after a load has few of them."""
+    two = replace(ONE, instances=2)
+    for terms in ({}, TERMS, {"plan_gain": 1.5}, {"capacity_1_rps": 1.0, "capacity_2_rps": 2.0}):
+        for desired in (two, replace(ONE, max_batch_size=16)):
+            decision = Decision(
+                tick_id="t", at_s=0.0, reason=reason, applied=ONE, desired=desired, terms=terms
+            )
+            seen = Observation(at_s=0.0, tick_id="t", counters=None, statistics=None, applied=ONE)
+            assert _effect(Tick(model="m", observation=seen, decision=decision))
+    assert "80 req/s" in _effect(
+        Tick(model="m", observation=seen, decision=replace(decision, desired=two, terms=TERMS))
+    )
+
+
+def test_an_edit_is_told_with_its_two_ways_out_and_an_idle_model_with_its_past() -> None:
+    """The reason alone says neither."""
+    decision = Decision(
+        tick_id="t", at_s=0.0, reason=Reason.HOLD_IDLE, applied=ONE, desired=ONE, terms={}
+    )
+    seen = Observation(
+        at_s=0.0,
+        tick_id="t",
+        counters=ModelCounters(success=42.0),
+        statistics=None,
+        applied=ONE,
+        edited=True,
+    )
+    text = "\n".join(explain.lines("m", decision, now_s=1.0, seen=seen))
+    assert "conch repo load m" in text
+    assert "conch repo rollback m --to N" in text
+    assert "No request while watching; 42 since the server started." in text
+    assert "conch repo load" not in "\n".join(explain.lines("m", decision, now_s=1.0))

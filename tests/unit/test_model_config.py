@@ -50,13 +50,13 @@ def test_with_instances_counts_per_gpu() -> None:
     assert model_config.instance_count(model_config.with_instances(config, 5)) == 6
 
 
-def test_with_instances_refuses_zero_and_several_groups() -> None:
-    """Zero is an unload; two groups are not ours to balance."""
+def test_with_instances_refuses_zero_and_groups_that_span_gpus() -> None:
+    """Zero is an unload; two groups over several GPUs are not ours to balance."""
     with pytest.raises(ConfigError, match="at least 1"):
         model_config.with_instances(model_config.parse(TEXT), 0)
-    two = model_config.parse('name: "m" instance_group [{ count: 1 }, { count: 1 }]')
+    two = model_config.parse('name: "m" instance_group [{ gpus: [0, 1] }, { gpus: [2, 3] }]')
     with pytest.raises(ConfigError, match="2 instance groups"):
-        model_config.with_instances(two, 2)
+        model_config.with_instances(two, 4)
 
 
 def test_with_batching_drops_preferred_sizes_and_clips_the_warmup() -> None:

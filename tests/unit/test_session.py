@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from conch.errors import ConfigError
-from control.session import require_whole
+from control.roster import require_whole
 from tests.unit.story import a_policy
 
 

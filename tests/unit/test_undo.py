@@ -98,6 +98,17 @@ def test_a_frozen_model_is_left_alone() -> None:
     assert frozen.reason is Reason.HOLD_FROZEN
 
 
+def test_a_model_whose_file_was_edited_is_left_alone() -> None:
+    """Any change would load the edit or overwrite it; a freeze says so first."""
+    decision = undo.first(_worse(), _seen(edited=True), a_policy())
+    assert decision is not None
+    assert decision.reason is Reason.HOLD_EDITED
+    assert not decision.changes
+    both = undo.first(_worse(), _seen(edited=True, frozen=True), a_policy())
+    assert both is not None
+    assert both.reason is Reason.HOLD_FROZEN
+
+
 def test_a_rollback_is_clamped_by_the_memory() -> None:
     """A reload that does not fit would take the model down."""
     seen = _seen(memory_free_bytes=10, memory_copy_bytes=10)

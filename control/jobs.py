@@ -1,0 +1,51 @@
+"""Work whose trouble is its own: beside the ticks, or for one model of several."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import structlog
+
+from control.lease import Fenced
+from control.outcome import said
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+def begin(name: str, work: Callable[..., T], *args: Any, **arguments: Any) -> Future[T]:
+    """Do the work in a daemon thread; its result, or its error, is the future's.
+
+    A pool's threads are joined when Python ends, however long a server lets them hang.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result = work(*args, **arguments)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+def alone(model: str, event: str, work: Callable[[], object]) -> None:
+    """Do something for one model; any error of it is logged, and costs the others nothing.
+
+    Raises:
+        Fenced: when another controller has taken over.
+    """
+    try:
+        work()
+    except Fenced:
+        raise
+    except Exception as error:
+        log.error(event, model=model, error=said(error))
+        log.debug(event, model=model, exc_info=True)

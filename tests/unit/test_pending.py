@@ -1,0 +1,88 @@
+"""The record of a change that is not proven: what it brings back, and what it leaves alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serving import pending
+from serving.pending import Pending
+from serving.repository import Repository
+
+OLD = 'name: "m"\nmax_batch_size: 4\n# mine\n'
+NEW = 'name: "m"\nmax_batch_size: 8\n'
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> tuple[Repository, Pending]:
+    """A repository after a change 4 → 8 of its model, with the record of it."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.pbtxt").write_text(OLD)
+    repository = Repository(tmp_path)
+    revision = repository.write_text("m", NEW, reason="REBATCH", tick_id="t1")
+    (repository.state / pending.EPOCH).write_text("7")
+    record = Pending(
+        model="m",
+        epoch=pending.epoch_of(repository),
+        at=pending.now(),
+        previous=revision.number - 1,
+        revision=revision.number,
+        reason="REBATCH",
+        tick_id="t1",
+    )
+    pending.write(repository, record)
+    return repository, record
+
+
+def test_a_record_is_read_back_and_removed(changed: tuple[Repository, Pending]) -> None:
+    """What was written is what is read, by name and among all."""
+    repository, record = changed
+    assert pending.read(repository, "m") == record
+    assert pending.every(repository) == [record]
+    pending.settle(repository, "m")
+    pending.settle(repository, "m")
+    assert pending.read(repository, "m") is None
+    assert pending.every(repository) == []
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"model": "m"}', "\x00" * 70000, "[" * 60000], ids=range(6)
+)
+def test_a_damaged_record_is_none(changed: tuple[Repository, Pending], content: str) -> None:
+    """It says nothing, so nothing follows from it."""
+    repository, record = changed
+    (repository.state / "pending" / "m.json").write_text(content)
+    (repository.state / "pending" / "$(x).json").write_text("{}")
+    assert pending.read(repository, "m") is None
+    assert pending.every(repository) == []
+    assert not pending.revert(repository, record, why="died")
+
+
+def test_revert_brings_the_bytes_before_back_once(changed: tuple[Repository, Pending]) -> None:
+    """Comments too; the record says why, and a second one does nothing."""
+    repository, record = changed
+    assert pending.revert(repository, record, why="the server died")
+    assert repository.config_text("m") == OLD
+    marked = pending.read(repository, "m")
+    assert marked == replace(record, reverted="the server died")
+    repository.write_text("m", NEW, reason="by hand")
+    assert not pending.revert(repository, marked, why="again")
+    assert not pending.revert(repository, record, why="again")
+    assert repository.config_text("m") == NEW
+
+
+def test_revert_leaves_what_another_wrote(changed: tuple[Repository, Pending]) -> None:
+    """A person's edit since, another controller, another record: theirs stays."""
+    repository, record = changed
+    repository.config_path("m").write_text(NEW + "# edited\n")
+    assert not pending.revert(repository, record, why="died")
+    repository.config_path("m").write_text(NEW)
+    (repository.state / pending.EPOCH).write_text("8")
+    assert not pending.revert(repository, record, why="died")
+    (repository.state / pending.EPOCH).write_text("7")
+    pending.write(repository, replace(record, tick_id="t2"))
+    assert not pending.revert(repository, record, why="died")
+    assert repository.config_text("m") == NEW
+    assert pending.revert(repository, replace(record, tick_id="t2"), why="died")
