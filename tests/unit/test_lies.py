@@ -145,11 +145,11 @@ def _sequence(seed: int, name: str) -> Life:
     life.decisions = []
     for _ in range(chosen.randrange(2, 6)):
         lie = _lie(chosen, life)
-        for _ in range(chosen.choice((1, 1, 2, 5, 20, 60))):
+        for look in range(chosen.choice((1, 1, 2, 5, 20, 60))):
             life.serves(LOAD_RPS * tick_s, tick_s)
             seen = lie()
             life.obeys(life.looks(**seen))
-            if chosen.random() < 0.3 and math.isfinite(seen.get("at_s", math.nan)):
+            if look == 0 and chosen.random() < 0.5 and math.isfinite(seen.get("at_s", math.nan)):
                 life.at_s = seen["at_s"]
         _lives(life, chosen.choice((1, 3, 10, 40)), tick_s)
     return life
