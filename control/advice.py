@@ -37,7 +37,21 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
             "place; on cores that the model fills, in place is faster. When it comes often, "
             "set `headroom`, or raise `min_instances`, so that bursts find an instance."
         ),
+        Reason.SCALE_UP_BURSTS: (
+            "Nothing. The load that is there is carried; the largest burst on record would not be. "
+            "`held_rps` in the terms says what it was."
+        ),
         Reason.SCALE_DOWN: "Nothing. When it goes down and up in turns, raise `quiet`.",
+        Reason.HOLD_CONTRADICTED: (
+            "Find out which source is wrong; `conch control explain MODEL` has both figures. "
+            "Counters that stand still are those of a server with `--metrics-config "
+            "counter_latencies=false`, of a proxy that caches `/metrics`, or of another server "
+            "than `--url`. Nothing is changed until both have agreed for some seconds."
+        ),
+        Reason.HOLD_EDITED: (
+            "Load your edit (`conch repo load MODEL`), or bring back what is in force "
+            "(`conch repo rollback MODEL --to REVISION`). Until then nothing of it is overwritten."
+        ),
         Reason.HOLD_FROZEN: (
             "`conch control status` says until when. `conch control resume MODEL` ends it."
         ),

@@ -21,6 +21,8 @@ _TOLD = frozenset(
         "need_rps",
         "slo_s",
         "applied_instances",
+        "counters_rps",
+        "statistics_rps",
     }
 )
 """Terms that have a sentence of their own; the rest goes into a table."""
@@ -97,6 +99,8 @@ def describe(settings: Settings | None) -> str:
 def _inputs(decision: Decision) -> list[str]:
     """What was measured."""
     terms = decision.terms
+    if decision.reason is Reason.HOLD_CONTRADICTED:
+        return _contradiction(decision)
     if "fast_rps" not in terms:
         nothing = decision.reason is Reason.HOLD_NO_DATA
         told = "there is nothing to decide from yet" if nothing else "none but the terms below"
@@ -119,6 +123,27 @@ def _inputs(decision: Decision) -> list[str]:
     return text
 
 
+def _contradiction(decision: Decision) -> list[str]:
+    """What either source says, and who is probably wrong."""
+    counted, told = decision.terms["counters_rps"], decision.terms["statistics_rps"]
+    text = [
+        f"inputs    /metrics counts {counted:.1f} answered req/s",
+        f"          ModelStatistics counts {told:.1f} answered req/s",
+    ]
+    if counted < told:
+        return [
+            *text,
+            "          the page is probably wrong: it stands still. Is the server started with",
+            "          --metrics-config counter_latencies=false? Does a proxy cache /metrics?",
+            "          Is --metrics-url that of another server?",
+        ]
+    return [
+        *text,
+        "          the page is probably another server's: compare --metrics-url and --url;",
+        "          or it stood still before, and is making up for it now.",
+    ]
+
+
 def _rest(decision: Decision) -> list[str]:
     """Every other number that the decision was made with."""
     left = {
@@ -137,7 +162,11 @@ def _formula(decision: Decision) -> list[str]:
     """The comparison that was made, with numbers."""
     terms = decision.terms
     if "need_rps" not in terms:
-        missing = decision.reason in (Reason.HOLD_NO_DATA, Reason.HOLD_IDLE)
+        missing = decision.reason in (
+            Reason.HOLD_NO_DATA,
+            Reason.HOLD_IDLE,
+            Reason.HOLD_CONTRADICTED,
+        )
         return [f"formula   {'hold while anything needed is missing' if missing else 'none'}"]
     text = [f"formula   need = {terms['need_rps']:.1f} req/s: {_need(decision)}"]
     corrected = abs(terms.get("correction", 1.0) - 1.0) > CORRECTED_BEYOND

@@ -16,21 +16,35 @@ from conch.units import Duration, Objective
 from control.core.budget import Limit
 from control.core.policies import rule_named
 from control.core.policies.rule import Rule
-from control.core.types import Policy
+from control.core.types import MAX_BATCH_SIZE, MAX_INSTANCES, MIN_INSTANCES, Policy
+
+BOUNDS = (MIN_INSTANCES, MAX_INSTANCES, MAX_BATCH_SIZE)
 
 
 class ModelPolicy(FileModel):
     """What one model is held to. Every key may be left out."""
 
     slo: Objective = Field(0.1, gt=0, description="p99 latency objective, such as 100ms.")
-    min_instances: int = Field(1, ge=1, description="Never fewer instances than this.")
+    min_instances: int | None = Field(
+        None,
+        ge=1,
+        description="Never fewer instances than this; default: as many as its own config has.",
+    )
     max_instances: int | None = Field(
-        None, ge=1, description="Never more instances than this; default: the number of cores."
+        None,
+        ge=1,
+        description="Never more instances than this; default: as many as its own config has, or "
+        "the number of cores, whichever is more.",
     )
     cores: int | None = Field(
         None, ge=1, description="Cores that the instances share; default: those of this machine."
     )
-    max_batch_size: int = Field(32, ge=1, description="Largest batch that may be configured.")
+    max_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Largest batch that may be configured; default: what its own config says, "
+        "which is then left only for a load that it does not carry.",
+    )
     rebatch: bool = Field(True, description="Whether batch size and delay may change (a reload).")
     rebatch_after: Duration = Field(
         30.0, description="Watch the same settings this long before each batching plan."
@@ -81,7 +95,8 @@ class ModelPolicy(FileModel):
 
     @model_validator(mode="after")
     def _bounds(self) -> ModelPolicy:
-        if self.max_instances is not None and self.max_instances < self.min_instances:
+        least, most = self.min_instances, self.max_instances
+        if least is not None and most is not None and most < least:
             raise ValueError(
                 f"max_instances = {self.max_instances}, must be at least "
                 f"min_instances ({self.min_instances})"
@@ -89,13 +104,18 @@ class ModelPolicy(FileModel):
         return self
 
     def typed(self, *, cores: int) -> Policy:
-        """The core's policy on a machine with this many cores."""
+        """The core's policy on a machine with this many cores.
+
+        A bound that is not written is named there: the core takes it from the model's own config.
+        """
         cores = self.cores or cores
+        least = self.min_instances or 1
         return Policy(
             slo_s=self.slo,
-            min_instances=self.min_instances,
-            max_instances=max(self.min_instances, self.max_instances or cores),
-            max_batch_size=self.max_batch_size,
+            min_instances=least,
+            max_instances=max(least, self.max_instances or cores),
+            max_batch_size=self.max_batch_size or 1,
+            unwritten=tuple(name for name in BOUNDS if getattr(self, name) is None),
             cores=cores,
             margin_fraction=self.margin,
             fast_window_s=self.fast_window,

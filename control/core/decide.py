@@ -15,15 +15,23 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
-from control.core import cache_switch, quality, reload_cost, shortage, undo, windows
+from control.core import cache_switch, out_of_bounds, quality, reload_cost, shortage, undo, windows
 from control.core import demand as demands
 from control.core.demand import Demand
 from control.core.guard import guard, may_act_at_s, no_count_helps
 from control.core.planner import BatchingPlan, Knowledge, plan_batching
 from control.core.state import LOOK_S, ControlState
 from control.core.terms import terms_of
-from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
-from control.core.wanted import Expected, Wanted, expected, wanted
+from control.core.types import (
+    MAX_BATCH_SIZE,
+    Clamp,
+    Decision,
+    Observation,
+    Policy,
+    Reason,
+    Settings,
+)
+from control.core.wanted import Expected, Wanted, expected, load_ends, wanted
 
 WAIT_FOR_SHARE_S = 10.0
 """So long those that hold more than their share of the budget may take to give it up."""
@@ -33,6 +41,9 @@ FIRST_PLAN_S = 2.0
 DRAINED_IN_S = 2.0
 """What waits when a batching is planned is to be gone after so long. With the arrivals alone, one
 MiniLM instance was chosen amid 137 that waited, and a second one 4 s later."""
+LEAST_LOOKS = 3
+"""A time without need is made up by several looks, not by one long one."""
+SCALE_UPS = (Reason.SCALE_UP_BACKLOG, Reason.SCALE_UP_LOAD, Reason.SCALE_UP_BURSTS)
 CALM = (Reason.HOLD_STEADY, Reason.HOLD_QUIET_TIME)
 CORRECTED_BEYOND = 0.1
 """Predictions within this share of what is seen are good enough; κ corrects what is beyond."""
@@ -51,12 +62,12 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     )
     missing = _missing(state, seen, fast_rps)
     if missing or applied is None or fast_rps is None:
-        return _hold(state, seen, Reason.HOLD_NO_DATA, {"missing": float(len(missing))}, policy)
+        return _no_data(state, seen, missing, policy)
     first = undo.first(state, seen, policy)
     if first is not None:
         return first, state
-    if _out_of_bounds(applied, policy) and _is_warm(state, seen.at_s, policy):
-        return _within_bounds(state, seen, applied, fast_rps, policy)
+    if out_of_bounds.is_outside(applied, policy) and _is_warm(state, seen.at_s, policy):
+        return out_of_bounds.within(state, seen, applied, fast_rps, policy)
     known = _known(state, seen, applied, policy)
     if known is None:
         return _idle(state, seen, applied, fast_rps, policy)
@@ -115,8 +126,8 @@ def _idle(
     state: ControlState, seen: Observation, applied: Settings, fast_rps: float, policy: Policy
 ) -> tuple[Decision, ControlState]:
     """A decision for a model without a single batch: it may only give up what others need."""
-    if _surplus(seen, applied, policy) and _is_warm(state, seen.at_s, policy):
-        return _within_bounds(state, seen, applied, fast_rps, policy)
+    if out_of_bounds.surplus(seen, applied, policy) and _is_warm(state, seen.at_s, policy):
+        return out_of_bounds.within(state, seen, applied, fast_rps, policy)
     return _hold(state, seen, Reason.HOLD_IDLE, {"fast_rps": fast_rps}, policy)
 
 
@@ -180,8 +191,8 @@ def _propose(
     """Reason and proposal, before the guard."""
     policy, demand, at_s = known.policy, want.demand, seen.at_s
     warm = _is_warm(state, at_s, policy)
-    if warm and _surplus(seen, applied, policy):
-        most = applied.instances - _surplus(seen, applied, policy)
+    if warm and out_of_bounds.surplus(seen, applied, policy):
+        most = applied.instances - out_of_bounds.surplus(seen, applied, policy)
         return Reason.OVER_BUDGET, replace(applied, instances=most), None
     if want.needed > applied.instances and (warm or want.panic):
         return *_more(state, seen, applied, want), None
@@ -194,7 +205,9 @@ def _propose(
             rate_rps=demand.stable_rps,
             need_rps=want.need_rps + demand.excess / DRAINED_IN_S,
         )
-        if reload_cost.rebatch_pays(state, plan, applied, want, known):
+        if _may_rebatch(want, policy) and reload_cost.rebatch_pays(
+            state, plan, applied, want, known
+        ):
             # Fewer instances are the fast loop's business, with its patience.
             count = max(plan.settings.instances, applied.instances)
             return Reason.REBATCH, replace(plan.settings, instances=count), plan
@@ -203,13 +216,18 @@ def _propose(
     if want.overloaded or (want.panic and applied.instances >= max(want.capacities)):
         return Reason.AT_LIMIT, applied, plan
     if want.needed < applied.instances:
-        quiet = at_s - (state.started_s or at_s) >= want.patience_s
+        quiet = at_s - (state.started_s or at_s) >= want.patience_s and state.looks >= LEAST_LOOKS
         to_carry_rps = policy.hysteresis * max(want.need_rps, demand.stable_rps)
         room = want.capacities.get(want.hold, 0.0) >= to_carry_rps
         if quiet and want.hold < applied.instances and room and not want.panic:
             return Reason.SCALE_DOWN, replace(applied, instances=want.hold), plan
         return Reason.HOLD_QUIET_TIME, applied, plan
     return want.steady, applied, plan
+
+
+def _may_rebatch(want: Wanted, policy: Policy) -> bool:
+    """Whether the owner's batching may be left: by a written limit, or for a load beyond it."""
+    return MAX_BATCH_SIZE not in policy.unwritten or want.overloaded or not want.reachable
 
 
 def _more(
@@ -221,6 +239,10 @@ def _more(
     if 0.0 < want.demand.jumping_s <= LOOKS_A_LOAD * want.load_s:
         return Reason.HOLD_LOOK_AGAIN, applied
     reason = Reason.SCALE_UP_BACKLOG if want.panic else Reason.SCALE_UP_LOAD
+    if want.for_bursts:
+        reason = Reason.SCALE_UP_BURSTS
+        if load_ends(state, want, at_s=seen.at_s):
+            return want.steady, applied
     return reason, replace(applied, instances=want.needed)
 
 
@@ -249,7 +271,7 @@ def _guarded(
         state,
         policy,
         at_s=seen.at_s,
-        fresh=want.fresh and reason in (Reason.SCALE_UP_BACKLOG, Reason.SCALE_UP_LOAD),
+        fresh=want.fresh and reason in SCALE_UPS,
         granularity=seen.granularity,
         seen=seen,
         safety=state.safety,
@@ -287,11 +309,6 @@ def _plan_is_due(
     return at_s - max(state.settings_since_s, state.planned_s) >= wait_s
 
 
-def _out_of_bounds(applied: Settings, policy: Policy) -> bool:
-    """Whether the count is below or above what the policy allows."""
-    return not policy.min_instances <= applied.instances <= policy.max_instances
-
-
 def _waits_for_share(
     state: ControlState, seen: Observation, applied: Settings, want: Wanted
 ) -> bool:
@@ -305,46 +322,18 @@ def _waits_for_share(
     return len(recent) < 2 or min(recent) <= seen.cap
 
 
-def _surplus(seen: Observation, applied: Settings, policy: Policy) -> int:
-    """Instances beyond the model's share of the budget; its least is always its own."""
-    if seen.cap is None:
-        return 0
-    return max(0, applied.instances - max(seen.cap, policy.min_instances))
-
-
-def _within_bounds(
-    state: ControlState, seen: Observation, applied: Settings, fast_rps: float, policy: Policy
+def _no_data(
+    state: ControlState, seen: Observation, missing: list[str], policy: Policy
 ) -> tuple[Decision, ControlState]:
-    """A decision that brings the count within the bounds of policy and budget, step by step."""
-    count = min(max(applied.instances, policy.min_instances), policy.max_instances)
-    outside = count != applied.instances
-    count -= _surplus(seen, replace(applied, instances=count), policy)
-    guarded = guard(
-        replace(applied, instances=count),
-        applied,
-        state,
-        policy,
-        at_s=seen.at_s,
-        granularity=seen.granularity,
-        seen=seen,
-    )
-    decision = Decision(
-        tick_id=seen.tick_id,
-        at_s=seen.at_s,
-        reason=Reason.OUT_OF_BOUNDS if outside else Reason.OVER_BUDGET,
-        applied=applied,
-        desired=guarded.settings,
-        terms={
-            "fast_rps": fast_rps,
-            "min_instances": float(policy.min_instances),
-            "max_instances": float(policy.max_instances),
-        },
-        clamps=guarded.clamps,
-        may_act_at_s=guarded.may_act_at_s,
-    )
-    if decision.changes:
-        state = replace(state, safety=replace(state.safety, owed=guarded.settings))
-    return decision, state
+    """A hold for a look that lacks something, or that says two things of the same requests."""
+    if not state.agreement.broken:
+        terms = {"missing": float(len(missing))}
+        return _hold(state, seen, Reason.HOLD_NO_DATA, terms, policy)
+    told = {
+        "counters_rps": state.agreement.counted_rps,
+        "statistics_rps": state.agreement.told_rps,
+    }
+    return _hold(state, seen, Reason.HOLD_CONTRADICTED, told, policy)
 
 
 def _missing(state: ControlState, seen: Observation, fast_rps: float | None) -> list[str]:

@@ -231,8 +231,8 @@ def _bounded(
     if count < policy.min_instances:
         count = policy.min_instances
         clamps.append(Clamp.MIN_INSTANCES)
-    if count > policy.max_instances:
-        count = policy.max_instances
+    if count > policy.max_instances and count > applied.instances:
+        count = max(policy.max_instances, applied.instances)
         clamps.append(Clamp.MAX_INSTANCES)
     if cap is not None and count > max(cap, 1) and count > applied.instances:
         count = max(cap, 1, applied.instances)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from control.core import burn_rate
 from control.core.types import Policy, Settings
@@ -35,6 +35,12 @@ LEAST_FAILED = 5.0
 MORE_FAILED = 0.01
 LEAST_QUEUED_S = 2.0
 MOSTLY = 0.5
+COLLAPSED = 0.1
+"""Of the time that a batch took before: a model that answers so fast does not compute any more.
+Instances that no longer share the cores with others become faster by less."""
+LEAST_BATCHES = 20.0
+SIZE_KEPT = 0.9
+"""Of the mean batch size before: batches that are no smaller."""
 
 
 class Verdict(enum.Enum):
@@ -58,6 +64,7 @@ class Period:
         missed: of those that were answered, the estimated number that missed the SLO.
         request_s: request times of the answered ones, summed.
         queued_s, queued_completed: span and answers of the intervals with a full queue throughout.
+        busy_s, batches, rows: what instances worked, at how many batches of how many items in all.
     """
 
     span_s: float = 0.0
@@ -71,6 +78,9 @@ class Period:
     request_s: float = 0.0
     queued_s: float = 0.0
     queued_completed: float = 0.0
+    busy_s: float = 0.0
+    batches: float = 0.0
+    rows: float = 0.0
 
     def plus(self, new: Interval, *, slo_s: float, full_round: float) -> Period:
         """With one more interval; ``full_round`` is how many requests all instances take at once.
@@ -80,6 +90,14 @@ class Period:
         began = burn_rate.pending_at_start(new)
         queued = min(began, new.pending) >= full_round
         more = self.plus_ended(new, full_round=full_round)
+        if new.statistics is not None:
+            sizes = new.statistics.batches.items()
+            more = replace(
+                more,
+                busy_s=more.busy_s + new.busy_s,
+                batches=more.batches + sum(stat.count for _, stat in sizes),
+                rows=more.rows + sum(size * stat.count for size, stat in sizes),
+            )
         if queued:
             more = replace(
                 more,
@@ -116,19 +134,7 @@ class Period:
 
     def faded(self, keep: float) -> Period:
         """All sums times ``keep``."""
-        return Period(
-            span_s=self.span_s * keep,
-            arrivals=self.arrivals * keep,
-            completed=self.completed * keep,
-            failed=self.failed * keep,
-            rejected=self.rejected * keep,
-            crowded=self.crowded * keep,
-            ended=self.ended * keep,
-            missed=self.missed * keep,
-            request_s=self.request_s * keep,
-            queued_s=self.queued_s * keep,
-            queued_completed=self.queued_completed * keep,
-        )
+        return Period(**{f.name: getattr(self, f.name) * keep for f in fields(Period)})
 
     @property
     def rate_rps(self) -> float:
@@ -189,6 +195,11 @@ class Watch:
         """Whether it changed more than the instance count."""
         return not same_batching(self.settings, self.good)
 
+    @property
+    def raised_batch(self) -> bool:
+        """Whether it raised the batch limit."""
+        return self.settings.max_batch_size > self.good.max_batch_size
+
     def with_interval(self, new: Interval, policy: Policy) -> Watch:
         """The watch after one more interval; until all has settled only failures count."""
         full_round = float(self.settings.largest_batch * self.settings.instances)
@@ -214,7 +225,7 @@ def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdic
     """
     after = watch.after
     heavier = _heavier(watch)
-    if _fails(watch, heavier=heavier):
+    if _fails(watch, heavier=heavier) or _collapsed(watch):
         return Verdict.WORSE
     grows = watch.grows or _is_cheaper(watch, policy) or _was_saturated(watch)
     seen = max(after.completed, after.arrivals)
@@ -233,6 +244,27 @@ def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdic
     if grows:
         return Verdict.WORSE if _carries_less(watch) else _better(watch)
     return Verdict.WORSE if _slower(watch, policy) else _better(watch)
+
+
+def fails(watch: Watch) -> bool:
+    """Whether requests fail since the change that did not fail before it."""
+    return _fails(watch, heavier=_heavier(watch))
+
+
+def _collapsed(watch: Watch) -> bool:
+    """Whether batches that are no smaller take next to no time any more.
+
+    A model that answers with errors of its own is counted as successful by Triton: that it does not
+    compute is all that can be seen of it here. Another version may well be so much faster.
+    """
+    before, after = watch.before, watch.after
+    if watch.settings.version != watch.good.version:
+        return False
+    if min(before.batches, after.batches) < LEAST_BATCHES or before.busy_s <= 0.0:
+        return False
+    if after.rows / after.batches < SIZE_KEPT * before.rows / before.batches:
+        return False
+    return after.busy_s / after.batches < COLLAPSED * before.busy_s / before.batches
 
 
 def _was_saturated(watch: Watch) -> bool:

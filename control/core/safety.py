@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from control.core.correction import Correction
-from control.core.judge import Period, Verdict, Watch, judge, same_batching
+from control.core.judge import Period, Verdict, Watch, fails, judge, same_batching
 from control.core.types import Policy, Settings
 from control.core.windows import Interval
 
@@ -49,6 +49,7 @@ class Safety:
         before: what was seen before the change that is in flight; None without one.
         predicted: the settings that were proposed last, and their predicted mean request time.
         owed: settings that the budget forces; they are worse for the model and nobody's fault.
+        refused_rows: the smallest batch that the model has refused; None where it refused none.
     """
 
     correction: Correction = field(default_factory=Correction)
@@ -63,6 +64,7 @@ class Safety:
     before: Period | None = None
     predicted: tuple[Settings, float] | None = None
     owed: Settings | None = None
+    refused_rows: int | None = None
 
     def absorb(
         self,
@@ -143,6 +145,13 @@ class Safety:
         predicted = None if predicted_s is None else (desired, predicted_s)
         return replace(self, predicted=predicted)
 
+    def refused(self, rows: int | None) -> Safety:
+        """With a batch of so many rows that the model has refused."""
+        if rows is None:
+            return self
+        known = self.refused_rows
+        return replace(self, refused_rows=rows if known is None else min(known, rows))
+
     def begun(self) -> Safety:
         """While a change is applied: what was seen until now is its *before*."""
         return replace(self, before=self.recent)
@@ -210,6 +219,8 @@ class Safety:
         known = replace(self, watch=None, verdict=verdict)
         if verdict is not Verdict.WORSE:
             return replace(known, last_good=watch.settings)
+        if watch.raised_batch and fails(watch):
+            known = known.refused(watch.settings.max_batch_size)
         block = Block(settings=watch.settings, until_s=at_s + policy.blocked_s, reload=watch.reload)
         return replace(
             known,

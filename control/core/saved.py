@@ -6,7 +6,8 @@ Whatever cannot be read, by age or by damage, is nothing learnt: a restart must 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -114,6 +115,14 @@ def trials_from_plain(data: Mapping[str, Any]) -> Trials:
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return Trials()
+
+
+def refused_from_plain(data: Mapping[str, Any], refused: Iterable[int | None] = ()) -> int | None:
+    """The smallest batch that the model has refused, by what was saved and by later refusals."""
+    rows = [count for count in refused if count is not None]
+    with suppress(ValueError):
+        rows.append(_whole(data.get("refused_rows")))
+    return min((count for count in rows if count > 1), default=None)
 
 
 def away_s(data: Mapping[str, Any], *, at_s: float) -> float:

@@ -8,10 +8,13 @@ from statistics import median
 from typing import Any
 
 from control.core import saved, windows
+from control.core.agreement import Agreement
+from control.core.bounds import CpuUse, effective
 from control.core.burn_rate import ErrorBudget
 from control.core.cache_use import CacheUse
 from control.core.foresight import Foresight
 from control.core.headroom import Headroom
+from control.core.pace import Pace
 from control.core.safety import Safety
 from control.core.service_time import Learnt
 from control.core.shortage import Shortage
@@ -39,8 +42,7 @@ class Applied:
         before: what was in force when it began; None where it is not known.
         undo: whether it was a rollback: ``before`` is then not tried again for a while.
         unavailable: whether it failed because Triton was not there: no fault of the settings.
-        refused_rows: a batch of so many rows was refused by the model, where one was: a limit of
-            the model, not of these settings.
+        refused_rows: a batch of so many rows was refused by the model; None where none was.
     """
 
     at_s: float
@@ -98,6 +100,11 @@ class ControlState:
         versions: what is known of the versions that are not in force.
         shortages: counts that were too few lately.
         gap_s: how long the gap before the newest look was; 0 where it came in time.
+        owner: the settings of the owner's own configuration, else those that were found in force.
+        cpu: what its processes use of the CPU while it is busy.
+        agreement: whether the counters and the statistics of the server agree.
+        pace: of the looks, which a step of the clock breaks.
+        looks: trusted ones in a row.
         memory: what a rule other than Conch's own remembers; a frozen value of its own type.
     """
 
@@ -118,7 +125,35 @@ class ControlState:
     versions: Versions = field(default_factory=Versions)
     shortages: tuple[Shortage, ...] = ()
     gap_s: float = 0.0
+    owner: Settings | None = None
+    cpu: CpuUse = field(default_factory=CpuUse)
+    agreement: Agreement = field(default_factory=Agreement)
+    pace: Pace = field(default_factory=Pace)
+    looks: int = 0
     memory: object | None = None
+
+    def owned(self, seen: Observation) -> ControlState:
+        """The memory with the owner's configuration as this look tells it.
+
+        An owner who changed the batch limit knows better than what was refused before.
+        """
+        owner = seen.owner or self.owner or seen.applied
+        if owner == self.owner:
+            return self
+        safety, old = self.safety, self.owner
+        if old is not None and owner is not None and owner.max_batch_size != old.max_batch_size:
+            safety = replace(safety, refused_rows=None)
+        return replace(self, owner=owner, safety=safety)
+
+    def bounded(self, seen: Observation, policy: Policy) -> Policy:
+        """The policy with the bounds that nobody wrote, and what the model refuses."""
+        return effective(
+            policy,
+            owner=self.owner,
+            applied=seen.applied,
+            refused_rows=self.safety.refused_rows,
+            waits=self.cpu.waits,
+        )
 
     def absorb(self, seen: Observation, policy: Policy) -> ControlState:
         """The memory after one more look.
@@ -142,6 +177,14 @@ class ControlState:
             new = windows.interval(self.last, seen, stale_s=stale_s)
             span_s = seen.sampled_s - self.last.sampled_s
             gap_s = span_s if span_s > policy.stale_s else 0.0
+        agreement, pace, stepped = self.agreement, self.pace, False
+        if new is not None:
+            agreement = agreement.absorb(new, apart_s=seen.at_s - seen.sampled_s)
+        if new is not None and not agreement.broken:
+            followed, stepped = pace.absorb(new)
+            pace = pace if agreement.doubtful else followed
+        if stepped or agreement.broken:
+            new = None
         gap = new is None
         versions, learnt = self.versions.followed(self.learnt, self.last, seen, policy)
         since_s = self.settings_since_s
@@ -153,14 +196,19 @@ class ControlState:
             started_s=seen.at_s if gap or self.started_s is None else self.started_s,
             last=seen,
             gap_s=gap_s,
+            # Those before a contradiction was noticed may be of the same lie.
             intervals=windows.keep(
-                (*self.intervals, new) if new else self.intervals,
+                () if agreement.broken else (*self.intervals, new) if new else self.intervals,
                 window_s=horizon_s,
                 at_s=seen.at_s,
             ),
             # Statistics are summed over versions: across their change they are of both.
             learnt=self._learn(new, policy) if versions is self.versions else learnt,
             versions=versions.after_gap() if gap else versions,
+            agreement=agreement,
+            pace=pace,
+            looks=0 if gap else self.looks + 1,
+            cpu=self.cpu.absorb(self.last, seen, busy_s=new.busy_s if new else 0.0),
             foresight=self.foresight.absorb(new, horizon_s=self.load_s(policy) + LOOK_S),
             cache=self.cache.absorb(
                 new,
@@ -190,6 +238,7 @@ class ControlState:
         return replace(
             self,
             intervals=tuple(i for i in self.intervals if i.end_s < at_s),
+            pace=replace(self.pace, odd_s=()),
             settings_since_s=min(self.settings_since_s, at_s),
             planned_s=min(self.planned_s, at_s),
             cache=replace(self.cache, trials=self.cache.trials.set_back(at_s)),
@@ -235,6 +284,9 @@ class ControlState:
             learnt=saved.from_plain(learnt, away_s=away_s),
             versions=saved.versions_from_plain(learnt, away_s=away_s),
             cache=CacheUse(trials=trials),
+            safety=Safety(
+                refused_rows=saved.refused_from_plain(learnt, (c.refused_rows for c in changes))
+            ),
         )
 
     def to_plain(self, *, at_s: float) -> dict[str, Any]:
@@ -244,6 +296,7 @@ class ControlState:
             **saved.to_plain(self.learnt),
             **saved.versions_to_plain(self.versions, now=now),
             **saved.trials_to_plain(self.cache.trials),
+            "refused_rows": self.safety.refused_rows,
             "saved_s": at_s,
         }
 
@@ -292,7 +345,7 @@ class ControlState:
             in_flight=None,
             last=last,
             cache=cache,
-            safety=self.safety.ended(
+            safety=self.safety.refused(change.refused_rows).ended(
                 change.settings, change.before, ok=change.ok, at_s=change.at_s
             ),
         )

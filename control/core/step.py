@@ -76,13 +76,35 @@ def step(
             seen = windows.usable(event.seen)
             if seen is None:
                 return state, _no_data(event.seen)
-            decision, state = rule.decide(state, seen, policy)
-            return state, decision
+            state = state.owned(seen)
+            decision, state = rule.decide(state, seen, state.bounded(seen, policy))
+            return state, _believed(decision, state)
         case Begun():
             return state.begun(event.change), None
         case Ended():
             change = event.change
             return (state.unchanged() if change is None else state.tried(change)), None
+
+
+def _believed(decision: Decision, state: ControlState) -> Decision:
+    """The decision; a hold where it shrinks on the word of one source that another contradicts."""
+    desired, applied = decision.desired, decision.applied
+    if desired is None or applied is None or desired.instances >= applied.instances:
+        return decision
+    if not state.agreement.doubtful or decision.reason is Reason.ROLLBACK:
+        return decision
+    newest = state.agreement.spans[-1]
+    told = {
+        "counters_rps": newest.counted / newest.span_s,
+        "statistics_rps": newest.told / newest.span_s,
+    }
+    return replace(
+        decision,
+        reason=Reason.HOLD_CONTRADICTED,
+        desired=applied,
+        fresh=False,
+        terms={**decision.terms, **told},
+    )
 
 
 def _no_data(seen: Observation) -> Decision:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
 
+MIN_INSTANCES, MAX_INSTANCES, MAX_BATCH_SIZE = "min_instances", "max_instances", "max_batch_size"
+"""Bounds of a policy that may be left unwritten."""
 BATCHED_REQUESTS = 1.05
 """Items per request in the counters, beyond which requests bring batches of their own: those of one
 scrape are not of one instant."""
@@ -28,11 +30,13 @@ class Reason(enum.Enum):
     HOLD_STEADY = "hold: the capacity fits the load"
     HOLD_LOOK_AGAIN = "hold: the load jumped within this look, the next one shows how far"
     HOLD_QUIET_TIME = "hold: smaller would do, but not for long enough yet"
+    HOLD_CONTRADICTED = "hold: the counters and the statistics of the server contradict each other"
     HOLD_FROZEN = "hold: a person froze this model"
     HOLD_EDITED = "hold: config.pbtxt was edited by hand and is not in force"
     HOLD_RULE = "hold: the rule is content with what is applied"
     SCALE_UP_LOAD = "scale up: the load needs more capacity"
     SCALE_UP_BACKLOG = "scale up: the waiting requests endanger the SLO"
+    SCALE_UP_BURSTS = "scale up: bursts as they came before would need more capacity"
     SCALE_DOWN = "scale down: fewer instances carried the peak of the whole window"
     SCALE_BY_RULE = "scale: the rule asks for another instance count"
     ROLLBACK = "rollback: the last change made things worse"
@@ -118,9 +122,10 @@ class Observation:
         gpu_fraction: use of the model's busiest GPU, 0 to 1.
         cap: the model's share of the budget, in instances; None without a budget.
         frozen: a person forbade changes.
-        edited: the config on disk is a person's, and not in force.
-        owner: the settings of the owner's own configuration; what was in force when control first
-            saw the model, where no owner's text is known.
+        edited: a person edited the config on disk, and it is not in force.
+        owner: the settings of the owner's own configuration; None where nobody knows them.
+        cpu_s: running total of the CPU seconds that the model's own processes used; None where it
+            cannot be seen.
     """
 
     at_s: float
@@ -145,6 +150,7 @@ class Observation:
     frozen: bool = False
     edited: bool = False
     owner: Settings | None = None
+    cpu_s: float | None = None
 
     @property
     def least_batch_limit(self) -> int:
@@ -206,6 +212,8 @@ class Policy:
         burn_limit: at this many times the budgeted rate of misses only capacity may be added.
         burn_long_s, burn_short_s: both windows must burn.
         burn_requests: fewer in the long window prove nothing.
+        unwritten: names of the bounds here that nobody wrote down: ``core.bounds`` takes them from
+            the owner's configuration.
     """
 
     slo_s: float
@@ -243,6 +251,7 @@ class Policy:
     burn_long_s: float = 300.0
     burn_short_s: float = 30.0
     burn_requests: int = 200
+    unwritten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

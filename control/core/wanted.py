@@ -20,6 +20,8 @@ SEEN_AND_DRAINED_S = 2.0
 """What it takes to see a burst and to drain what it left, beside the loading."""
 LEVEL_OF_LOAD = 1.5
 """The level that bursts are held upon is at most this many times the load that is there now."""
+LEVEL_KEPT = 0.5
+"""No instance is added for bursts while less than this share of the last minute's load comes."""
 OUT_OF_REACH = 0.5
 """Where no count keeps the SLO, instances are counted by this share of their throughput: the queue
 must not grow."""
@@ -43,6 +45,7 @@ class Wanted:
         fresh: whether a scale up is made by a second copy.
         reachable: whether any count keeps the SLO at any load; ``capacities`` are shares of the
             throughput where none does.
+        for_bursts: whether more than is applied is needed for bursts that came before alone.
     """
 
     demand: Demand
@@ -57,6 +60,7 @@ class Wanted:
     panic: bool
     fresh: bool
     reachable: bool = True
+    for_bursts: bool = False
 
     @property
     def overloaded(self) -> bool:
@@ -107,6 +111,10 @@ def wanted(
         fresh=needed > applied.instances
         and _scale_up(state, demand, known, applied, needed, load_s=load_s, panic=panic).by_copy(),
         reachable=reachable,
+        for_bursts=not panic
+        and policy.headroom <= 1.0
+        and needed > applied.instances
+        and capacities[applied.instances] >= demand.sized_rps(capacities[applied.instances]),
     )
 
 
@@ -159,6 +167,19 @@ def _held_rps(
         return learnt_rps
     now_rps = max(demand.load_rps, demand.stable_rps)
     return max(learnt_rps, policy.headroom * min(state.headroom.climbed_rps(), now_rps))
+
+
+def load_ends(state: ControlState, want: Wanted, *, at_s: float) -> bool:
+    """Whether the load has just fallen: what it was before looks like a burst then."""
+    level_rps = state.headroom.level_rps()
+    if min(want.demand.fast_rps, want.demand.stable_rps) < LEVEL_KEPT * level_rps:
+        return True
+    return any(
+        change.before is not None
+        and change.settings.instances < change.before.instances
+        and at_s - change.at_s < want.patience_s
+        for change in state.changes
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

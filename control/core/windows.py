@@ -121,6 +121,9 @@ def usable(seen: Observation) -> Observation | None:
         numbers.append(seen.applied.max_queue_delay_s)
     if not all(-LARGEST <= number <= LARGEST for number in numbers):
         return None
+    totals = _COUNTERS(seen.counters) if seen.counters is not None else ()
+    if any(total < 0 for total in totals):  # no counter goes below nothing
+        return None
     left_out: dict[str, Any] = {
         name: None
         for name in _GAUGES
@@ -152,7 +155,8 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
         end_s=new.sampled_s,
         arrivals=_arrived(old, new, change),
         completed=change.success,
-        failed=change.failure,
+        # What only one of both sources counts as failed has failed all the same.
+        failed=max(change.failure, 0.0 if executed is None else float(executed.fail_count)),
         pending=new.counters.pending,
         statistics=executed,
         instances=new.applied.instances,

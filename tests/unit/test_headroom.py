@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from control.core.headroom import Headroom
+from tests.unit.story import Story, a_policy, settings
 
 
 def _played(loads: list[float], *, record: Headroom | None = None) -> Headroom:
@@ -110,3 +111,18 @@ def test_noise_hardly_climbs() -> None:
         if second > 60:
             highest = max(highest, record.climbed_rps())
     assert highest < 165.0
+
+
+def test_a_load_that_ends_adds_no_instance_for_bursts_before_it() -> None:
+    """An early step looks like a burst once the mean falls; nothing is loaded for it."""
+    told = Story(policy=a_policy(max_instances=4, quiet_s=5.0, load_s=0.5), applied=settings(1))
+    told.passes(50, load_rps=300).passes(30, load_rps=900).passes(20, load_rps=300)
+    before = len(told.changes)
+    told.passes(90, load_rps=0)
+    added = [
+        d
+        for d in told.changes[before:]
+        if d.desired is not None and d.applied is not None
+        if d.desired.instances > d.applied.instances
+    ]
+    assert added == []

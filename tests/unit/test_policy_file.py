@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,8 @@ def test_load_of_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_policy_without_a_key_is_the_core_s_own() -> None:
-    """What was measured with the core's defaults is what users get."""
+    """What was measured with the core's defaults is what users get, but for unwritten bounds."""
     of_file = policy_file.PolicyFile().policy_of("m", cores=4)
-    assert of_file == Policy(slo_s=0.1, max_instances=4, cores=4)
+    assert of_file.unwritten == ("min_instances", "max_instances", "max_batch_size")
+    written = replace(of_file, max_batch_size=32, unwritten=())
+    assert written == Policy(slo_s=0.1, max_instances=4, cores=4)

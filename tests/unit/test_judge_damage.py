@@ -1,0 +1,68 @@
+"""Damage that latencies do not show: refused batches, and answers without any computing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from control.core.judge import Period, Verdict
+from control.core.safety import Safety
+from control.core.types import Settings
+from tests.unit.test_judge import BIG, GOOD, POLICY, T0, period, verdict, watch
+
+
+def _computed(batch_s: float, *, size: int = 8, batches: int = 100) -> Period:
+    """A steady period in which batches of this size took so long."""
+    worked = {"busy_s": batch_s * batches, "batches": float(batches), "rows": float(size * batches)}
+    return replace(period(0.02), **worked)
+
+
+@pytest.mark.parametrize(
+    ("after", "worse"),
+    [
+        (_computed(0.0005, size=8), True),
+        (_computed(0.0005, size=32), True),
+        (_computed(0.002, size=8), False),
+        (_computed(0.0005, size=2), False),
+        (_computed(0.0005, size=8, batches=10), False),
+    ],
+)
+def test_answers_that_take_next_to_nothing_are_worse(after: Period, worse: bool) -> None:
+    """10 ms a batch before; smaller batches, and few of them, prove nothing."""
+    seen = watch(after, before=_computed(0.01))
+    assert (verdict(seen) is Verdict.WORSE) is worse
+
+
+def test_another_version_may_be_so_much_faster() -> None:
+    """It is another model."""
+    seen = watch(
+        _computed(0.0005),
+        before=_computed(0.01),
+        settings=replace(GOOD, version=1),
+        good=replace(GOOD, version=2),
+    )
+    assert verdict(seen) is not Verdict.WORSE
+
+
+def _after(settings: Settings, after: Period) -> Safety:
+    """The memory after these settings were judged."""
+    safety = Safety(watch=watch(after, settings=settings), last_good=GOOD)
+    return safety._judged(POLICY, at_s=T0 + 60.0)
+
+
+def test_a_raised_batch_that_fails_becomes_a_limit_of_the_model() -> None:
+    """Not one setting that is tried again with another delay, but so many rows."""
+    assert _after(BIG, period(0.02, failed=50.0)).refused_rows == BIG.max_batch_size
+
+
+def test_a_raised_batch_that_is_only_slow_is_no_limit() -> None:
+    """It works, and may pay at another load."""
+    slow = _after(BIG, period(0.08))
+    assert slow.undo == GOOD
+    assert slow.refused_rows is None
+
+
+def test_the_smallest_refused_batch_is_kept() -> None:
+    """32 rows, then 16: nothing of 16 or more is tried."""
+    assert Safety().refused(32).refused(16).refused(None).refused(64).refused_rows == 16
