@@ -27,6 +27,7 @@ from tests.chaos.run import Outcome, run
 @click.option("--only", default="", metavar="FAULT,...", help="Draw from these faults.")
 @click.option("--steps", default="", metavar="N or A-B", help="Only these steps of the plan.")
 @click.option("--fail-fast", is_flag=True, help="End at the first broken promise.")
+@click.option("--keep", is_flag=True, help="Leave the folder with the logs.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all of it here.")
 @click.option("--list", "list_only", is_flag=True, help="Print the faults and end.")
 @click.option("--plan", "plan_only", is_flag=True, help="Print the plan and end.")
@@ -36,6 +37,7 @@ def main(
     only: str,
     steps: str,
     fail_fast: bool,
+    keep: bool,
     json_path: Path | None,
     list_only: bool,
     plan_only: bool,
@@ -60,7 +62,8 @@ def main(
         click.echo(f"{step.number:3} at {step.at_s:6.1f} s  {step.fault}")
     if plan_only:
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell ignores SIGINT for us
+        signal.signal(number, signal.default_int_handler)
     click.echo(f"seed {seed}, {len(chosen)} faults, load average {os.getloadavg()[0]:.1f}")
     begun_s = time.monotonic()
     outcomes = run(
@@ -68,6 +71,7 @@ def main(
         seed=seed,
         seconds=minutes * 60,
         fail_fast=fail_fast,
+        keep=keep,
         note=lambda text: click.echo(f"    {text}"),
         told=_teller(seed, minutes, only),
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos import invariants
-from tests.chaos.fault import Step
+from tests.chaos.fault import Fault, Step
 from tests.chaos.world.processes import tail, wait_until
 from tests.chaos.world.world import World
 
@@ -59,6 +59,7 @@ def run(
     seed: int,
     seconds: float,
     fail_fast: bool,
+    keep: bool,
     note: Callable[[str], None],
     told: Callable[[Outcome], None],
 ) -> list[Outcome]:
@@ -69,6 +70,7 @@ def run(
         seed: of the load.
         seconds: no fault begins after this.
         fail_fast: whether to end at the first broken promise.
+        keep: whether the folder with the logs stays.
         note: for lines about the course.
         told: called with each outcome.
     """
@@ -96,7 +98,10 @@ def run(
         world.stop()
         for line in world.left():
             note(f"removed at the end: {line}")
-        world.remove()
+        if keep:
+            note(f"logs: {work}")
+        else:
+            world.remove()
     return outcomes
 
 
@@ -105,33 +110,45 @@ def _one(world: World, step: Step) -> Outcome:
     world.kept.clear()
     fault = step.fault
     since_s = time.monotonic()
-    broken: list[Broken] = []
+    _, _, between = invariants.losses(world, Fault(), world.counted_s, since_s)
+    broken = [_broken(world, "requests between two faults", said) for said in between]
+    survived = True
     try:
-        fault.inject(world)
-        time.sleep(fault.lasts_s)
-        survived = world.controls()
-    finally:
-        fault.repair(world)
-    checked = 1
+        try:
+            fault.inject(world)
+            time.sleep(fault.lasts_s)
+            survived = world.controls()
+        finally:
+            fault.repair(world)
+    except Exception as error:
+        broken.append(_broken(world, "the harness", f"{type(error).__name__}: {error}"))
     if not survived and not fault.ends_controller:
         broken.append(_broken(world, "controller survives", "the controller has ended"))
     world.ensure_controller()
     for name, invariant in invariants.INVARIANTS.items():
-        checked += 1
-        broken += [_broken(world, name, said) for said in invariant(world, fault)]
-    broken += [_broken(world, "the fault's own", said) for said in fault.verify(world)]
+        broken += [_broken(world, name, said) for said in _said(invariant(world, fault))]
+    broken += [_broken(world, "the fault's own", said) for said in _said(fault.verify(world))]
     lost, outage_s, lost_wrongly = invariants.losses(world, fault, since_s, time.monotonic())
     broken += [_broken(world, "requests", said) for said in lost_wrongly]
     if broken:
         world.mend()
+    world.counted_s = time.monotonic()
     return Outcome(
         step=step,
-        checked=checked + 2,
+        checked=len(invariants.INVARIANTS) + 4,
         lost=lost,
         outage_s=outage_s,
         seconds=time.monotonic() - since_s,
         broken=tuple(broken),
     )
+
+
+def _said(words: Iterator[str]) -> Iterator[str]:
+    """The words; an error of the check itself is one of them."""
+    try:
+        yield from words
+    except Exception as error:
+        yield f"{type(error).__name__}: {error}"
 
 
 def _broken(world: World, invariant: str, said: str) -> Broken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_every_fault_comes_before_any_comes_twice() -> None:
     first = [step.fault.name for step in steps[: len(KINDS)]]
     assert sorted(first) == sorted(KINDS)
     assert [step.number for step in steps] == list(range(1, len(steps) + 1))
-    assert all(a.at_s < b.at_s for a, b in zip(steps, steps[1:], strict=False))
+    assert all(a.at_s < b.at_s for a, b in pairwise(steps))
 
 
 def test_only_restricts_the_faults_and_refuses_unknown_ones() -> None:

@@ -36,10 +36,12 @@ class TritonPythonModel:
         time.sleep({flat_s} + {row_s} * count)
         if count > {rows}:
             said = f"{{count}} rows, scratch space holds {rows}"
-            if {raises}:
+            if "{beyond}" == "raises":
                 raise pb_utils.TritonModelException(said)
-            error = pb_utils.TritonError(said)
-            return [pb_utils.InferenceResponse(error=error) for _ in requests]
+            errors = [pb_utils.TritonError(said) for _ in requests]
+            if "{beyond}" == "dies":
+                errors = errors[:1] * len(errors)
+            return [pb_utils.InferenceResponse(error=error) for error in errors]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("y", row * 2)]) for row in rows]
 '''
 
@@ -78,8 +80,9 @@ def waiting(
     Args:
         flat_s, row_s: seconds a batch, and for each row in it.
         rows: its buffers hold so many; beyond that it fails.
-        beyond: ``raises`` an exception, or ``answers`` each request with an error response, which
-            Triton counts as a success.
+        beyond: ``raises`` an exception; ``answers`` each request with an error response, which
+            Triton counts as a success; or ``dies``: answers all with one and the same error, of
+            which Triton 2.51 dies by a segmentation fault.
         load_s: how long an instance takes to load.
         loads_up_to: the greatest ``max_batch_size`` that it loads with.
     """
@@ -87,7 +90,7 @@ def waiting(
         flat_s=flat_s,
         row_s=row_s,
         rows=rows,
-        raises=beyond == "raises",
+        beyond=beyond,
         load_s=load_s,
         loads_up_to=loads_up_to,
     )

@@ -137,6 +137,14 @@ SUBJECTS: tuple[Subject, ...] = (
         capacity_rps=4 / 0.048,
         slo_s=0.4,
     ),
+    _waits(
+        "shallow_dies",
+        "buffers of 4 rows, takes the server down beyond; 1 instance",
+        f"max_batch_size: 4\n{_cpu(1)}\ndynamic_batching {{ }}",
+        sources.waiting(flat_s=0.040, row_s=0.002, rows=4, beyond="dies"),
+        capacity_rps=4 / 0.048,
+        slo_s=0.4,
+    ),
     _burns("burn1", "burns 10 ms of CPU a request, 1 instance", 1, slo_s=0.2),
     _burns("burn_over", "burns 10 ms of CPU a request, 6 instances", 6, slo_s=0.3),
     _waits(

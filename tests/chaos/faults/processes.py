@@ -160,6 +160,29 @@ class KillTritonNoLogs(KillTriton):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KillTritonInChange(KillTriton):
+    """The same while a change is between its file and its load."""
+
+    name: ClassVar[str] = "kill-triton-in-change"
+    after_s: float = 0.2
+
+    @classmethod
+    def drawn(cls, random: Random) -> Self:
+        """Up to 1.4 s after the file was written."""
+        return cls(after_s=round(random.uniform(0.0, 1.4), 2))
+
+    def inject(self, world: World) -> None:
+        """Make the controller change something, and kill."""
+        _a_change_begins(world)
+        time.sleep(self.after_s)
+        KillTriton.inject(self, world)
+
+    def repair(self, world: World) -> None:
+        """The load moves by itself again."""
+        world.load.free()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopTriton(Fault):
     """SIGSTOP of tritonserver for a few seconds."""
 
@@ -215,11 +238,7 @@ class InterruptWhileStopped(Fault):
 
     def inject(self, world: World) -> None:
         """A change begins, Triton stops, and Ctrl-C."""
-        world.load.pin(**{SLEEPY: 10.0})
-        time.sleep(4.0)
-        world.load.pin(**{SLEEPY: 65.0})
-        before = world.repository.config_text(SLEEPY)
-        wait_until(lambda: world.repository.config_text(SLEEPY) != before, 10.0, step_s=0.02)
+        _a_change_begins(world)
         stopped = world.triton()
         send(stopped, signal.SIGSTOP)
         try:
@@ -238,12 +257,22 @@ class InterruptWhileStopped(Fault):
             yield f"SIGINT did not end the controller within {END_S + SLACK_S:.0f} s"
 
 
+def _a_change_begins(world: World) -> None:
+    """Return when the controller has just written a config, or wants none within 10 s."""
+    world.load.pin(**{SLEEPY: 10.0})
+    time.sleep(4.0)
+    world.load.pin(**{SLEEPY: 65.0})
+    before = world.repository.config_text(SLEEPY)
+    wait_until(lambda: world.repository.config_text(SLEEPY) != before, 10.0, step_s=0.02)
+
+
 FAULTS = (
     KillController,
     KillControllerAt,
     KillStub,
     KillTriton,
     KillTritonNoLogs,
+    KillTritonInChange,
     StopTriton,
     StopController,
     InterruptWhileStopped,

@@ -20,10 +20,13 @@ from typing import Any
 import psutil
 
 from conch import paths
+from conch.errors import ConchError
 from control import session
+from serving import probe
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime.endpoint import ENV_ADMIN_KEY, Endpoint
+from serving.runtime.ports import free_ports
 from tests.chaos.world import models, private_disk, processes
 from tests.chaos.world.load import Load
 from tests.chaos.world.models import MODELS
@@ -54,6 +57,7 @@ class World:
         self.pids: set[tuple[int, float]] = set()
         self.triton_deaths_s: list[float] = []
         self.start_s = 0.0
+        self.counted_s = time.monotonic()
         self._stack = ExitStack()
 
     def __enter__(self) -> World:
@@ -76,14 +80,11 @@ class World:
         for name in MODELS:
             self.owner_texts[name].add(self.repository.config_text(name))
         self._own_cache()
-        begun_s = time.monotonic()
-        self.serve = self._conch("serve", "--repository", str(self.root), "--name", NAME, "--json")
+        self._ports = free_ports((0, 0, 0))
         self._stack.callback(lambda: self._ended("conch serve", self.serve))
-        up = processes.wait_until(self._is_up, START_S)
-        if not up:
-            raise RuntimeError(f"conch serve: not up ({processes.tail(self.log('serve'))})")
+        begun_s = time.monotonic()
+        self._start_serve()
         self.start_s = time.monotonic() - begun_s
-        self.endpoint = self.read_endpoint()
         self.proxy = Proxy(self.endpoint.metrics_url)
         self._stack.callback(self.proxy.close)
         self.load = Load(self.endpoint.grpc_url, self.seed)
@@ -95,6 +96,19 @@ class World:
         self.sampler = Sampler(self)
         self._stack.callback(self.sampler.stop)
         self.sampler.start()
+
+    def _start_serve(self) -> None:
+        """``conch serve`` on the ports of this run, until it says where it answers."""
+        said = self.work / "serve.jsonl"
+        said.unlink(missing_ok=True)
+        http, grpc, metrics = (str(port) for port in self._ports)
+        ports = ("--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics)
+        self.serve = self._conch(
+            *("serve", "--repository", str(self.root), "--name", NAME, "--json"), *ports
+        )
+        if not processes.wait_until(self._is_up, START_S):
+            raise RuntimeError(f"conch serve: not up ({processes.tail(self.log('serve'))})")
+        self.endpoint = self.read_endpoint()
 
     def stop(self) -> None:
         """End everything, last things first."""
@@ -197,15 +211,24 @@ class World:
         """After a broken promise: bring everything back, so that the next fault stands alone."""
         self.proxy.lie(HONEST)
         self.load.free()
-        for name in MODELS:
-            try:
-                with self.client(30.0) as client:
-                    client.unload(name)
-                    client.load(name)
-            except Exception as error:
-                self.note(f"  mend {name}: {error}")
         self.end_controller(patience_s=15)
+        if not all(self._loads(name) for name in MODELS):
+            self.note("  mend: conch serve is started again")
+            self._ended("conch serve", self.serve)
+            self._start_serve()
         self.start_controller()
+
+    def _loads(self, name: str) -> bool:
+        """Whether the model answers after it was unloaded and loaded."""
+        try:
+            with self.client(30.0) as client:
+                client.unload(name)
+                client.load(name)
+                probe.probe(client, client.config(name))
+        except ConchError as error:
+            self.note(f"  mend {name}: {error.message[:150]}")
+            return False
+        return True
 
     def _own_cache(self) -> None:
         """A cache home of its own, with links to what was unpacked: logs are attacked."""
