@@ -201,8 +201,7 @@ class FrozenGarbage(Fault):
     def inject(self, world: World) -> None:
         """Write it; a change that is in flight may end."""
         (world.root / ".conch" / "frozen.json").write_text(self.text)
-        time.sleep(4.0)
-        world.kept["text"] = world.repository.config_text(SLEEPY)
+        world.kept["text"] = _settled(world)
         world.load.pin(**{SLEEPY: 65.0 if time.monotonic() % 2 < 1 else 10.0})
 
     def repair(self, world: World) -> None:
@@ -215,6 +214,17 @@ class FrozenGarbage(Fault):
         """Nothing was changed meanwhile."""
         if world.kept["found"] != world.kept["text"]:
             yield f"a config was changed while frozen.json was {self.text}"
+
+
+def _settled(world: World) -> str:
+    """The config once nobody has changed it for 4 s."""
+    until_s, since_s = time.monotonic() + 40.0, time.monotonic()
+    text = world.repository.config_text(SLEEPY)
+    while time.monotonic() < min(until_s, since_s + 4.0):
+        time.sleep(0.2)
+        if (now := world.repository.config_text(SLEEPY)) != text:
+            text, since_s = now, time.monotonic()
+    return text
 
 
 def _path(world: World, model: str) -> Path:
