@@ -132,7 +132,8 @@ def _outage_limit_s(world: World, fault: Fault, since_s: float) -> float:
     """3 s and the loading; the supervisor's pause doubles for deaths within a minute."""
     deaths = sum(since_s - 60.0 < at_s < since_s for at_s in world.triton_deaths_s)
     pause_s = 0.5 * float(2**deaths)
-    return SERVICE_GAP_S + fault.lasts_s + pause_s + 2 * world.start_s
+    held_s: float = world.kept.get("held_s", 0.0)  # for so long the harness itself stopped it
+    return SERVICE_GAP_S + fault.lasts_s + held_s + pause_s + 2 * world.start_s
 
 
 def _outage_s(answers: list[Answer], model: str) -> float:

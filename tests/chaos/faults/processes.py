@@ -239,12 +239,13 @@ class InterruptWhileStopped(Fault):
     def inject(self, world: World) -> None:
         """A change begins, Triton stops, and Ctrl-C."""
         _a_change_begins(world)
-        stopped = world.triton()
+        stopped, since_s = world.triton(), time.monotonic()
         send(stopped, signal.SIGSTOP)
         try:
             world.kept["ended_s"] = world.end_controller(patience_s=END_S + SLACK_S)
         finally:
             send(stopped, signal.SIGCONT)
+            world.kept["held_s"] = time.monotonic() - since_s
 
     def repair(self, world: World) -> None:
         """The next controller."""
