@@ -44,9 +44,11 @@ def configs_whole(world: World, _: Fault) -> Iterator[str]:
 def everything_serves(world: World, _: Fault) -> Iterator[str]:
     """Triton answers a probe of every model, three times in a row."""
     limit_s = PATIENCE_S + world.start_s
+    until_s = time.monotonic() + limit_s
     for name in MODELS:
         last = [""]
-        if not wait_until(partial(_answers, world, name, last), limit_s):
+        left_s = max(0.0, until_s - time.monotonic())
+        if not wait_until(partial(_answers, world, name, last), left_s):
             yield f"{name}: no answer within {limit_s:.0f} s ({last[0][:150]})"
 
 

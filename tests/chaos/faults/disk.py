@@ -12,7 +12,6 @@ from random import Random
 from typing import ClassVar, Self
 
 from tests.chaos.fault import Fault
-from tests.chaos.world.models import SLEEPY
 from tests.chaos.world.processes import wait_until
 from tests.chaos.world.world import World
 
@@ -32,6 +31,7 @@ class DiskFull(Fault):
         if not world.on_own_disk:
             world.note("  no disk of our own: mounting is not allowed here")
             return
+        world.calm()
         filler = _filler(world)
         with filler.open("wb", buffering=0) as file:
             for size in (_CHUNK, 4096, 1):
@@ -41,7 +41,7 @@ class DiskFull(Fault):
                 except OSError as error:
                     if error.errno != errno.ENOSPC:
                         raise
-        world.load.pin(**{SLEEPY: 65.0})
+        world.rise()
 
     def repair(self, world: World) -> None:
         """Make room."""
@@ -66,10 +66,10 @@ class DiskRefuses(Fault):
 
     def inject(self, world: World) -> None:
         """A controller whose disk is so, and a load that makes it write."""
+        world.calm()
         world.end_controller()
-        world.load.pin(**{SLEEPY: 10.0})
         world.start_controller(failpoint=f"{self.point}=enospc")
-        world.load.pin(**{SLEEPY: 65.0})
+        world.rise()
 
     def repair(self, world: World) -> None:
         """One with a good disk."""

@@ -33,6 +33,7 @@ class EditNotLoaded(Fault):
 
     def inject(self, world: World) -> None:
         """Edit, and move the load so that the controller wants a change."""
+        world.calm()
         text = world.repository.config_text(SLEEPY)
         edited = f"# by hand, {time.time():.3f}\n" + text
         if self.count:
@@ -45,7 +46,7 @@ class EditNotLoaded(Fault):
         world.owner_texts[SLEEPY].add(edited)
         replace(_path(world, SLEEPY), edited.encode())
         world.kept["edited"] = edited
-        world.load.pin(**{SLEEPY: 65.0 if time.monotonic() % 2 < 1 else 10.0})
+        world.rise()
 
     def repair(self, world: World) -> None:
         """The person loads it."""
@@ -80,7 +81,7 @@ class EditGarbage(Fault):
         """Write garbage."""
         world.kept["text"] = world.repository.config_text(self.model)
         replace(_path(world, self.model), b"\xff{ no config")
-        world.load.pin(**{SLEEPY: 65.0})
+        world.rise()
 
     def repair(self, world: World) -> None:
         """Write what was there."""
@@ -97,7 +98,7 @@ class EditTouched(Fault):
     def inject(self, world: World) -> None:
         """Touch it, and make the controller change it."""
         os.utime(_path(world, SLEEPY))
-        world.load.pin(**{SLEEPY: 65.0})
+        world.rise()
 
     def repair(self, world: World) -> None:
         """Nothing is to be repaired."""
@@ -146,9 +147,8 @@ class StrayRevision(Fault):
         folder = world.root / ".conch" / "revisions" / SLEEPY
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "notes.pbtxt").write_text("do not forget the milk\n")
-        world.load.pin(**{SLEEPY: 10.0})
-        time.sleep(4.0)
-        world.load.pin(**{SLEEPY: 65.0})
+        world.calm()
+        world.rise()
 
     def repair(self, world: World) -> None:
         """Remove them."""
@@ -170,7 +170,7 @@ class OddEnum(Fault):
         (folder / "config.pbtxt").write_text(
             "ensemble_scheduling { }\ninput { data_type: 99999999999999999999 }\n"
         )
-        world.load.pin(**{SLEEPY: 65.0})
+        world.rise()
 
     def repair(self, world: World) -> None:
         """Remove it."""
@@ -200,9 +200,10 @@ class FrozenGarbage(Fault):
 
     def inject(self, world: World) -> None:
         """Write it; a change that is in flight may end."""
+        world.calm()
         (world.root / ".conch" / "frozen.json").write_text(self.text)
         world.kept["text"] = _settled(world)
-        world.load.pin(**{SLEEPY: 65.0 if time.monotonic() % 2 < 1 else 10.0})
+        world.rise()
 
     def repair(self, world: World) -> None:
         """Remove it."""

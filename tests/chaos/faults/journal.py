@@ -26,6 +26,7 @@ class JournalLocked(Fault):
 
     def inject(self, world: World) -> None:
         """Lock it, and raise the load."""
+        world.calm()
         where = f"file:{world.journal}?mode=rw"
         db = sqlite3.connect(where, timeout=5.0, isolation_level=None, uri=True)
         try:
@@ -33,7 +34,7 @@ class JournalLocked(Fault):
         except sqlite3.Error as error:
             world.note(f"  journal not locked: {error}")
         world.kept["db"], world.kept["since_s"] = db, time.time()
-        world.load.pin(**{SLEEPY: 65.0})
+        world.rise()
 
     def repair(self, world: World) -> None:
         """Let go."""

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tests.chaos.fault import Fault
-from tests.chaos.world.models import SLEEPY, STEADY_INSTANCES, STEADY_RPS
+from tests.chaos.world.models import SETTLE_S, SLEEPY, STEADY_INSTANCES, STEADY_RPS
 from tests.chaos.world.processes import wait_until
 from tests.chaos.world.proxy import HONEST, LIES
 from tests.chaos.world.world import World
 
-SETTLE_S = 25.0
 GROWTH_BYTES = 200 * 2**20
 """How much the controller's memory may grow under a page that is too large."""
 
@@ -27,13 +26,13 @@ class LyingPage(Fault):
 
     def inject(self, world: World) -> None:
         """Hold the load, wait for what it needs, lie."""
-        world.load.pin(**{SLEEPY: STEADY_RPS})
-        if not wait_until(lambda: (_now(world) or 0) >= STEADY_INSTANCES, SETTLE_S):
-            world.note(f"  {_now(world)} instances before the lie")
+        world.rise()
+        if not wait_until(lambda: (world.instances() or 0) >= STEADY_INSTANCES, SETTLE_S):
+            world.note(f"  {world.instances()} instances before the lie")
         time.sleep(1.0)
         seen = world.sampler.since(time.monotonic() - 1.0)
         world.kept["memory"] = max((s.memory_bytes for s in seen), default=0)
-        world.kept["before"] = _now(world)
+        world.kept["before"] = world.instances()
         world.kept["since_s"] = time.monotonic()
         world.proxy.lie(self.lie)
 
@@ -57,12 +56,6 @@ class LyingPage(Fault):
         grown = max((s.memory_bytes for s in samples), default=0) - world.kept["memory"]
         if grown > GROWTH_BYTES:
             yield f"the controller grew by {grown / 2**20:.0f} MiB under the {self.lie} page"
-
-
-def _now(world: World) -> int | None:
-    """Instances of ``sleepy`` on disk."""
-    samples = world.sampler.since(time.monotonic() - 1.0)
-    return samples[-1].instances(SLEEPY) if samples else None
 
 
 def _kind(lie: str) -> type[LyingPage]:

@@ -11,7 +11,7 @@ from random import Random
 from typing import ClassVar, Self
 
 from tests.chaos.fault import Cost, Fault
-from tests.chaos.world.models import BURNER, SLEEPY
+from tests.chaos.world.models import BURNER, SETTLE_S, SLEEPY, STEADY_INSTANCES
 from tests.chaos.world.processes import send, wait_until
 from tests.chaos.world.world import World
 
@@ -50,7 +50,8 @@ class KillController(Fault):
 
     def inject(self, world: World) -> None:
         """Raise the load, wait, kill."""
-        world.load.pin(**{SLEEPY: 65.0})
+        world.calm()
+        world.rise()
         time.sleep(self.after_s)
         if world.controller is not None:
             send(world.controller.pid, signal.SIGKILL)
@@ -77,10 +78,10 @@ class KillControllerAt(Fault):
 
     def inject(self, world: World) -> None:
         """An armed controller, and a load that makes it change something."""
+        world.calm()
         world.end_controller()
-        world.load.pin(**{SLEEPY: 10.0})
         armed = world.start_controller(failpoint=f"{self.point}=kill")
-        world.load.pin(**{SLEEPY: 65.0})
+        world.rise()
         if not wait_until(lambda: armed.poll() is not None, 25.0):
             world.note(f"  {self.point} was not passed")
             world.end_controller()
@@ -107,7 +108,9 @@ class KillStub(Fault):
         return cls(model=random.choice((SLEEPY, BURNER)), index=random.randrange(8))
 
     def inject(self, world: World) -> None:
-        """Kill it."""
+        """Kill it, under a load that asks for no change: none may heal it by luck."""
+        world.rise()
+        wait_until(lambda: (world.instances() or 0) >= STEADY_INSTANCES, SETTLE_S)
         stubs = world.stubs(self.model)
         world.kept["killed_s"] = time.monotonic()
         if not stubs:
@@ -121,6 +124,7 @@ class KillStub(Fault):
         killed_s = world.kept["killed_s"]
         time.sleep(max(0.0, killed_s + limit_s + 3.0 - time.monotonic()))
         after = world.load.between(killed_s + limit_s, time.monotonic())
+        world.load.free()
         failed = [a for a in after if a.model == self.model and a.error]
         if failed:
             yield (
@@ -260,9 +264,8 @@ class InterruptWhileStopped(Fault):
 
 def _a_change_begins(world: World) -> None:
     """Return when the controller has just written a config, or wants none within 10 s."""
-    world.load.pin(**{SLEEPY: 10.0})
-    time.sleep(4.0)
-    world.load.pin(**{SLEEPY: 65.0})
+    world.calm()
+    world.rise()
     before = world.repository.config_text(SLEEPY)
     wait_until(lambda: world.repository.config_text(SLEEPY) != before, 10.0, step_s=0.02)
 

@@ -20,6 +20,10 @@ STEADY_RPS = 76.0
 STEADY_INSTANCES = 4
 """What ``sleepy`` needs for it, and all that its policy allows: 76 req/s of 40 ms are 3.04
 instances. So whatever shrinks under this load shrank because of a lie."""
+SETTLE_S = 25.0
+"""For the controller to give it that."""
+CALM_RPS, CALM_S = 8.0, 30.0
+"""A load that one instance carries, and how long the controller has to see that."""
 WIDTH = 64
 
 _MODEL = """

@@ -196,6 +196,21 @@ class World:
             return 0.0
         return processes.end(self.controller, patience_s=patience_s)
 
+    def instances(self) -> int | None:
+        """Of ``sleepy``, on disk."""
+        samples = self.sampler.since(time.monotonic() - 1.0)
+        return samples[-1].instances(models.SLEEPY) if samples else None
+
+    def calm(self) -> None:
+        """A load so low that ``sleepy`` has few instances: a rise makes the controller write."""
+        self.load.pin(**{models.SLEEPY: models.CALM_RPS})
+        if not processes.wait_until(lambda: (self.instances() or 9) <= 2, models.CALM_S):
+            self.note(f"  {self.instances()} instances under a low load")
+
+    def rise(self) -> None:
+        """A load that needs all the instances that the policy allows."""
+        self.load.pin(**{models.SLEEPY: models.STEADY_RPS})
+
     def ticks_since(self, at_s: float) -> int:
         """Looks that the controllers told of since then (seconds since the epoch)."""
         lines = (self.work / "control.jsonl").read_bytes().splitlines()[-4000:]
