@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,11 @@ from rich.table import Table
 
 from cli.options import json_option
 from cli.output import print_json, print_table
-from conch.errors import ConfigError, ThresholdMissed
+from conch.errors import ConfigError, LoadError, ThresholdMissed
 from conch.units import DURATION
 
 if TYPE_CHECKING:
-    from perf.bench.never_worse.compare import Compared, Pair
+    from perf.bench.never_worse.compare import Compared, Pair, Verdict
     from perf.bench.never_worse.play import Played
 
 
@@ -41,6 +42,7 @@ def never_worse(
       conch perf bench never-worse --models sleep6,burn1 --pairs 1 --seconds 45s --json
     """
     from perf.bench.never_worse import compare
+    from perf.bench.never_worse.compare import Verdict
     from perf.bench.never_worse.subjects import SUBJECTS
 
     known = {subject.name: subject for subject in SUBJECTS}
@@ -67,11 +69,21 @@ def never_worse(
         print_json({"models": [_as_json(each) for each in found]})
     else:
         _tell(found)
-    if worse := [each.subject.name for each in found if each.worse]:
+    if worse := _names(found, Verdict.WORSE):
         raise ThresholdMissed(
-            f"never worse: {', '.join(worse)} worse under control, none may be.",
+            f"never worse: {worse} worse under control, none may be.",
             hint="`--models NAME --json` has every second and every change.",
         )
+    if unknown := _names(found, Verdict.NOT_VALID):
+        raise LoadError(
+            f"never worse: {unknown}: the client fell behind in every pair, twice.",
+            hint="Run these again on a quieter machine: --models NAME,...",
+        )
+
+
+def _names(found: Sequence[Compared], verdict: Verdict) -> str:
+    """The models of which this was found."""
+    return ", ".join(each.subject.name for each in found if each.verdict is verdict)
 
 
 def _tell(found: Sequence[Compared]) -> None:
@@ -87,7 +99,7 @@ def _tell(found: Sequence[Compared]) -> None:
             f"{100 * each.difference:+.2f}",
             f"{100 * low:+.1f}..{100 * high:+.1f}",
             f"{_failed(each, 'alone')}/{_failed(each, 'controlled')}",
-            "worse" if each.worse else "ok",
+            each.verdict.value,
         )
     print_table(table)
     click.echo("")
@@ -133,15 +145,20 @@ def _as_json(each: Compared) -> dict[str, Any]:
         "slo_s": each.subject.slo_s,
         "capacity_rps": each.capacity_rps,
         "rates_rps": list(each.rates_rps),
-        "difference": each.difference,
-        "interval_by_blocks": list(each.by_blocks()),
-        "interval_by_pairs": list(each.by_pairs()),
-        "worse": each.worse,
+        "difference": _finite(each.difference),
+        "interval_by_blocks": [_finite(end) for end in each.by_blocks()],
+        "interval_by_pairs": [_finite(end) for end in each.by_pairs()],
+        "verdict": each.verdict.value,
         "pairs": [
             {"alone": _side(pair.alone), "controlled": _side(pair.controlled)}
             for pair in each.pairs
         ],
     }
+
+
+def _finite(value: float) -> float | None:
+    """None where there is no figure: JSON has no NaN."""
+    return value if math.isfinite(value) else None
 
 
 def _side(played: Played) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from perf.bench.never_worse.compare import Compared, Pair, block_interval
+from perf.bench.never_worse.compare import Compared, Pair, Verdict, block_interval
 from perf.bench.never_worse.play import Played, changes_of
 from perf.bench.never_worse.subjects import SHARES, SUBJECTS, Kind, Subject
 from serving import model_config
@@ -36,12 +36,13 @@ def _pair(alone: float, controlled: float, **kwargs: int) -> Pair:
 )
 def test_a_loss_of_attainment_is_worse(name: str, controlled: float, worse: bool) -> None:
     """Half a point for what waits, the interval's lower end for what burns."""
-    assert _compared(BY_NAME[name], _pair(1.0, controlled)).worse is worse
+    verdict = _compared(BY_NAME[name], _pair(1.0, controlled)).verdict
+    assert verdict is (Verdict.WORSE if worse else Verdict.OK)
 
 
 def test_requests_that_fail_under_control_only_are_worse() -> None:
     """Whatever the attainment says."""
-    assert _compared(BY_NAME["burn1"], _pair(1.0, 1.0, failed=1)).worse
+    assert _compared(BY_NAME["burn1"], _pair(1.0, 1.0, failed=1)).verdict is Verdict.WORSE
 
 
 def test_a_comparison_without_a_valid_pair_does_not_pass() -> None:
@@ -49,7 +50,7 @@ def test_a_comparison_without_a_valid_pair_does_not_pass() -> None:
     pair = Pair(alone=_played(1.0, invalid="fell behind"), controlled=_played(1.0))
     compared = _compared(BY_NAME["sleep6"], pair)
     assert compared.counted == ()
-    assert compared.worse
+    assert compared.verdict is Verdict.NOT_VALID
 
 
 def test_the_interval_holds_the_difference_and_widens_with_its_bursts() -> None:

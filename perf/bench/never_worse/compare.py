@@ -11,6 +11,7 @@ Source: H. Künsch, "The jackknife and the bootstrap for general stationary obse
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,14 @@ BURNS_LEAST = -0.02
 """The interval's lower end of a model that burns: control itself takes some of the same cores."""
 # Student's t at 0.975, for 1 to 9 degrees of freedom.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+
+
+class Verdict(enum.Enum):
+    """What the pairs say of a model; without a valid one, nothing."""
+
+    OK = "ok"
+    WORSE = "worse"
+    NOT_VALID = "not valid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +104,16 @@ class Compared:
         return sum(pair.controlled.failed - pair.alone.failed for pair in self.counted)
 
     @property
-    def worse(self) -> bool:
-        """Whether control did harm; also where no valid pair says that it did not.
+    def verdict(self) -> Verdict:
+        """Whether control did harm.
 
         A request that fails under control and not without is harm, whatever the attainment says.
         """
-        if not self.counted or self.failed_more > 0:
-            return True
-        if self.subject.kind is Kind.WAITS:
-            return self.difference < WAITS_LEAST
-        return self.by_blocks()[0] <= BURNS_LEAST
+        if not self.counted:
+            return Verdict.NOT_VALID
+        waits = self.subject.kind is Kind.WAITS
+        lost = self.difference < WAITS_LEAST if waits else self.by_blocks()[0] <= BURNS_LEAST
+        return Verdict.WORSE if lost or self.failed_more > 0 else Verdict.OK
 
 
 def block_interval(pairs: Sequence[Pair], *, seed: int = 0) -> tuple[float, float]:
