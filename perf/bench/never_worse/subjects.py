@@ -23,8 +23,8 @@ class Kind(enum.Enum):
 
 
 SHARES: Mapping[Kind, tuple[float, float]] = {Kind.WAITS: (0.6, 0.78), Kind.BURNS: (0.5, 0.7)}
-"""Of the capacity, before and after the step in the middle. What burns gets less: its capacity is a
-probe's on a machine that others share, and is good to a tenth."""
+"""Of the capacity, before and after the step in the middle. What burns gets less: its capacity is
+measured, on a machine that others share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Subject:
         kind: whether it waits or burns CPU.
         what: in words, for the report.
         slo_s: the objective on p99, the one thing that the user of ``--slo`` says.
-        capacity_rps: what its config carries, by its service time; None is found by a probe.
+        capacity_rps: what its config carries, by its service time; None is measured.
         config: its ``config.pbtxt``.
         files: by name, what its version folder holds; writes the file that it is given.
     """
