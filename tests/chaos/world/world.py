@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from tests.chaos.world.sampler import Sampler
 START_S = 240.0
 CONTROL_S = 90.0
 STOP_S = 60.0
+UNLOAD_S = 5.0
 LONGEST_CONTROL = "3h"
 NAME = "chaos"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory lies there
@@ -237,7 +238,8 @@ class World:
         """Whether the model answers after it was unloaded and loaded."""
         try:
             with self.client(30.0) as client:
-                client.unload(name)
+                with suppress(ConchError):  # with a dead stub it stays UNLOADING, and yet it heals
+                    client.unload(name, deadline_s=UNLOAD_S)
                 client.load(name)
                 probe.probe(client, client.config(name))
         except ConchError as error:
