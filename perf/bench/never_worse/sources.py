@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 MLP_WIDTH = 1024
-_MLP_HIDDEN = 2048
+_MLP_HIDDEN = 4096
 
 _WAITING = '''
 """Waits for something that is not this machine's CPU."""

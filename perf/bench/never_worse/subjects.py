@@ -183,7 +183,7 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(
         name="onnx_small",
         kind=Kind.BURNS,
-        what="ONNX, 3 layers of 1024 to 2048, default threads",
+        what="ONNX, 3 layers of 1024 to 4096, default threads",
         slo_s=0.2,
         config=_config(
             "onnx_small",

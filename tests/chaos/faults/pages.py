@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tests.chaos.fault import Fault
-from tests.chaos.world.models import SETTLE_S, SLEEPY, STEADY_INSTANCES, STEADY_RPS
+from tests.chaos.world.models import MODELS, SETTLE_S, SLEEPY, STEADY_INSTANCES, STEADY_RPS
 from tests.chaos.world.processes import wait_until
 from tests.chaos.world.proxy import HONEST, LIES
 from tests.chaos.world.world import World
 
+LEAST_LOOKS = 3
+"""At each model while the page lies; a deadline of 2 s for the whole answer leaves nine."""
 GROWTH_BYTES = 200 * 2**20
 """How much the controller's memory may grow under a page that is too large."""
 
@@ -33,12 +35,13 @@ class LyingPage(Fault):
         seen = world.sampler.since(time.monotonic() - 1.0)
         world.kept["memory"] = max((s.memory_bytes for s in seen), default=0)
         world.kept["before"] = world.instances()
-        world.kept["since_s"] = time.monotonic()
+        world.kept["since_s"], world.kept["since_epoch_s"] = time.monotonic(), time.time()
         world.proxy.lie(self.lie)
 
     def repair(self, world: World) -> None:
         """Tell the truth again."""
-        world.kept["until_s"] = time.monotonic()
+        looks = world.ticks_since(world.kept["since_epoch_s"]) // len(MODELS)
+        world.kept["looks"], world.kept["until_s"] = looks, time.monotonic()
         world.proxy.lie(HONEST)
 
     def verify(self, world: World) -> Iterator[str]:
@@ -53,6 +56,8 @@ class LyingPage(Fault):
                 f"{before} instances before the {self.lie} page, {min(counts)} under it; "
                 f"{STEADY_RPS:.0f} req/s need {STEADY_INSTANCES}"
             )
+        if world.kept["looks"] < LEAST_LOOKS:
+            yield f"{world.kept['looks']} looks in {self.lasts_s:.0f} s of the {self.lie} page"
         grown = max((s.memory_bytes for s in samples), default=0) - world.kept["memory"]
         if grown > GROWTH_BYTES:
             yield f"the controller grew by {grown / 2**20:.0f} MiB under the {self.lie} page"
