@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := constraints.txt
 
-.PHONY: demo test test-unit bench lint docs format clean help
+.PHONY: demo test test-unit chaos bench lint docs format clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -39,6 +39,11 @@ test: $(STAMP) prometheus ## Every test: unit, docs, and integration on a real T
 
 test-unit: $(STAMP) ## Pure logic only, seconds
 	$(BIN)/python -m pytest tests/unit
+
+MINUTES ?= 30
+SEED ?=
+chaos: $(STAMP) ## Faults by chance on a real server and its controller: MINUTES=30 SEED=...
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: $(STAMP) ## Benchmarks: ratios, paired in one run
 	$(BIN)/conch perf bench backend

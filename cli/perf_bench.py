@@ -12,6 +12,7 @@ from cli.options import json_option
 from cli.output import echo, to_json
 from cli.perf_actuator import actuator
 from cli.perf_control_bench import control_bench
+from cli.perf_never_worse import never_worse
 from cli.perf_queue_model import queue_model
 from cli.perf_scale import budget, scale
 from cli.perf_tuned import tuned
@@ -118,6 +119,7 @@ bench.add_command(control_bench)
 bench.add_command(budget)
 bench.add_command(scale)
 bench.add_command(tuned)
+bench.add_command(never_worse)
 
 
 def _onnx_file(model: str, repository: Path) -> Path:

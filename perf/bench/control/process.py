@@ -52,12 +52,18 @@ class Controller:
 
 @contextmanager
 def controller(
-    endpoint: Endpoint, policy: Path, repository: Path, log: Path, *, longest_s: float
+    endpoint: Endpoint,
+    policy: Path | None,
+    repository: Path,
+    log: Path,
+    *,
+    longest_s: float,
+    slo_s: float | None = None,
 ) -> Iterator[Controller]:
     """The control loop, from its first look at the server to the end of the block.
 
     A change that is in flight at the end is waited for. After ``longest_s`` it ends by itself, for
-    the case that nobody is left to end it.
+    the case that nobody is left to end it. Without a policy it has the objective ``slo_s`` alone.
 
     Raises:
         LoadError: when it does not look at the server within a minute; with its last words.
@@ -69,7 +75,11 @@ def controller(
         ENV_METRICS_URL: endpoint.metrics_url,
         ENV_ADMIN_KEY: endpoint.admin_key or "",
     }
-    arguments = ["control", "run", str(policy), "--jsonl", "--repository", str(repository)]
+    arguments = ["control", "run", "--jsonl", "--repository", str(repository)]
+    if policy is not None:
+        arguments.append(str(policy))
+    if slo_s is not None:
+        arguments += ["--slo", f"{slo_s:g}s"]
     arguments += ["--duration", f"{longest_s:g}s"]
     with (
         log.open("w") as errors,

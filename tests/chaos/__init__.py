@@ -1,0 +1,1 @@
+"""Chaos: a real `conch serve` and `conch control run` under load, and a seeded row of faults."""

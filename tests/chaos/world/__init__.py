@@ -1,0 +1,1 @@
+"""What is attacked: the models, the load on them, and the processes that a user would run."""
