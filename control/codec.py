@@ -19,7 +19,15 @@ from pydantic import TypeAdapter
 from control.actuator import Action
 from control.core.state import Applied
 from control.core.step import Begun, Ended, Event, Looked, Started
-from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
+from control.core.types import (
+    MOST_INSTANCES,
+    Clamp,
+    Decision,
+    Observation,
+    Policy,
+    Reason,
+    Settings,
+)
 
 _COMMON = (
     b'{"stable_rps": 0.0, "service_alpha_s": 0.0, "service_beta_s": 0.0, "needed_instances": 1.0, '
@@ -138,8 +146,15 @@ def settings(data: Mapping[str, Any] | None) -> Settings | None:
 
 
 def policy(data: Mapping[str, Any]) -> Policy:
-    """The policy in its JSON value."""
+    """The policy in its JSON value.
+
+    Raises:
+        ValueError: for counts that no policy can have: each up to the most is looked at.
+    """
     made: Policy = _adapter(Policy).validate_python(data)
+    counts = (made.min_instances, made.max_instances, made.cores)
+    if not all(1 <= count <= MOST_INSTANCES for count in counts):
+        raise ValueError(f"instances and cores {counts}: must be from 1 to {MOST_INSTANCES}")
     return made
 
 

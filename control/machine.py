@@ -51,6 +51,9 @@ class Machine:
         self._times = _times() if pid is not None else (0.0, 0.0)
         self._busy: float | None = None
         self._stubs: dict[str, int] = {}
+        self._pids: dict[str, tuple[int, ...]] = {}
+        self._used_s: dict[int, float] = {}
+        self._cpu_s: dict[str, float] = {}
         self._stubs_at_s: float | None = None
         self._files: dict[tuple[str, tuple[int, ...]], int] = {}
 
@@ -80,7 +83,7 @@ class Machine:
         size of the files of its newest version.
         """
         on_gpu = any(group.kind == ModelInstanceGroup.KIND_GPU for group in config.instance_group)
-        names = [group.name for group in config.instance_group if group.name] or [f"{model}_0"]
+        names = _group_names(model, config)
         stubs = {} if on_gpu else self._stub_sizes()
         seen = [size for stub, size in stubs.items() if _group(stub) in names]
         if seen:
@@ -92,12 +95,42 @@ class Machine:
             self._files[key] = _size(repository.root / model / str(versions[-1]))
         return COPIES_OF_FILES * self._files[key]
 
+    def cpu_s(self, model: str, config: ModelConfig) -> float | None:
+        """CPU seconds that the model's own processes have used while they were watched.
+
+        None where they cannot be seen: a server elsewhere, or a backend without processes. 0 for a
+        model on GPUs, whatever its processes do meanwhile: it waits for the device.
+        """
+        groups = config.instance_group
+        if groups and all(group.kind == ModelInstanceGroup.KIND_GPU for group in groups):
+            return 0.0
+        names = _group_names(model, config)
+        self._stub_sizes()
+        mine = [pid for stub, pids in self._pids.items() if _group(stub) in names for pid in pids]
+        if not mine:
+            return None
+        for pid in mine:
+            try:
+                times = psutil.Process(pid).cpu_times()
+            except psutil.Error:  # it ended
+                continue
+            used_s = times.user + times.system
+            more_s = max(0.0, used_s - self._used_s.get(pid, used_s))
+            self._used_s[pid] = used_s
+            self._cpu_s[model] = self._cpu_s.get(model, 0.0) + more_s
+        return self._cpu_s.get(model, 0.0)
+
     def _stub_sizes(self) -> Mapping[str, int]:
         """Resident bytes by the stub's instance name; looked up twice a minute, as it costs ms."""
         now_s = self._clock()
         due = self._stubs_at_s is None or now_s - self._stubs_at_s >= _LOOK_AGAIN_S
         if self._pid is not None and due:
-            self._stubs_at_s, self._stubs = now_s, stub_sizes(self._pid)
+            found = stub_processes(self._pid)
+            self._stubs_at_s = now_s
+            self._stubs = {name: max(pids.values()) for name, pids in found.items()}
+            self._pids = {name: tuple(pids) for name, pids in found.items()}
+            kept = {pid for pids in self._pids.values() for pid in pids}
+            self._used_s = {pid: used_s for pid, used_s in self._used_s.items() if pid in kept}
         return self._stubs
 
 
@@ -114,9 +147,9 @@ def gpu_use(model: str, snapshot: Snapshot | None) -> Use:
     )
 
 
-def stub_sizes(pid: int) -> dict[str, int]:
-    """Resident bytes of the Python stubs below a process, by instance name; the largest of each."""
-    found: dict[str, int] = {}
+def stub_processes(pid: int) -> dict[str, dict[int, int]]:
+    """Resident bytes of the Python stubs below a process: by instance name, then by pid."""
+    found: dict[str, dict[int, int]] = {}
     try:
         children = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
@@ -126,10 +159,15 @@ def stub_sizes(pid: int) -> dict[str, int]:
             words = child.cmdline()
             if words and Path(words[0]).name == STUB and len(words) > 2:
                 # The arguments end with: ... <instance name> <runtime model directory or DEFAULT>
-                found[words[-2]] = max(found.get(words[-2], 0), int(child.memory_info().rss))
+                found.setdefault(words[-2], {})[child.pid] = int(child.memory_info().rss)
         except psutil.Error:  # it ended while we looked
             continue
     return found
+
+
+def _group_names(model: str, config: ModelConfig) -> list[str]:
+    """Names of the model's instance groups, as Triton makes them up where there is none."""
+    return [group.name for group in config.instance_group if group.name] or [f"{model}_0"]
 
 
 def _group(stub: str) -> str:

@@ -173,6 +173,7 @@ class Observer:
             gpu_fraction=gpu.busy_fraction,
             edited=file.edited,
             owner=file.owner,
+            cpu_s=self._host.cpu_s(model, known),
         )
 
     def _file(self, model: str, shown: ModelConfig | None) -> File:

@@ -16,7 +16,13 @@ from conch.units import Duration, Objective
 from control.core.budget import Limit
 from control.core.policies import rule_named
 from control.core.policies.rule import Rule
-from control.core.types import MAX_BATCH_SIZE, MAX_INSTANCES, MIN_INSTANCES, Policy
+from control.core.types import (
+    MAX_BATCH_SIZE,
+    MAX_INSTANCES,
+    MIN_INSTANCES,
+    MOST_INSTANCES,
+    Policy,
+)
 
 BOUNDS = (MIN_INSTANCES, MAX_INSTANCES, MAX_BATCH_SIZE)
 
@@ -28,16 +34,21 @@ class ModelPolicy(FileModel):
     min_instances: int | None = Field(
         None,
         ge=1,
+        le=MOST_INSTANCES,
         description="Never fewer instances than this; default: as many as its own config has.",
     )
     max_instances: int | None = Field(
         None,
         ge=1,
+        le=MOST_INSTANCES,
         description="Never more instances than this; default: as many as its own config has, or "
         "the number of cores, whichever is more.",
     )
     cores: int | None = Field(
-        None, ge=1, description="Cores that the instances share; default: those of this machine."
+        None,
+        ge=1,
+        le=MOST_INSTANCES,
+        description="Cores that the instances share; default: those of this machine.",
     )
     max_batch_size: int | None = Field(
         None,

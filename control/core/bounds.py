@@ -16,6 +16,7 @@ from control.core.types import (
     MAX_BATCH_SIZE,
     MAX_INSTANCES,
     MIN_INSTANCES,
+    MOST_INSTANCES,
     Observation,
     Policy,
     Settings,
@@ -88,7 +89,8 @@ def effective(
     if owner is not None and applied is not None:
         if MAX_INSTANCES in policy.unwritten:
             in_force = applied.instances + (1 if waits else 0)
-            bounds["max_instances"] = max(policy.cores, owner.instances, in_force)
+            wanted = max(policy.cores, owner.instances, in_force)
+            bounds["max_instances"] = max(min(wanted, MOST_INSTANCES), applied.instances)
         most = bounds.get("max_instances", policy.max_instances)
         if MIN_INSTANCES in policy.unwritten:
             bounds["min_instances"] = max(1, min(owner.instances, most))

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
 
+MOST_INSTANCES = 1024
+"""Of one model on one server; every count up to the policy's most is looked at in each decision."""
 MIN_INSTANCES, MAX_INSTANCES, MAX_BATCH_SIZE = "min_instances", "max_instances", "max_batch_size"
 """Bounds of a policy that may be left unwritten."""
 BATCHED_REQUESTS = 1.05
