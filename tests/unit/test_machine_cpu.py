@@ -14,7 +14,7 @@ CONFIG = parse('name: "m" instance_group { name: "m_0" count: 1 kind: KIND_CPU }
 
 
 def _watched(**stubs: dict[int, int]) -> Machine:
-    with mock.patch.object(machine, "stub_processes", lambda pid: stubs):
+    with mock.patch.object(machine, "stub_processes", return_value=stubs):
         watched = Machine(pid=os.getpid())
         watched.cpu_s("m", CONFIG)
         watched._stubs_at_s = time.monotonic() + 1e6
