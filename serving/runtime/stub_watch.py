@@ -128,10 +128,15 @@ class StubWatch:
                 past.suspected_s = now_s
         for model, past in list(self._models.items()):
             if self._is_due(model, past, now_s):
-                past.busy = True
-                threading.Thread(
+                thread = threading.Thread(
                     target=self._examine, args=(model, triton), name="triton-heal", daemon=True
-                ).start()
+                )
+                past.busy = True
+                try:
+                    thread.start()
+                except BaseException:  # no more threads: at the next look
+                    past.busy = False
+                    raise
 
     def _is_due(self, model: str, past: _Past, now_s: float) -> bool:
         """Whether a model is to be examined now: missed in two looks, and not known to be well."""
@@ -148,10 +153,12 @@ class StubWatch:
         """Look closer, and heal; nothing that goes wrong here may end the watch."""
         past = self._models.setdefault(model, _Past())
         try:
+            # What was seen before the question is what is found well: another may die meanwhile.
+            unknown = _picture(self._see(triton), "")
             with self._connect() as client:
                 for name in [model] if model else sorted(client.index()):
-                    self._mend(client, name, triton)
-            past.well = _picture(self._see(triton), model)
+                    well = self._mend(client, name, triton)
+            past.well = well if model else unknown
             past.suspected_s = None
         except RepositoryError as error:  # somebody changes it: again when they are done
             _log.warning("model.heal_waits", model=model, reason=error.message)
@@ -165,17 +172,21 @@ class StubWatch:
         finally:
             past.busy = False
 
-    def _mend(self, client: TritonClient, model: str, triton: int) -> None:
-        """Heal the model if, with its lock held, it still has fewer instances than it should."""
+    def _mend(self, client: TritonClient, model: str, triton: int) -> frozenset[tuple[int, bool]]:
+        """Heal the model if, with its lock held, it still has fewer instances than it should.
+
+        Gives the processes with which it was last seen.
+        """
         past = self._models.setdefault(model, _Past())
-        if not self._wanting(client, model, self._see(triton)):
-            return
+        seen = self._see(triton)
+        if not self._wanting(client, model, seen):
+            return _picture(seen, model)
         start_s = self._clock()
         with heal.held(self._repository, model):
             seen = self._see(triton)
             wanting = self._wanting(client, model, seen)
             if not wanting or self._stopping.is_set() or triton != self._triton:
-                return
+                return _picture(seen, model)
             _log.error("model.stub_dead", model=model, dead=wanting.dead, of=wanting.expected)
             way = heal.heal(
                 client,
@@ -185,8 +196,10 @@ class StubWatch:
                 room=_has_room(_of(seen, model), wanting.expected),
             )
             self._leave([stub.pid for stub in _of(seen, model)])
-            alive = self._settled(client, model, triton)
-            past.complete = (wanting.groups, alive)
+            seen = self._settled(client, model, triton)
+            alive = stubs.alive_count(seen, model, client.ready_versions(model))
+            if all(stub.alive for stub in _of(seen, model)):
+                past.complete = (wanting.groups, alive)
         now_s = self._clock()
         past.heals = past.heals + 1 if now_s - past.healed_s < _QUIET_S else 1
         past.healed_s = now_s
@@ -198,6 +211,7 @@ class StubWatch:
             instances=alive,
             seconds=round(now_s - start_s, 2),
         )
+        return _picture(seen, model) if alive >= wanting.expected else frozenset()
 
     def _wanting(self, client: TritonClient, model: str, seen: list[Stub]) -> _Wanting | None:
         """What a served model lacks; None when it is well, or its instances are no stubs."""
@@ -222,13 +236,13 @@ class StubWatch:
             return None
         return _Wanting(groups=groups, expected=expected, dead=expected - alive)
 
-    def _settled(self, client: TritonClient, model: str, triton: int) -> int:
-        """How many instances run once all are there, or after a while."""
+    def _settled(self, client: TritonClient, model: str, triton: int) -> list[Stub]:
+        """What runs once all instances are there, or after a while."""
         until_s = self._clock() + _SETTLE_S
         while True:
             seen = self._see(triton)
             if not self._wanting(client, model, seen) or self._clock() > until_s:
-                return stubs.alive_count(seen, model, client.ready_versions(model))
+                return seen
             self._stopping.wait(_POLL_S)
 
     def _see(self, triton: int) -> list[Stub]:

@@ -128,12 +128,17 @@ def test_server_listens_on_loopback_only(server: TritonServer) -> None:
 
 
 def test_probe_notices_a_dead_stub_that_triton_calls_ready(
-    server: TritonServer, client: TritonClient
+    start_server: StartServer,
+    repository: Path,
+    connect: Callable[[TritonServer], TritonClient],
 ) -> None:
     """kill -9 of a stub: ready stays true, the probe fails; load does not heal, unload + load does.
 
     Triton 2.51 never ends that unload (the dead stub's model stays UNLOADING), but loads anew.
+    With nobody who looks after it: else it is healed at once.
     """
+    server = start_server(repository, restart=False)
+    client = connect(server)
     config = client.config("spare")
     assert server.endpoint.pid
     (stub,) = stubs_of(server.endpoint.pid, "spare")
@@ -246,7 +251,9 @@ def test_fetch_says_what_to_do_without_a_network(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "empty"))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    pinned = PinnedWheel(package="nvidia-pytriton", version="0.7.0", sha256="0" * 64)
+    pinned = PinnedWheel(
+        package="nvidia-pytriton", version="0.7.0", sha256="0" * 64, record_sha256="0" * 64
+    )
     with pytest.raises(TritonUnavailable, match="pip could not fetch it") as raised:
         wheel.unpacked(pinned, tmp_path / "cache" / "triton")
     assert "CONCH_TRITON" in raised.value.hint

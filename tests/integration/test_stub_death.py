@@ -136,11 +136,14 @@ def test_a_change_in_place_works_after_a_stub_died(
         kill(alive(server, repository, "two")[:1])
         assert wait_until(lambda: healed(logs, "two"), 60)
     for count in (3, 1, 2):
+        before = set(alive(server, repository, "two"))
         with repository.lock("two"):
             set_count(repository.root, "two", count)
             client.load("two", deadline_s=60)
         assert model_config.instance_count(client.config("two")) == count
         client.infer("two", {"x": ONES})
+        after = set(alive(server, repository, "two"))
+        assert before < after if count == 3 else before & after  # in place, no second copy
 
 
 def test_what_triton_ends_itself_is_no_dead_stub(
