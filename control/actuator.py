@@ -90,7 +90,9 @@ class Actuator:
         new = with_settings(old, wanted, meant=groups.resolved(old, self._client.config(model)))
         if fresh and model_config.reload_kind(old, new) is ReloadKind.IN_PLACE:
             count = model_config.parameter(old, RELOADS) or ""
-            number = int(count) + 1 if count.isdecimal() else 1
+            number = (
+                int(count) + 1 if count.isascii() and count.isdecimal() and len(count) < 10 else 1
+            )
             new = model_config.with_parameter(new, RELOADS, str(number))
         return Change(
             model=model,

@@ -87,4 +87,6 @@ def threads_ours(config: ModelConfig) -> bool:
 def _configured_threads(config: ModelConfig) -> int | None:
     """The config's own word on it, or None."""
     text = model_config.parameter(config, THREADS)
-    return int(text) if text and text.isdigit() and int(text) > 0 else None
+    # Not isdigit: that takes "²", and Python refuses to read 5,000 digits.
+    whole = text is not None and text.isascii() and text.isdigit() and len(text) < 10
+    return int(text or 0) or None if whole else None
