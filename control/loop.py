@@ -25,6 +25,7 @@ from control.core.state import Applied, ControlState, InFlight
 from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision, Policy, Reason, Settings
 from control.freeze import Freezes
+from control.healer import Healer
 from control.history import Rates, nothing
 from control.journal import Journal
 from control.mending import Mender
@@ -76,6 +77,7 @@ class ControlLoop:
         clock: seconds since the epoch; must not jump (``control.clock``).
         wall: what people's clocks say: a freeze ends by it.
         probation: watches changes that are not proven; None watches none.
+        healer: is told of models whose requests fail; None heals none.
         left_out: the models that are not under control, with why.
     """
 
@@ -93,6 +95,7 @@ class ControlLoop:
     clock: Callable[[], float] = time.time
     wall: Callable[[], float] = time.time
     probation: Probation | None = None
+    healer: Healer | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     _states: dict[str, ControlState] = field(default_factory=dict)
     _acting: dict[str, _Acting] = field(default_factory=dict)
@@ -268,6 +271,8 @@ class ControlLoop:
         begin = decision.changes and self.mode is Mode.ACTIVE and free and not self._waits(decision)
         if begin:
             self._begin(model, decision)
+        if self.healer and not acting:
+            self.healer.looked(model, self._states[model].intervals[-1:])
         if self.shares:
             in_flight = self._states[model].in_flight
             self.shares = self.shares.looked(model, seen, decision, in_flight)

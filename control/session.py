@@ -19,6 +19,7 @@ from control.clock import OnClock, SteadyClock
 from control.core import seasonal
 from control.core.budget import Limit, Shares
 from control.core.types import Policy
+from control.healer import Healer
 from control.history import PrometheusHistory, Rates, nothing
 from control.journal import Journal, OnTrouble
 from control.lease import sole_writer
@@ -99,9 +100,10 @@ def session(
         trouble = OnTrouble.BEGIN_ANEW if mode is Mode.ACTIVE else OnTrouble.IN_MEMORY
         journal = stack.enter_context(Journal(journal_path(repository), on_trouble=trouble))
         clock, baseline, prober = SteadyClock(), Baseline(repository), Prober(client)
-        probation = None
+        probation, healer = None, None
         if mode is Mode.ACTIVE:
             probation = stack.enter_context(_probation(endpoint, repository, prober))
+            healer = stack.enter_context(_healer(endpoint, repository))
         loop = ControlLoop(
             policies=found.policies,
             rules={name: policy.rule_of(name) for name in names},
@@ -129,6 +131,7 @@ def session(
             keep_journal_s=policy.keep_journal,
             clock=clock,
             probation=probation,
+            healer=healer,
             left_out=found.left_out,
         )
         journal.start_run(
@@ -167,6 +170,15 @@ def _probation(endpoint: Endpoint, repository: Repository, prober: Prober) -> It
         Probation(repository, client, prober, pid=partial(_pid_of, endpoint)) as probation,
     ):
         yield probation
+
+
+def _healer(endpoint: Endpoint, repository: Repository) -> Healer:
+    """Who has dead stubs of this server healed."""
+
+    def connect() -> TritonClient:
+        return TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key)
+
+    return Healer(endpoint, repository, connect, pid=partial(_pid_of, endpoint))
 
 
 def _pid_of(endpoint: Endpoint) -> int | None:

@@ -1,0 +1,143 @@
+"""Has dead Python stubs healed where nobody else looks after the server.
+
+A server on this machine is looked at by its processes, several times a second, as ``conch serve``
+looks at its own: whoever comes second finds the model healed under its lock. Of a server elsewhere
+only the answers tell, so that is asked when requests of a model fail.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+import structlog
+
+from conch.errors import ConchError
+from conch.loopback import is_loopback
+from control.core.windows import Interval
+from serving import heal
+from serving.client import TritonClient
+from serving.repository import Repository
+from serving.runtime import stubs
+from serving.runtime.endpoint import Endpoint
+from serving.runtime.stub_watch import StubWatch
+
+log = structlog.get_logger()
+
+LOOK_S = 0.4
+AGAIN_S = 5.0
+"""Between two rounds of probes for failures of one model."""
+_BACKENDS_FLAG = "--backend-directory="
+_BACKENDS = "/opt/tritonserver/backends"
+"""Where Triton looks without the flag."""
+
+
+class Healer:
+    """Looks after the stubs of one server; use it as a context manager."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        repository: Repository,
+        connect: Callable[[], TritonClient],
+        *,
+        pid: Callable[[], int | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is looked at yet.
+
+        Args:
+            endpoint: of the server.
+            repository: that it loads from.
+            connect: makes a client with the admin key.
+            pid: of the server's process where it is one of ours; None elsewhere.
+            clock: monotonic, s.
+        """
+        self._endpoint = endpoint
+        self._repository = repository
+        self._connect = connect
+        self._pid = pid
+        self._clock = clock
+        self._stop = threading.Event()
+        self._asked_s: dict[str, float] = {}
+        self._asking: set[str] = set()
+        self.local = False
+
+    def __enter__(self) -> Healer:
+        threading.Thread(target=self._run, name="conch-healer", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()  # not waited for: a heal may hang with the server
+
+    def looked(self, model: str, newest: Sequence[Interval]) -> None:
+        """Where requests of the model fail: ask whether a dead stub is why, in another thread."""
+        now_s = self._clock()
+        if self.local or not any(interval.failed > 0 for interval in newest):
+            return
+        if model in self._asking or now_s < self._asked_s.get(model, 0.0) + AGAIN_S:
+            return
+        self._asking.add(model)
+        self._asked_s[model] = now_s
+        threading.Thread(
+            target=self._ask, args=(model,), name="conch-healer-ask", daemon=True
+        ).start()
+
+    def _ask(self, model: str) -> None:
+        """Probe the model, and heal it where the failures' text says that a stub is dead."""
+        try:
+            with self._connect() as client:
+                heal.heal_by_answers(client, self._repository, model)
+        except ConchError as error:
+            log.warning("model.heal_waits", model=model, reason=error.message)
+        except Exception as error:  # it must not end with a traceback amid the log
+            log.error("model.heal_failed", model=model, reason=f"{type(error).__name__}: {error}")
+        finally:
+            self._asking.discard(model)
+
+    def _run(self) -> None:
+        """Look at the processes, as long as there are any to be seen."""
+        watched: StubWatch | None = None
+        of: int | None = None
+        while not self._stop.wait(LOOK_S):
+            try:
+                pid = self._pid() or of
+                if pid is None or not psutil.pid_exists(pid):
+                    pid, watched = listener(self._endpoint), None
+                self.local, of = pid is not None, pid
+                if pid is None:
+                    self._stop.wait(AGAIN_S)
+                    continue
+                watched = watched or self._watch(pid)
+                watched.look(pid)
+            except Exception as error:  # at the next look
+                log.warning("stubs.not_seen", reason=f"{type(error).__name__}: {error}")
+                self._stop.wait(AGAIN_S)
+
+    def _watch(self, pid: int) -> StubWatch:
+        """The watch over this process's stubs."""
+        words = psutil.Process(pid).cmdline()
+        told = (word.removeprefix(_BACKENDS_FLAG) for word in words if word.startswith("--backend"))
+        folder = next((word for word in told if word.startswith("/")), _BACKENDS)
+        return StubWatch(self._repository, stubs.backends(Path(folder)), self._connect, self._stop)
+
+
+def listener(endpoint: Endpoint) -> int | None:
+    """The process on this machine that listens on the server's gRPC port; None where none is seen.
+
+    What other users' processes listen on only root may see.
+    """
+    if not is_loopback(endpoint.host):
+        return None
+    try:
+        found = psutil.net_connections(kind="tcp")
+    except (psutil.Error, OSError):
+        return None
+    for connection in found:
+        here = connection.laddr and connection.laddr.port == endpoint.grpc_port
+        if here and connection.status == psutil.CONN_LISTEN and connection.pid:
+            return int(connection.pid)
+    return None
