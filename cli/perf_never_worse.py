@@ -96,8 +96,8 @@ def _tell(found: Sequence[Compared]) -> None:
             each.subject.name,
             _percent(counted, "alone"),
             _percent(counted, "controlled"),
-            f"{100 * each.difference:+.2f}",
-            f"{100 * low:+.1f}..{100 * high:+.1f}",
+            f"{100 * each.difference:+.2f}" if counted else "",
+            f"{100 * low:+.1f}..{100 * high:+.1f}" if counted else "",
             f"{_failed(each, 'alone')}/{_failed(each, 'controlled')}",
             each.verdict.value,
         )
