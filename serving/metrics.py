@@ -157,7 +157,7 @@ def parse(text: str) -> Snapshot:
                     sums[model]["rejected"] += value
             elif labels.get("quantile") == "0.99" and not math.isnan(value):
                 p99[model] = max(p99.get(model, 0.0), value * 1e-6)
-    except (ValueError, KeyError, IndexError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise MetricsError(
             f"/metrics: {error}, must be Prometheus text.",
             hint="Is this Triton's metrics port?",
@@ -191,7 +191,7 @@ def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
         for sample in family.samples:
             name = sample.name.removesuffix("_total")
             if name in NAMES:
-                yield name, sample.labels, sample.value
+                yield name, sample.labels, float(sample.value)  # it may be a whole number
 
 
 def delta(old: ModelCounters, new: ModelCounters) -> ModelCounters | None:
