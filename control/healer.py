@@ -28,8 +28,9 @@ from serving.runtime.stub_watch import StubWatch
 log = structlog.get_logger()
 
 LOOK_S = 0.4
-AGAIN_S = 5.0
-"""Between two rounds of probes for failures of one model."""
+AGAIN_S, LONGEST_S = 5.0, 300.0
+"""Between two rounds of probes for failures of one model; twice as long after each in vain: those
+of a model that refuses what it is sent are no dead stub's."""
 _BACKENDS_FLAG = "--backend-directory="
 _BACKENDS = "/opt/tritonserver/backends"
 """Where Triton looks without the flag."""
@@ -62,7 +63,8 @@ class Healer:
         self._pid = pid
         self._clock = clock
         self._stop = threading.Event()
-        self._asked_s: dict[str, float] = {}
+        self._next_s: dict[str, float] = {}
+        self._pause_s: dict[str, float] = {}
         self._asking: set[str] = set()
         self.local = False
 
@@ -78,24 +80,27 @@ class Healer:
         now_s = self._clock()
         if self.local or not any(interval.failed > 0 for interval in newest):
             return
-        if model in self._asking or now_s < self._asked_s.get(model, 0.0) + AGAIN_S:
+        if model in self._asking or now_s < self._next_s.get(model, now_s):
             return
         self._asking.add(model)
-        self._asked_s[model] = now_s
         threading.Thread(
             target=self._ask, args=(model,), name="conch-healer-ask", daemon=True
         ).start()
 
     def _ask(self, model: str) -> None:
         """Probe the model, and heal it where the failures' text says that a stub is dead."""
+        pause_s = AGAIN_S
         try:
             with self._connect() as client:
-                heal.heal_by_answers(client, self._repository, model)
+                way = heal.heal_by_answers(client, self._repository, model)
+            if way is None:
+                pause_s = min(LONGEST_S, 2.0 * self._pause_s.get(model, AGAIN_S / 2.0))
         except ConchError as error:
             log.warning("model.heal_waits", model=model, reason=error.message)
         except Exception as error:  # it must not end with a traceback amid the log
             log.error("model.heal_failed", model=model, reason=f"{type(error).__name__}: {error}")
         finally:
+            self._pause_s[model], self._next_s[model] = pause_s, self._clock() + pause_s
             self._asking.discard(model)
 
     def _run(self) -> None:

@@ -14,14 +14,18 @@ import contextlib
 import enum
 import os
 import re
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 from google.protobuf.message import Message
 
 from conch.errors import ApplyRejected, ConchError
-from serving import ensembles, hazards, probe
+from serving import ensembles, hazards, model_config, probe
 from serving.client import InferenceFailed, TritonClient
+from serving.model_config import ModelConfig
 from serving.repository import Repository
 
 _log = structlog.get_logger()
@@ -30,8 +34,11 @@ UNLOAD_S = 2.0
 """A model with a dead stub stays UNLOADING for ever, and can be loaded anew all the same."""
 LOAD_S = 300.0
 """For the load: a slow model with several instances takes minutes."""
-PROBES = 12
-"""Of 8 instances with a dead one, a probe meets it by chance: 12 of them in 4 cases of 5."""
+ASK_S = 3.0
+"""So long a model is probed for a dead stub: it is free for another request once a second."""
+ONLY_DEAD_S = 1.2
+"""Nobody lives where all that is answered in this time is that a stub is dead."""
+MOST_AT_ONCE = 32
 PROBE_S = 10.0
 
 _DEAD_STUB = re.compile(r"stub process\b.*\b(not healthy|unhealthy)", re.IGNORECASE | re.DOTALL)
@@ -98,7 +105,7 @@ def heal_by_answers(
     repository: Repository,
     model: str,
     *,
-    probes: int = PROBES,
+    for_s: float = ASK_S,
     load_s: float = LOAD_S,
 ) -> Way | None:
     """Look for dead stubs by the answers alone, and heal them; None where none was met.
@@ -112,16 +119,16 @@ def heal_by_answers(
         client: of the server, with the admin key.
         repository: that the server loads from, as this machine sees it.
         model: the model.
-        probes: inferences to try at most, one after the other, each of the two times.
+        for_s: seconds of probing at most, each of the two times.
         load_s: the longest that a load may take.
 
     Raises:
         RepositoryError, ApplyRejected, TritonUnavailable: as ``heal``.
     """
-    if not _ask(client, model, probes)[0]:
+    if not _ask(client, model, for_s)[0]:
         return None
     with held(repository, model):
-        dead, answering = _ask(client, model, probes)
+        dead, answering = _ask(client, model, for_s)
         if not dead:  # healed meanwhile, or changed by somebody
             return None
         _log.error("model.stub_dead", model=model, answers=answering)
@@ -145,20 +152,36 @@ def held(repository: Repository, model: str) -> Iterator[None]:
         yield
 
 
-def _ask(client: TritonClient, model: str, probes: int) -> tuple[bool, bool]:
-    """Whether a probe met a dead stub, and whether any was answered; ends when both are known."""
+def _ask(client: TritonClient, model: str, for_s: float) -> tuple[bool, bool]:
+    """Whether a probe met a dead stub, and whether any was answered; ends when both are known.
+
+    Several at a time, one after the other: a probe cannot choose its instance, and a dead one holds
+    each request that it is given for a second.
+    """
     config = client.config(model)
-    dead = answering = False
-    for _ in range(probes):
-        try:
-            probe.probe(client, config, deadline_s=PROBE_S)
-            answering = True
-        except InferenceFailed as error:
-            # Any other error is an answer too: the model refuses what was made up for it.
-            dead, answering = (True, answering) if is_dead_stub(error.message) else (dead, True)
-        if dead and answering:
-            break
-    return dead, answering
+    at_once = min(MOST_AT_ONCE, 2 * model_config.instance_count(config))
+    begun_s = time.monotonic()
+    dead, answered = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        while (asked_s := time.monotonic() - begun_s) < for_s:
+            if dead.is_set() and (answered.is_set() or asked_s > ONLY_DEAD_S):
+                return
+            (dead if _probed_dead(client, config) else answered).set()
+
+    with ThreadPoolExecutor(at_once, "conch-heal") as pool:
+        for one in [pool.submit(ask) for _ in range(at_once)]:
+            one.result()
+    return dead.is_set(), answered.is_set()
+
+
+def _probed_dead(client: TritonClient, config: ModelConfig) -> bool:
+    """Whether a probe met a dead stub; any other answer is one, also that it was made up."""
+    try:
+        probe.probe(client, config, deadline_s=PROBE_S)
+    except InferenceFailed as error:
+        return is_dead_stub(error.message)
+    return False
 
 
 def _bring_back(

@@ -220,7 +220,7 @@ def test_dead_stubs_are_healed_by_answers_alone(
         assert heal.heal_by_answers(client, there, "broken") is None
         for killed in (1, 2):
             kill(alive(server, there, "two")[:killed])
-            assert heal.heal_by_answers(client, there, "two", probes=40) is Way.SECOND_COPY
+            assert heal.heal_by_answers(client, there, "two") is Way.SECOND_COPY
             assert wait_until(lambda: len(alive(server, there, "two")) == 2)
 
 
@@ -238,7 +238,7 @@ def test_an_edit_that_triton_refuses_never_ends_what_still_answers(
         path.write_text(path.read_text().replace("max_batch_size: 8", "max_batch_size: 5"))
         kill(alive(server, there, "two")[:1])
         with pytest.raises(heal.ApplyRejected):
-            heal.heal_by_answers(client, there, "two", probes=40)
+            heal.heal_by_answers(client, there, "two")
         assert client.index()["two"] == "READY"
         assert wait_until(lambda: answers(client, "two"))
 
