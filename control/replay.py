@@ -43,7 +43,8 @@ class Replayed:
         looks: that were decided again.
         equal: of them, with the very same decision.
         same_settings: of them, that want the same settings, whatever the reason.
-        forgotten: looks that no memory is known for: from before the first checkpoint.
+        forgotten: looks that no memory is known for: from before the first checkpoint, or from
+            after an event that is damaged.
         differences: the first thousand.
         original_instance_s, replayed_instance_s: instances that were wanted, times how long.
     """
@@ -79,7 +80,12 @@ def replay(records: Iterable[Record], rule: Rule, policy: Policy, *, own: bool =
         if state is None and not isinstance(record.event, Started):
             counts["forgotten"] += isinstance(record.event, Looked)
             continue
-        state, decided = step(rule, state or ControlState(), record.event, policy)
+        try:
+            state, decided = step(rule, state or ControlState(), record.event, policy)
+        except codec.DAMAGE:  # a value that was damaged and still reads as one: nobody decided that
+            counts["forgotten"] += isinstance(record.event, Looked)
+            state = last = None
+            continue
         if decided is None or record.decision is None:
             continue
         original = record.decision

@@ -168,9 +168,9 @@ def _row_value(value: Any, draw: random.Random) -> Any:
         data = codec.unpacked(value)
     except codec.DAMAGE:
         return draw.choice(ODD)
-    changed = of_value(data, draw) if draw.random() < 0.95 else deep(draw.choice((200, 900, 3000)))
     try:
-        content = json.dumps(changed)
+        odd = draw.random() < 0.05
+        content = json.dumps(deep(draw.choice((200, 900, 3000))) if odd else of_value(data, draw))
     except (RecursionError, ValueError):
         content = "[" * 5000
     if isinstance(value, str):

@@ -240,3 +240,15 @@ def test_command_refuses_what_is_not_there(
     result = _cli(str(tmp_path / "j"), *arguments)
     assert says in f"{result.output}{result.exception}"
     assert result.exit_code != 0
+
+
+def test_replay_takes_a_value_that_nobody_can_decide_on_for_a_gap(tmp_path: Path) -> None:
+    """It is damaged, and still reads as a number; the looks of the next run are exact."""
+    _record(tmp_path / "j")
+    with Journal(tmp_path / "j", read_only=True) as journal:
+        run = journal.runs()[0]
+        records = list(journal.records(run.id, "m"))
+    endless = replace(POLICY, step_down_fraction=math.inf)
+    done = replay.replay(records, RULE, endless)
+    assert done.forgotten > 0
+    assert done.looks + done.forgotten == sum(isinstance(r.event, Looked) for r in records)
