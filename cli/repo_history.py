@@ -18,7 +18,7 @@ from control import explain
 from control.baseline import Baseline, is_settled
 from control.knobs import settings_of
 from control.lease import sole_writer
-from serving import model_config
+from serving import hazards, model_config
 from serving.client import TritonClient
 from serving.model_config import ModelConfig
 from serving.repository import Repository
@@ -158,6 +158,7 @@ def load(model: str, repository: Path | None, as_json: bool) -> None:
             f"load of {model}: no local server reads {opened.root}.",
             hint="Start one with `conch serve`: it loads what is on disk.",
         )
+    hazards.require(opened, model)
     with opened.lock(model), TritonClient(server.grpc_url, admin_key=server.admin_key) as client:
         client.load(model)
         shown = client.config(model)
@@ -219,6 +220,7 @@ def _bring_back(repository: Repository, model: str, number: int) -> bool:
         if client.index().get(model) != "READY":
             return False
         try:
+            hazards.require(repository, model)
             client.load(model)
         except ConchError as error:
             repository.write_text(model, previous, reason=f"rollback refused: {error.message}")

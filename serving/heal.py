@@ -14,16 +14,14 @@ import contextlib
 import enum
 import os
 import re
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 from google.protobuf.message import Message
 
 from conch.errors import ApplyRejected, ConchError
-from serving import ensembles, hazards, model_config, probe
+from serving import ensembles, hazards, probe
 from serving.client import InferenceFailed, TritonClient
 from serving.model_config import ModelConfig
 from serving.repository import Repository
@@ -38,7 +36,6 @@ ASK_S = 3.0
 """So long a model is probed for a dead stub: it is free for another request once a second."""
 ONLY_DEAD_S = 1.2
 """Nobody lives where all that is answered in this time is that a stub is dead."""
-MOST_AT_ONCE = 32
 PROBE_S = 10.0
 
 _DEAD_STUB = re.compile(r"stub process\b.*\b(not healthy|unhealthy)", re.IGNORECASE | re.DOTALL)
@@ -155,24 +152,21 @@ def held(repository: Repository, model: str) -> Iterator[None]:
 def _ask(client: TritonClient, model: str, for_s: float) -> tuple[bool, bool]:
     """Whether a probe met a dead stub, and whether any was answered; ends when both are known.
 
-    Several at a time, one after the other: a probe cannot choose its instance, and a dead one holds
-    each request that it is given for a second.
+    One after the other: a probe cannot choose its instance, and a dead one holds each request that
+    it is given for a second. Never several at a time: Triton joins them, and dies of a model that
+    answers two requests with one error object.
     """
     config = client.config(model)
-    at_once = min(MOST_AT_ONCE, 2 * model_config.instance_count(config))
     begun_s = time.monotonic()
-    dead, answered = threading.Event(), threading.Event()
-
-    def ask() -> None:
-        while (asked_s := time.monotonic() - begun_s) < for_s:
-            if dead.is_set() and (answered.is_set() or asked_s > ONLY_DEAD_S):
-                return
-            (dead if _probed_dead(client, config) else answered).set()
-
-    with ThreadPoolExecutor(at_once, "conch-heal") as pool:
-        for one in [pool.submit(ask) for _ in range(at_once)]:
-            one.result()
-    return dead.is_set(), answered.is_set()
+    dead = answered = False
+    while (asked_s := time.monotonic() - begun_s) < for_s:
+        if dead and (answered or asked_s > ONLY_DEAD_S):
+            break
+        if _probed_dead(client, config):
+            dead = True
+        else:
+            answered = True
+    return dead, answered
 
 
 def _probed_dead(client: TritonClient, config: ModelConfig) -> bool:
