@@ -24,6 +24,7 @@ from conch.names import ModelName, model_name
 from serving import atomic, folders, leftovers, locks, model_config
 from serving.model_config import ModelConfig
 from serving.revisions import Revision, RevisionLog, sha256
+from serving.staging import fill, holds
 
 STATE_DIR = ".conch"
 CONFIG = "config.pbtxt"
@@ -243,9 +244,7 @@ class Repository:
             lineage: where the files come from; must be JSON.
             model_files: files beside ``config.pbtxt``, e.g. labels.
 
-        Raises:
-            RepositoryError: when the disk refuses; nothing half-written is left.
-            ConfigError: when the name is not valid.
+        Raises as ``publish_versions`` does; nothing half-written is left.
         """
         with self.lock(name):
             versions = [VersionFiles(files=files, lineage=lineage)]
@@ -362,9 +361,9 @@ class Repository:
         self, name: str, versions: Sequence[VersionFiles], numbers: Sequence[int]
     ) -> list[int | None]:
         """For each of the versions the newest of the numbers that holds its files, or None."""
-        folder = self.root / model_name(name)
+        folder, ours = self.root / model_name(name), (LINEAGE, PLAN_FILE, PLAN_FACTS)
         return [
-            next((n for n in reversed(numbers) if _holds(folder / str(n), one.files)), None)
+            next((n for n in reversed(numbers) if holds(folder / str(n), one.files, ours)), None)
             for one in versions
         ]
 
@@ -380,34 +379,16 @@ class Repository:
         model_files: Mapping[str, Path],
     ) -> None:
         """Write a model folder with these versions aside."""
+        copies, texts = dict(model_files), {CONFIG: config_text}
+        for number, version in versions.items():
+            copies |= {f"{number}/{name}": source for name, source in version.files.items()}
+            lineage = json.dumps(version.lineage, indent=2, sort_keys=True)
+            texts[f"{number}/{LINEAGE}"] = f"{lineage}\n"
         try:
-            staged.mkdir(parents=True)
-            for number, version in versions.items():
-                folder = staged / str(number)
-                folder.mkdir()
-                for file_name, source in version.files.items():
-                    failpoint("repository.publish.copy")
-                    (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(source, folder / file_name)
-                text = json.dumps(version.lineage, indent=2, sort_keys=True) + "\n"
-                (folder / LINEAGE).write_text(text, encoding="utf-8")
-            for file_name, source in model_files.items():
-                shutil.copyfile(source, staged / file_name)
-            (staged / CONFIG).write_text(config_text, encoding="utf-8")
+            fill(staged, copies, texts)
         except OSError as error:
             shutil.rmtree(staged, ignore_errors=True)
             raise RepositoryError(
                 f"publish into {self.root}: {error.strerror or error}. Nothing was published.",
                 hint="Free some space or mend the permissions, then run it again.",
             ) from error
-
-
-def _holds(folder: Path, files: Mapping[str, Path]) -> bool:
-    """Whether the version directory has exactly these files, byte for byte."""
-    there = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
-    } - {LINEAGE, PLAN_FILE, PLAN_FACTS}
-    return there == set(files) and all(
-        sha256((folder / file_name).read_bytes()) == sha256(source.read_bytes())
-        for file_name, source in files.items()
-    )
