@@ -27,6 +27,8 @@ T = TypeVar("T")
 OPENED, CHECKPOINT, GAP = "opened", "checkpoint", "gap"
 """The journal's own marks between the events of the core."""
 
+_MOST_INSTANCES = 10_000
+"""A replay computes the capacity of each count, and 2^31 of them fill the memory."""
 _MOST_DAMAGED = 100
 """So many changes are looked through for one that can be read."""
 
@@ -267,13 +269,16 @@ def _run(row: tuple[Any, ...]) -> Run:
     """A row of the runs."""
     number, begun, mode, version, tick_s, text = row
     models = codec.parsed(_text(text))
+    policies = {m: codec.policy(by["policy"]) for m, by in models.items()}
+    if any(not 0 <= policy.max_instances <= _MOST_INSTANCES for policy in policies.values()):
+        raise ValueError("a policy of more instances than a server has")
     return Run(
         id=number,
         begun_at_s=_number(begun),
         mode=_text(mode),
         version=_text(version),
         tick_s=None if tick_s is None else _number(tick_s),
-        policies={m: codec.policy(by["policy"]) for m, by in models.items()},
+        policies=policies,
         rules={m: (_text(by["rule"]), {**by["options"]}) for m, by in models.items()},
     )
 

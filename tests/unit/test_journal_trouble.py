@@ -454,3 +454,16 @@ def test_a_question_that_cannot_be_asked_is_an_error_of_ours(tmp_path) -> None:
             list(journal.records(10**30, "m"))
         with pytest.raises(JournalError):
             journal.entry("m", "\udcff")
+
+
+def test_a_policy_of_endless_instances_is_damaged(tmp_path, said) -> None:
+    """A replay would compute each of them."""
+    with Journal(tmp_path / "j") as journal:
+        _recorder(journal).passes(2, 100)
+        journal.start_run(at_s=1.0, mode="active", policies={"m": POLICY}, rules={"m": Conch()})
+        text = journal._db.execute("SELECT models FROM run WHERE id = 2").fetchone()[0]
+        models = json.loads(text)
+        models["m"]["policy"]["max_instances"] = 2**31
+        journal._execute("UPDATE run SET models = ? WHERE id = 2", (json.dumps(models),))
+        assert [run.id for run in journal.runs()] == [1]
+    assert "journal.row_damaged" in _events(said)
