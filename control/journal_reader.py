@@ -27,8 +27,6 @@ T = TypeVar("T")
 OPENED, CHECKPOINT, GAP = "opened", "checkpoint", "gap"
 """The journal's own marks between the events of the core."""
 
-_MOST_INSTANCES = 10_000
-"""A replay computes the capacity of each count, and 2^31 of them fill the memory."""
 _MOST_DAMAGED = 100
 """So many changes are looked through for one that can be read."""
 
@@ -270,8 +268,6 @@ def _run(row: tuple[Any, ...]) -> Run:
     number, begun, mode, version, tick_s, text = row
     models = codec.parsed(_text(text))
     policies = {m: codec.policy(by["policy"]) for m, by in models.items()}
-    if any(not 0 <= policy.max_instances <= _MOST_INSTANCES for policy in policies.values()):
-        raise ValueError("a policy of more instances than a server has")
     return Run(
         id=number,
         begun_at_s=_number(begun),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from conch.errors import ConchError
+from conch.log import Repeated
 from control import machine
 from control.baseline import Baseline, File, edited_hint
 from control.core.types import Observation
@@ -98,6 +99,7 @@ class Observer:
         self._files: dict[str, File] = {}
         self._ensembles: tuple[ModelConfig, ...] = ()
         self._ensembles_at_s: float | None = None
+        self._outages = Repeated()
 
     def survey(self, models: Collection[str]) -> Survey:
         """One question to each source for all of these models; to be used for this tick's looks."""
@@ -105,7 +107,9 @@ class Observer:
         try:
             sample = self._source.sample(models)
         except ConchError as error:
-            log.warning("counters.unreachable", models=sorted(models), error=error.message)
+            self._outages.seen("counters.unreachable", models=sorted(models), error=error.message)
+        else:
+            self._outages.over("counters.unreachable", said="counters.reached")
         host = self._host.use(sample.snapshot if sample else None)
         return Survey(sample=sample, host=host, ensembles=self._around())
 
@@ -143,7 +147,9 @@ class Observer:
             statistics = self._client.statistics(model)
             config = self._config(model, statistics, now_s=clock(), renew=renew)
         except ConchError as error:
-            log.warning("triton.unreachable", model=model, error=error.message)
+            self._outages.seen("triton.unreachable", key=model, model=model, error=error.message)
+        else:
+            self._outages.over("triton.unreachable", key=model, said="triton.reached", model=model)
         known = config if config is not None else ModelConfig()
         sample = shared.sample
         counters = sample.counters(model) if sample else None

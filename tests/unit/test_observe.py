@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
-from conch.errors import ConfigError
+from conch.errors import ConfigError, TritonUnavailable
 from control import machine, sources
 from control.machine import Machine
 from control.observe import (
@@ -215,3 +216,21 @@ def test_the_config_is_asked_for_where_it_may_have_changed(tmp_path: Path) -> No
     server.instances, now_s = 6, now_s - 60.0  # the clock was set back
     assert instances() == 6
     assert server.asked == 6
+
+
+def test_an_outage_is_told_once_and_when_it_is_over() -> None:
+    """Not once a look: an hour of it would be thousands of lines."""
+
+    class Away:
+        def __getattr__(self, name: str) -> Any:
+            def call(*_: object, **__: object) -> Any:
+                raise TritonUnavailable("Triton: away.")
+
+            return call
+
+    observer = Observer(Away(), Away())  # type: ignore[arg-type]
+    with capture_logs() as logs:
+        for _ in range(20):
+            observer.look("m", survey=observer.survey(["m"]))
+    told = [entry["event"] for entry in logs]
+    assert told == ["counters.unreachable", "triton.unreachable"]
