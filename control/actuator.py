@@ -25,7 +25,7 @@ from control.baseline import Baseline, edited_hint, is_settled
 from control.core.types import Settings
 from control.knobs import settings_of, with_settings
 from control.proof import Answers, Prober, RowsRefused
-from serving import ensembles, groups, hazards, model_config, pending
+from serving import ensembles, groups, model_config, pending
 from serving.client import InferenceFailed, TritonClient
 from serving.model_config import ModelConfig, ReloadKind
 from serving.pending import Pending
@@ -302,7 +302,6 @@ class Actuator:
         around: Sequence[str] = (),
     ) -> None:
         """Load, read back, look at the ensembles around it; probe where the model answered."""
-        hazards.require(self._repository, desired.name)  # it may have been edited since the start
         self._client.load(desired.name)
         failpoint("actuator.after_load")
         shown = self._client.config(desired.name)
