@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 
 from cli.options import json_option
-from cli.output import print_json, print_table
+from cli.output import echo, print_json, print_table
 from conch.errors import ConfigError, LoadError, ThresholdMissed
 from conch.units import DURATION
 
@@ -54,14 +54,14 @@ def never_worse(
             )
     if list_only:
         for name in names:
-            click.echo(f"{name:18} {known[name].what}, p99 {known[name].slo_s * 1e3:g} ms")
+            echo(f"{name:18} {known[name].what}, p99 {known[name].slo_s * 1e3:g} ms")
         return
     found = [
         compare.compare(
             known[name],
             pairs=pairs,
             seconds=seconds,
-            note=lambda line: click.echo(line, err=True),
+            note=lambda line: echo(line, err=True),
         )
         for name in names
     ]
@@ -102,7 +102,7 @@ def _tell(found: Sequence[Compared]) -> None:
             each.verdict.value,
         )
     print_table(table)
-    click.echo("")
+    echo("")
     for each in found:
         _tell_one(each)
 
@@ -112,7 +112,7 @@ def _tell_one(each: Compared) -> None:
     sides = [side for pair in each.pairs for side in (pair.alone, pair.controlled)]
     busy, load = fmean(s.busy_fraction for s in sides), fmean(s.load_average for s in sides)
     invalid = len(each.pairs) - len(each.counted)
-    click.echo(
+    echo(
         f"{each.subject.name}: {each.rates_rps[0]:.0f} then {each.rates_rps[1]:.0f} req/s of "
         f"{each.capacity_rps:.0f}; cores {busy:.0%} busy, load {load:.1f}"
         + (f"; {invalid} pairs not valid" if invalid else "")
@@ -120,7 +120,7 @@ def _tell_one(each: Compared) -> None:
     for number, pair in enumerate(each.pairs, start=1):
         side = pair.controlled
         done = "; ".join([*side.changes, *([side.note] if side.note else [])]) or "no change"
-        click.echo(f"  {number}: {done} → {side.final}")
+        echo(f"  {number}: {done} → {side.final}")
 
 
 def _percent(pairs: Sequence[Pair], side: str) -> str:

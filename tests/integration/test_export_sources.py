@@ -153,7 +153,7 @@ def test_weights_in_a_file_beside_pass_through_every_kind_of_step(tmp_path, plac
     onnx.save(
         proto, tmp_path / "net.onnx", save_as_external_data=True, location=place, size_threshold=0
     )
-    static = {"quantize": {"method": "static_qdq"}}
+    static = {"quantize": {"method": "static_qdq", "reduce_range": True}}
     chains = {
         "plain": [],
         "ranked": ["rank_layers"],
