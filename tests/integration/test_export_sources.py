@@ -158,7 +158,7 @@ def test_weights_in_a_file_beside_pass_through_every_kind_of_step(tmp_path, plac
         "plain": [],
         "ranked": ["rank_layers"],
         "static": ["rank_layers", static],
-        "dynamic": ["slim", {"quantize": {"method": "dynamic"}}],
+        "dynamic": ["slim", {"quantize": {"method": "dynamic", "reduce_range": True}}],
     }
     if importlib.util.find_spec("tensorrt_rtx"):
         chains["trt"] = ["rank_layers", "to_tensorrt"]
