@@ -35,7 +35,8 @@ class ModelPolicy(FileModel):
         None,
         ge=1,
         le=MOST_INSTANCES,
-        description="Never fewer instances than this; default: as many as its own config has.",
+        description="Never fewer instances than this; default: as many as its own config has, or "
+        "1 where `max_instances` is written.",
     )
     max_instances: int | None = Field(
         None,
@@ -114,6 +115,13 @@ class ModelPolicy(FileModel):
             )
         return self
 
+    def _unwritten(self) -> tuple[str, ...]:
+        """The bounds that nobody wrote; who writes the most instances lets the count move."""
+        open_bounds = (name for name in BOUNDS if getattr(self, name) is None)
+        return tuple(
+            name for name in open_bounds if name != MIN_INSTANCES or self.max_instances is None
+        )
+
     def typed(self, *, cores: int) -> Policy:
         """The core's policy on a machine with this many cores.
 
@@ -126,7 +134,7 @@ class ModelPolicy(FileModel):
             min_instances=least,
             max_instances=max(least, self.max_instances or cores),
             max_batch_size=self.max_batch_size or 1,
-            unwritten=tuple(name for name in BOUNDS if getattr(self, name) is None),
+            unwritten=self._unwritten(),
             cores=cores,
             margin_fraction=self.margin,
             fast_window_s=self.fast_window,

@@ -83,3 +83,11 @@ def test_policy_without_a_key_is_the_core_s_own() -> None:
     assert of_file.unwritten == ("min_instances", "max_instances", "max_batch_size")
     written = replace(of_file, max_batch_size=32, unwritten=())
     assert written == Policy(slo_s=0.1, max_instances=4, cores=4)
+
+
+def test_who_writes_the_most_instances_lets_the_count_move() -> None:
+    """Neither bound: the owner's count is the least. The most alone: from 1 to it."""
+    neither, most = policy_file.ModelPolicy(), policy_file.ModelPolicy(max_instances=3)
+    assert "min_instances" in neither.typed(cores=2).unwritten
+    assert most.typed(cores=2).unwritten == ("max_batch_size",)
+    assert most.typed(cores=2).min_instances == 1
