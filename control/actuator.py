@@ -167,13 +167,13 @@ class Actuator:
         self, model: str, wanted: Settings, *, reason: str, tick_id: str, fresh: bool
     ) -> Action:
         """``apply`` with the model's lock held."""
+        previous = self._repository.config_text(model)
         change = self.plan(model, wanted, fresh=fresh)
         self._require_in_force(change.old)
         if change.kind is ReloadKind.NONE:
             return self._action(change, Outcome.UNCHANGED, 0.0, revision=0)
         single, full = self._before(change)
         around = self._ensembles_served(model)
-        previous = self._repository.config_text(model)
         start_s = self._clock()
         failpoint("actuator.before_write")
         self._fence()
@@ -183,7 +183,7 @@ class Actuator:
             change.new,
             reason=reason,
             tick_id=tick_id,
-            before=lambda old, new: self._remember(model, unproven, old, new),
+            before=lambda old, new: self._remember(model, unproven, previous, old, new),
         ).number
         failpoint("actuator.before_load")
         try:
@@ -191,8 +191,15 @@ class Actuator:
         except ConchError as error:
             log.error("config.rejected", model=model, tick_id=tick_id, error=error.message)
             try:
-                self._roll_back(model, previous, single=single, tick_id=tick_id, cause=error)
-            except ServerGone:
+                self._roll_back(
+                    model,
+                    previous,
+                    model_config.to_text(change.new),
+                    single=single,
+                    tick_id=tick_id,
+                    cause=error,
+                )
+            except (Edited, ServerGone):
                 self._forget(model, unproven)
                 raise
             self._forget(model, unproven)
@@ -219,6 +226,14 @@ class Actuator:
             hint=edited_hint(config.name),
         )
 
+    def _require_ours(self, model: str, *texts: str) -> None:
+        """Refuse to replace a file that is none of these texts: somebody edits it just now."""
+        if self._repository.config_text(model) not in texts:
+            raise Edited(
+                f"{model}: config.pbtxt was edited by hand while it was to be changed.",
+                hint=edited_hint(model),
+            )
+
     def _before(self, change: Change) -> tuple[Answers, bool]:
         """How the model answers now, and whether it must answer its largest batch afterwards.
 
@@ -233,37 +248,16 @@ class Actuator:
         raised = change.new.max_batch_size > change.old.max_batch_size
         return single, self._prober.full(change.old) or raised
 
-    def _remember(self, model: str, unproven: Pending | None, old: Revision, new: Revision) -> None:
-        """The record of the change that is about to be written.
-
-        After another one that is not proven either, what comes back is what was before both.
-        """
-        epoch = pending.epoch_of(self._repository)
-        previous = old.number
-        if (
-            unproven
-            and not unproven.reverted
-            and unproven.epoch == epoch
-            and pending.is_on_disk(self._repository, unproven)
-        ):
-            previous = unproven.previous
-        record = Pending(
-            model=model,
-            epoch=epoch,
-            at=pending.now(),
-            previous=previous,
-            revision=new.number,
-            reason=new.reason,
-            tick_id=new.tick_id,
-        )
-        pending.write(self._repository, record)
+    def _remember(
+        self, model: str, unproven: Pending | None, previous: str, old: Revision, new: Revision
+    ) -> None:
+        """The record of the change that is about to be written; refuses to overwrite an edit."""
+        self._require_ours(model, previous)
+        pending.begin(self._repository, model, unproven, old=old, new=new)
 
     def _forget(self, model: str, unproven: Pending | None) -> None:
         """After a rollback: the record of the change before, where that was not proven."""
-        if unproven and pending.is_on_disk(self._repository, unproven) and self._watched:
-            pending.write(self._repository, unproven)
-        else:
-            pending.settle(self._repository, model)
+        pending.again(self._repository, model, unproven if self._watched else None)
 
     def _ensembles_served(self, model: str) -> list[str]:
         """The ensembles that need the model and that Triton serves now."""
@@ -316,11 +310,19 @@ class Actuator:
         failpoint("actuator.after_probe")
 
     def _roll_back(
-        self, model: str, previous: str, *, single: Answers, tick_id: str, cause: ConchError
+        self,
+        model: str,
+        previous: str,
+        written: str,
+        *,
+        single: Answers,
+        tick_id: str,
+        cause: ConchError,
     ) -> None:
-        """The previous bytes back on disk and in force."""
+        """The previous bytes back on disk and in force; an edit since the write stays."""
         gone = isinstance(cause, TritonUnavailable) and not self._client.live()
         self._fence()
+        self._require_ours(model, previous, written)
         self._repository.restore(
             model, previous, reason=f"rolled back: {cause.message}", tick_id=tick_id
         )

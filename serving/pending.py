@@ -22,7 +22,7 @@ from conch.errors import ConchError, ConfigError, RepositoryError
 from conch.names import model_name
 from serving import atomic
 from serving.repository import Repository
-from serving.revisions import sha256
+from serving.revisions import Revision, sha256
 
 _log = structlog.get_logger()
 
@@ -110,6 +110,41 @@ def every(repository: Repository) -> list[Pending]:
     except OSError:
         return []
     return [record for name in names if (record := read(repository, name)) is not None]
+
+
+def begin(
+    repository: Repository, model: str, unproven: Pending | None, *, old: Revision, new: Revision
+) -> None:
+    """Record a change that is about to be written.
+
+    After another one that is not proven either, what comes back is what was before both.
+    """
+    epoch, previous = epoch_of(repository), old.number
+    if (
+        unproven
+        and not unproven.reverted
+        and unproven.epoch == epoch
+        and is_on_disk(repository, unproven)
+    ):
+        previous = unproven.previous
+    record = Pending(
+        model=model,
+        epoch=epoch,
+        at=now(),
+        previous=previous,
+        revision=new.number,
+        reason=new.reason,
+        tick_id=new.tick_id,
+    )
+    write(repository, record)
+
+
+def again(repository: Repository, model: str, unproven: Pending | None) -> None:
+    """After a rollback: the record of the change before, where that is not proven; else none."""
+    if unproven and is_on_disk(repository, unproven):
+        write(repository, unproven)
+    else:
+        settle(repository, model)
 
 
 def settle(repository: Repository, model: str) -> None:

@@ -13,6 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -64,13 +65,13 @@ def differs(folder: Path, binary: TritonBinary) -> str:
         Path(backend.name) / path.relative_to(backend): path
         for backend in binary.backends.iterdir()
         if backend.name != "onnxruntime"
-        for path in sorted(backend.rglob("*"))
-        if path.is_file() and _BYTECODE not in path.parts
+        for path in _files(backend)
+        if path.is_file()
     }
     wanted[_OURS] = OUR_BACKEND
     if binary.stub is not None:
         wanted[_STUB] = binary.stub
-    there = {path.relative_to(folder) for path in folder.rglob("*") if not _is_folder(path)}
+    there = {path.relative_to(folder) for path in _files(folder)}
     if strange := sorted(there ^ set(wanted)):
         return f"{strange[0]} was added" if strange[0] in there else f"{strange[0]} is missing"
     for name, original in wanted.items():
@@ -96,15 +97,23 @@ def _is_same_file(path: os.stat_result, original: os.stat_result) -> bool:
     )
 
 
-def _is_folder(path: Path) -> bool:
-    """Whether it is a folder itself, not by a link."""
-    return path.is_dir() and not path.is_symlink()
+def _files(folder: Path) -> Iterator[Path]:
+    """What lies below it and is no folder, a link to one included; without compiled programs.
+
+    Stubs that run write those, and another start removes them: they come and go meanwhile.
+    """
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != _BYTECODE]
+        links = [name for name in folders if (Path(root) / name).is_symlink()]
+        yield from (Path(root) / name for name in (*names, *links))
 
 
 def _remove_bytecode(folder: Path) -> None:
     """Python would run a planted ``.pyc`` unread; the two programs in here compile in no time."""
-    for path in sorted(folder.rglob(_BYTECODE)):
-        shutil.rmtree(path, ignore_errors=True)
+    for root, folders, _ in os.walk(folder):
+        if _BYTECODE in folders:
+            folders.remove(_BYTECODE)
+            shutil.rmtree(Path(root) / _BYTECODE, ignore_errors=True)
 
 
 def _fill(folder: Path, binary: TritonBinary) -> None:

@@ -63,8 +63,10 @@ def accept(folder: Path, record_sha256: str, *, bytecode: bool) -> str:
     Raises:
         OSError: when the disk refuses.
     """
-    for path in sorted(folder.rglob(_BYTECODE)):
-        shutil.rmtree(path)
+    for root, folders, _ in os.walk(folder):
+        if _BYTECODE in folders:
+            folders.remove(_BYTECODE)
+            shutil.rmtree(Path(root) / _BYTECODE)
     listed = _listed(folder, record_sha256)
     if isinstance(listed, str):
         return listed

@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import root
-from conch.errors import ConfigError
+from conch.errors import ApplyRejected, ConfigError
 from control import session
 from control.action import Edited
+from control.actuator import Actuator
 from control.core.types import Reason
 from control.loop import ControlLoop, Mode
 from control.observe import settings_of
@@ -194,3 +195,38 @@ def test_a_policy_that_means_what_is_not_there_is_refused(
         session.session(served[2], served[0], policy, mode=Mode.ADVISORY),
     ):
         pass
+
+
+def test_an_edit_in_the_middle_of_a_change_is_never_overwritten(
+    served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the write, and between the write and a rollback."""
+    repository, client, _ = served
+    path = repository.config_path("other")
+    before = path.read_text()
+    edited = f"# by hand\n{before}"
+    actuator = Actuator(repository, client)
+    wanted = replace(settings_of(client.config("other")), instances=2)
+
+    def edits(self: Actuator, *_: object, **__: object) -> list[str]:
+        path.write_text(edited)
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Actuator, "_ensembles_served", edits)
+        with pytest.raises(Edited):
+            actuator.apply("other", wanted, reason="test")
+    assert path.read_text() == edited
+    path.write_text(before)
+
+    def fails(self: Actuator, *_: object, **__: object) -> None:
+        path.write_text(edited)
+        raise ApplyRejected("no.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Actuator, "_load_and_verify", fails)
+        with pytest.raises(Edited):
+            actuator.apply("other", wanted, reason="test")
+    assert path.read_text() == edited
+    path.write_text(before)
+    client.load("other")
