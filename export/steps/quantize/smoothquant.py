@@ -53,11 +53,6 @@ class SmoothQuant(QuantizeMethod):
         "where activations are never negative: one bit finer, for the CPU only.",
     )
 
-    reduce_range: bool = Field(
-        default=False,
-        description="7-bit weights: for CPUs without VNNI, whose 8-bit sums can saturate.",
-    )
-
     @property
     def uses(self) -> frozenset[Part]:
         """Calibration data."""
@@ -111,7 +106,6 @@ class SmoothQuant(QuantizeMethod):
             smooth_quant_alphas=AdvancedSmoothQuantParameters(
                 convolution=convolution, matmul=self.alpha
             ),
-            **({"overflow_fix": nncf.OverflowFix.ENABLE} if self.reduce_range else {}),
         )
         is_transformer = self.architecture == "transformer" or (
             self.architecture == "auto" and _looks_like_transformer(proto)
