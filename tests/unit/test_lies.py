@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
@@ -39,6 +40,8 @@ POLICIES: dict[str, Policy] = {
         load_s=0.4,
     ),
 }
+SHAKEN = 5
+"""Looks in a row at which the clock is set anew."""
 ODD = (math.nan, math.inf, -math.inf, -1e18, 2.0**63, -5.0, 0.0)
 
 
@@ -99,7 +102,10 @@ def _lie(chosen: random.Random, life: Life) -> Callable[[], dict[str, Any]]:
         step_s = chosen.choice((-1, 1)) * chosen.choice((1.0, 2.5, 5.0, 9.0, 3600.0))
         return lambda: {"at_s": life.at_s + step_s}
     if kind == 5:
-        return lambda: {"at_s": life.at_s + chosen.uniform(-5.0, 5.0)}
+        shaken = itertools.count()  # not for ever: from within, nobody tells that from another pace
+        return lambda: (
+            {"at_s": life.at_s + chosen.uniform(-5.0, 5.0)} if next(shaken) < SHAKEN else {}
+        )
     if kind == 6:
         return lambda: {"applied": None}
     if kind == 7:
