@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SEED = 7
-FAULTS = "kill-controller-at,kill-stub,page-frozen,edit-not-loaded"
+FAULTS = "kill-controller-at,kill-stub,page-frozen"
 MINUTES = 1.2
 
 
