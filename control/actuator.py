@@ -25,7 +25,7 @@ from control.baseline import Baseline, edited_hint, is_settled
 from control.core.types import Settings
 from control.knobs import settings_of, with_settings
 from control.proof import Answers, Prober, RowsRefused
-from serving import ensembles, groups, model_config, pending
+from serving import ensembles, groups, heal, model_config, pending
 from serving.client import InferenceFailed, TritonClient
 from serving.model_config import ModelConfig, ReloadKind
 from serving.pending import Pending
@@ -36,7 +36,6 @@ __all__ = ["Action", "Actuator", "Change", "Edited", "Outcome", "ServerGone"]
 
 log = structlog.get_logger()
 
-HEAL_S = 2.0
 RELOADS = "conch_reloads"
 """A parameter that no backend reads: another value makes Triton load a second copy and swap."""
 
@@ -158,6 +157,7 @@ class Actuator:
                 self._load_and_verify(desired, single=single, around=around)
             except InferenceFailed as error:
                 self._heal(desired, error)
+                self._bring_back(model, around)
             except ApplyRejected as error:
                 self._undo_drift(model, error)
                 self._bring_back(model, around)
@@ -342,13 +342,12 @@ class Actuator:
     def _heal(self, config: ModelConfig, error: ConchError) -> None:
         """Unload and load a model that answers none of several probes: a dead stub.
 
-        Load alone does not heal that. A model that answers some is never unloaded.
+        A plain load does not heal that. A model that answers some is never unloaded.
         """
         log.error("model.not_answering", model=config.name, error=error.message)
         if not self._prober.answers_none(config):
             return
-        with contextlib.suppress(ConchError):  # it stays UNLOADING for ever, and yet it heals
-            self._client.unload(config.name, deadline_s=HEAL_S)
+        heal.unload(self._client, config.name)
         self._load_and_verify(config, single=Answers.SOMETIMES)
 
     def _undo_drift(self, model: str, refused: ApplyRejected) -> None:

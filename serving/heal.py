@@ -97,6 +97,15 @@ def heal(
         return way
 
 
+def unload(client: TritonClient, model: str) -> None:
+    """Unload a model of which nothing is left to lose, so that the next load makes it anew.
+
+    That it does not end is no error: see ``UNLOAD_S``. The ensembles around it may go down with it.
+    """
+    with contextlib.suppress(ConchError):
+        client.unload(model, deadline_s=UNLOAD_S)
+
+
 def heal_by_answers(
     client: TritonClient,
     repository: Repository,
@@ -203,8 +212,7 @@ def _bring_back(
                 raise
             why = error.message
     _log.warning("model.unloaded_to_heal", model=model, reason=why)
-    with contextlib.suppress(ConchError):
-        client.unload(model, deadline_s=UNLOAD_S)
+    unload(client, model)
     client.load(model, deadline_s=load_s)
     return Way.RELOADED
 
