@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from conch.errors import ConchError, ConfigError
-from control.core.types import Policy
+from control.core.bounds import effective
+from control.core.types import Policy, Settings
+from control.knobs import settings_of
 from control.policy_file import PolicyFile
 from serving import groups, model_config
 from serving.client import TritonClient
@@ -96,10 +98,7 @@ def _policy(name: str, policy: PolicyFile, repository: Repository, client: Trito
         raise _LeftOut(getattr(error, "message", "") or str(error)) from error
     if reason := groups.why_not(meant):
         raise _LeftOut(reason)
-    found = policy.policy_of(name)
-    if policy.models.get(name, policy.defaults).max_instances is None:  # the cores, by default
-        most = max(found.max_instances, model_config.instance_count(meant))
-        found = replace(found, max_instances=most)
+    found = _with_room(policy.policy_of(name), settings_of(meant))
     granularity = model_config.granularity(meant)
     try:
         require_whole(name, found, granularity)
@@ -116,6 +115,16 @@ def _policy(name: str, policy: PolicyFile, repository: Repository, client: Trito
             "instance groups keeps one"
         )
     return replace(found, min_instances=max(found.min_instances, least))
+
+
+def _with_room(policy: Policy, applied: Settings) -> Policy:
+    """The policy with the most instances that ``core.bounds`` gives it for what is in force.
+
+    The core asks that at every look; this once is for what comes before the first: the whole
+    multiples, and how the models share a budget.
+    """
+    known = effective(policy, owner=applied, applied=applied, refused_rows=None, waits=None)
+    return replace(policy, max_instances=known.max_instances)
 
 
 def require_whole(name: str, policy: Policy, granularity: int) -> None:
