@@ -5,6 +5,7 @@ A damaged row costs that row and a line of the log; damaged pages are a ``Journa
 
 from __future__ import annotations
 
+import abc
 import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -109,13 +110,13 @@ class ActionEntry:
     result: dict[str, Any] | None
 
 
-class JournalReader:
+class JournalReader(abc.ABC):
     """What can be asked of a journal."""
 
     @property
+    @abc.abstractmethod
     def _db(self) -> sqlite3.Connection:
         """The open file."""
-        raise NotImplementedError
 
     def entries(
         self, model: str, *, last: int | None = None, until_s: float | None = None
