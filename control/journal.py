@@ -147,19 +147,21 @@ class Journal(JournalReader):
             return
         self._wait(model, CHECKPOINT, at_s, None, content)
 
-    def flush(self) -> None:
-        """Make durable what waits, in one transaction.
+    def flush(self) -> bool:
+        """Make durable what waits, in one transaction; gives whether nothing waits any more.
 
         While another process holds the file, it goes on waiting.
 
         Raises:
             JournalError: when the disk refuses; it goes on waiting then, too.
         """
-        if self._written.flush():
-            for handle in self._ended:
-                self._begun.pop(handle, None)
-                self._written.queue.forget(handle)
-            self._ended.clear()
+        if not self._written.flush():
+            return False
+        for handle in self._ended:
+            self._begun.pop(handle, None)
+            self._written.queue.forget(handle)
+        self._ended.clear()
+        return True
 
     def record(self, model: str, seen: Observation, decision: Decision, *, mode: str) -> None:
         """One tick, durable at once; begins a run without policies where none has begun."""

@@ -21,7 +21,7 @@ from control.actuator import Action, Actuator, ServerGone
 from control.core.budget import Shares
 from control.core.policies.conch import Conch
 from control.core.policies.rule import Rule
-from control.core.state import Applied, ControlState, InFlight
+from control.core.state import ControlState, InFlight
 from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision, Policy, Reason, Settings
 from control.freeze import Freezes
@@ -31,6 +31,7 @@ from control.journal import Journal
 from control.mending import Mender
 from control.observe import Observer, Survey
 from control.probation import Probation, TakenBack
+from control.recording import Recording
 from control.tick import Ending, Mode, Tick
 
 __all__ = ["ControlLoop", "Ending", "Mode", "Tick"]
@@ -100,11 +101,13 @@ class ControlLoop:
     _states: dict[str, ControlState] = field(default_factory=dict)
     _acting: dict[str, _Acting] = field(default_factory=dict)
     _mender: Mender = field(init=False)
+    _recording: Recording = field(init=False)
     _last_reason: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """What is to be loaded again goes through the actuator."""
         self._mender = Mender(self._load)
+        self._recording = Recording(self.journal, self.clock)
 
     def start(self, *, stop: threading.Event | None = None) -> None:
         """Bring what is on disk into force, where an earlier controller died in between.
@@ -161,7 +164,7 @@ class ControlLoop:
                 jobs.alone(model, "tick.failed", look)
                 yield from done
         finally:
-            self._write(self.journal.flush)
+            self._recording.flush()
 
     def run(
         self,
@@ -182,10 +185,10 @@ class ControlLoop:
             while not stop.is_set():
                 if time.monotonic() >= prune_s:
                     prune_s += PRUNE_EVERY_S
-                    self._write(self._prune)
+                    self._recording.prune(self._states, keep_s=self.keep_journal_s)
                 if time.monotonic() >= save_s:
                     save_s += SAVE_EVERY_S
-                    self._write(self._save)
+                    self._save()
                 for done in self.tick():
                     if on_tick:
                         on_tick(done)
@@ -216,30 +219,13 @@ class ControlLoop:
                     hint="The server does not answer. The next controller brings order.",
                 )
             jobs.alone(model, "change.not_ended", partial(self._ended, model))
-        self._write(self._save)
-        self._write(self.journal.flush)
-
-    def _prune(self) -> None:
-        """Forget old ticks; what is remembered now is where a replay of the rest begins."""
-        now_s = self.clock()
-        for model, state in self._states.items():
-            self.journal.checkpoint(model, state, at_s=now_s)
-        self.journal.prune(before_s=now_s - self.keep_journal_s)
+        self._save()
+        self._recording.flush()
 
     def _save(self) -> None:
         """Keep what was learnt for the next controller."""
-        if self.mode is not Mode.ACTIVE:  # an active one may be running beside this one
-            return
-        now_s = self.clock()
-        learnt = {name: state.to_plain(at_s=now_s) for name, state in self._states.items()}
-        self.journal.save_learnt(learnt, at_s=now_s)
-
-    def _write(self, write: Callable[[], object]) -> None:
-        """Write the journal; a full disk is said, and is no reason to stop looking."""
-        try:
-            write()
-        except Exception as error:
-            log.error("journal.not_written", error=outcome.said(error))
+        if self.mode is Mode.ACTIVE:  # else one may be running beside this one
+            self._recording.save(self._states)
 
     def _step(self, model: str, event: Event) -> Decision | None:
         """Feed the core one event."""
@@ -346,7 +332,7 @@ class ControlLoop:
         if isinstance(result, ServerGone):
             self._mender.add(model)
         self._step(model, Ended(change=change))
-        self._record_end(acting.action_id, result, change)
+        self._recording.end(acting.action_id, result, change)
         if isinstance(result, Action):
             return Ending(decision=acting.decision, action=result, error=result.error)
         return Ending(decision=acting.decision, action=None, error=result.message)
@@ -373,14 +359,7 @@ class ControlLoop:
             desired=back.settings,
         )
         action_id = self.journal.begin(back.model, decision, at_s=now_s)
-        self._record_end(action_id, ApplyRejected(f"taken back: {back.why}"), change)
-
-    def _record_end(
-        self, action_id: int, result: Action | ConchError, change: Applied | None
-    ) -> None:
-        """Record the end; a journal that cannot must not hide what happened."""
-        at_s = self.clock()
-        self._write(lambda: self.journal.end(action_id, result, at_s=at_s, change=change))
+        self._recording.end(action_id, ApplyRejected(f"taken back: {back.why}"), change)
 
     def _tell(self, model: str, decision: Decision) -> None:
         """A log line when something changes, or the reason did."""

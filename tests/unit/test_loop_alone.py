@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from control import loop as looping
 from control.action import Edited, ServerGone
@@ -268,3 +269,21 @@ def test_an_edit_holds_whatever_the_rule_says(parts: Any) -> None:
     loop.rules = {"bad": cast(Any, Always())}
     eyes.seen["bad"] = _sees(settings(1), edited=True)
     assert [tick.begun for tick in loop.tick()] == [False, False]
+
+
+def test_a_disk_that_refuses_is_said_once_and_when_it_is_over(parts: Any) -> None:
+    """Each tick tries it again, and nothing is lost."""
+    loop, _, _ = parts
+    db = loop.journal._db
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    with structlog.testing.capture_logs() as said:
+        db.execute(f"PRAGMA max_page_count = {pages}")
+        for _ in range(60):
+            list(loop.tick())
+        db.execute("PRAGMA max_page_count = 100000")
+        list(loop.tick())
+        list(loop.tick())
+    lines = [line for line in said if line["event"].startswith("journal.")]
+    assert [line["event"] for line in lines] == ["journal.not_written", "journal.written"]
+    assert lines[1]["times"] > 1
+    assert len(list(loop.journal.entries("good"))) == 62
