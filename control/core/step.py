@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from control.core import windows
+from control.core import undo, windows
 from control.core.foresight import Foresight
 from control.core.policies.rule import Rule
 from control.core.state import Applied, ControlState, InFlight
@@ -64,6 +64,7 @@ def step(
     """The memory after the event, and the decision where it was a look. Pure.
 
     A look with a number that none can be is answered by a hold, whatever the rule, and forgotten.
+    One at a model that a person froze or edited is answered by a hold, too, and remembered.
     """
     match event:
         case Started():
@@ -78,12 +79,20 @@ def step(
                 return state, _no_data(event.seen)
             state = state.owned(seen)
             decision, state = rule.decide(state, seen, state.bounded(seen, policy))
-            return state, _believed(decision, state)
+            return state, _believed(_obeying(decision, seen), state)
         case Begun():
             return state.begun(event.change), None
         case Ended():
             change = event.change
             return (state.unchanged() if change is None else state.tried(change)), None
+
+
+def _obeying(decision: Decision, seen: Observation) -> Decision:
+    """The decision; a hold that says so where a person froze the model or edited its file."""
+    reason = undo.left_alone(seen)
+    if reason is None or decision.reason in (reason, Reason.HOLD_NO_DATA):
+        return decision
+    return replace(decision, reason=reason, desired=decision.applied, fresh=False)
 
 
 def _believed(decision: Decision, state: ControlState) -> Decision:

@@ -21,10 +21,8 @@ def first(state: ControlState, seen: Observation, policy: Policy) -> Decision | 
     applied = seen.applied
     if applied is None:
         return None
-    if seen.frozen:
-        return _decision(state, seen, policy, Reason.HOLD_FROZEN, applied)
-    if seen.edited:  # any change of ours would bring the edit into force, or overwrite it
-        return _decision(state, seen, policy, Reason.HOLD_EDITED, applied)
+    if reason := left_alone(seen):
+        return _decision(state, seen, policy, reason, applied)
     back = state.safety.rollback_of(applied)
     if back is None:
         return None
@@ -46,6 +44,16 @@ def first(state: ControlState, seen: Observation, policy: Policy) -> Decision | 
         return None
     decision = _decision(state, seen, policy, Reason.ROLLBACK, guarded.settings)
     return replace(decision, fresh=guarded.fresh, clamps=guarded.clamps)
+
+
+def left_alone(seen: Observation) -> Reason | None:
+    """Why a person has to act before anything may change, whatever the rule; None where none has.
+
+    Any change of ours would bring an edit into force, or overwrite it.
+    """
+    if seen.frozen:
+        return Reason.HOLD_FROZEN
+    return Reason.HOLD_EDITED if seen.edited else None
 
 
 def terms(state: ControlState) -> Mapping[str, float]:

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from conch.errors import ConfigError
 from control.core.policies import GRIDS, RULES, SOURCES, rule_named
 from control.core.policies.knative_kpa import KnativeKpa
+from control.core.policies.rule import Rule
 from control.core.policies.static import Static
-from control.core.types import Clamp, Reason
+from control.core.state import ControlState
+from control.core.step import Looked, step
+from control.core.types import Clamp, Decision, Observation, Policy, Reason
 from tests.unit.rule_story import RuleStory
 from tests.unit.story import a_policy, settings
 
@@ -109,6 +112,34 @@ def test_a_frozen_model_is_left_alone(name: str) -> None:
     story = pressed(name).sees(70, frozen=True, **pressure(name))
     assert not any(d.changes for d in story.decisions)
     assert Reason.HOLD_FROZEN in [d.reason for d in story.decisions]
+
+
+class Stepped:
+    """A rule as the loop asks it: through ``step``."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule, self.name = rule, rule.name
+
+    def decide(
+        self, state: ControlState, seen: Observation, policy: Policy
+    ) -> tuple[Decision, ControlState]:
+        """One look."""
+        state, decision = step(self.rule, state, Looked(seen=seen), policy)
+        assert decision is not None
+        return decision, state
+
+
+@pytest.mark.parametrize("reason", [Reason.HOLD_EDITED, Reason.HOLD_FROZEN])
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_what_a_person_did_is_the_reason_whatever_the_rule(name: str, reason: Reason) -> None:
+    """Also where the rule would hold anyway; without data, that comes first."""
+    story = pressed(name)
+    story.rule = Stepped(story.rule)
+    seen = {"edited": True, "frozen": reason is Reason.HOLD_FROZEN}
+    story.sees(70, **seen, **pressure(name))
+    assert not any(d.changes for d in story.decisions)
+    assert {d.reason for d in story.decisions} == {Reason.HOLD_NO_DATA, reason}
+    assert story.decisions[-1].reason is reason
 
 
 def test_what_the_bounds_did_is_said() -> None:
