@@ -99,7 +99,11 @@ def run(
             duration_s=duration,
             on_tick=lambda tick: _tell(tick, jsonl=jsonl),
         )
-    echo(f"Journal: {session.journal_path(repo)}", err=True)
+    path = session.journal_path(repo)
+    if loop.journal.in_memory:
+        echo(f"Nothing was written: {path} cannot be used as a journal.", err=True)
+        return
+    echo(f"Journal: {path}", err=True)
     echo("Next: conch control status", err=True)
 
 

@@ -89,6 +89,11 @@ class Journal(JournalReader):
             raise JournalError("journal: was opened to be read.", hint="Open it to write.")
         return self._store
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether nothing of what is written stays: see ``OnTrouble.IN_MEMORY``."""
+        return self._store is not None and self._store.in_memory
+
     def __enter__(self) -> Self:
         return self
 

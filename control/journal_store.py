@@ -79,6 +79,11 @@ class Store:
                 raise
             self._wait_for_it(error)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the file was given up, so that nothing of what is written stays."""
+        return not self._wanted
+
     def flush(self, *, wait_s: float = PATIENCE_S) -> bool:
         """Make durable what waits, in one transaction; gives whether nothing waits any more.
 

@@ -269,6 +269,7 @@ def test_a_repository_that_may_not_be_written(as_nobody: Path, said) -> None:
     path = folder / "j"
     with Journal(path) as journal:
         _recorder(journal).passes(3, 100)
+        assert not journal.in_memory
     path.chmod(0o444)
     folder.chmod(0o555)
     try:
@@ -276,6 +277,7 @@ def test_a_repository_that_may_not_be_written(as_nobody: Path, said) -> None:
             assert len(list(read.entries("m"))) == 3
         with Journal(path, on_trouble=OnTrouble.IN_MEMORY) as journal:
             _recorder(journal).passes(3, 100)
+            assert journal.in_memory
         with Journal(folder / "new" / "j", on_trouble=OnTrouble.IN_MEMORY) as journal:
             _recorder(journal).passes(3, 100)
         for trouble in (OnTrouble.RAISE, OnTrouble.BEGIN_ANEW):
