@@ -57,6 +57,8 @@ class Ended:
 
 Event = Started | Looked | Begun | Ended
 
+_NOTHING_KNOWN = (Reason.HOLD_NO_DATA, Reason.HOLD_CONTRADICTED)
+
 
 def step(
     rule: Rule, state: ControlState, event: Event, policy: Policy
@@ -90,7 +92,7 @@ def step(
 def _obeying(decision: Decision, seen: Observation) -> Decision:
     """The decision; a hold that says so where a person froze the model or edited its file."""
     reason = undo.left_alone(seen)
-    if reason is None or decision.reason in (reason, Reason.HOLD_NO_DATA):
+    if reason is None or decision.reason in _NOTHING_KNOWN:
         return decision
     return replace(decision, reason=reason, desired=decision.applied, fresh=False)
 

@@ -85,6 +85,17 @@ def test_conch_says_which_source_contradicts_which(lie: str) -> None:
     assert "counter_latencies" in told
 
 
+def test_a_contradiction_is_said_before_an_edit() -> None:
+    """It is not known then what the model does at all."""
+    life = again(settled("conch", 4))
+    stands_still = life.counters
+    _under(LIES["frozen"], life, seconds=5, load=700.0)
+    life.serves(700.0)
+    decision = life.looks(counters=stands_still, edited=True)
+    assert decision.reason is Reason.HOLD_CONTRADICTED
+    assert "counters_rps" in decision.terms
+
+
 def test_conch_does_not_take_the_catching_up_of_a_page_for_a_load() -> None:
     """The page comes back, and its counters jump by all that came meanwhile."""
     life = again(settled("conch", 4))
