@@ -18,6 +18,7 @@ import structlog
 from conch.errors import ConchError
 from conch.loopback import is_loopback
 from control.core.windows import Interval
+from control.outcome import said
 from serving import heal
 from serving.client import TritonClient
 from serving.repository import Repository
@@ -98,7 +99,7 @@ class Healer:
         except ConchError as error:
             log.warning("model.heal_waits", model=model, reason=error.message)
         except Exception as error:  # it must not end with a traceback amid the log
-            log.error("model.heal_failed", model=model, reason=f"{type(error).__name__}: {error}")
+            log.error("model.heal_failed", model=model, reason=said(error))
         finally:
             self._pause_s[model], self._next_s[model] = pause_s, self._clock() + pause_s
             self._asking.discard(model)
@@ -119,7 +120,7 @@ class Healer:
                 watched = watched or self._watch(pid)
                 watched.look(pid)
             except Exception as error:  # at the next look
-                log.warning("stubs.not_seen", reason=f"{type(error).__name__}: {error}")
+                log.warning("stubs.not_seen", reason=said(error))
                 self._stop.wait(AGAIN_S)
 
     def _watch(self, pid: int) -> StubWatch:

@@ -23,6 +23,7 @@ import structlog
 from conch.errors import ConchError, TritonUnavailable
 from control.core.types import Observation, Settings
 from control.knobs import settings_of
+from control.outcome import said
 from control.proof import Answers, Prober
 from serving import groups, model_config, pending
 from serving.client import TritonClient
@@ -113,8 +114,9 @@ class Probation:
     def adopt(self, model: str) -> None:
         """Go on with what an earlier controller left of the model; to be called before it is asked.
 
-        A change that Triton serves is watched like our own. One that was never loaded goes back,
-        and so does one whose file is no longer the record's: there is nothing to prove.
+        A change that Triton serves is watched like our own; one that was never loaded goes back.
+        Of one that is old, or whose file is no longer the record's, there is nothing to prove: only
+        the record goes.
         """
         self._meet()
         record = pending.read(self._repository, model)
@@ -203,7 +205,7 @@ class Probation:
             try:
                 self.poll()
             except Exception as error:  # a watch that ends sees nothing
-                log.error("probation.failed", error=f"{type(error).__name__}: {error}")
+                log.error("probation.failed", error=said(error))
 
     def _meet(self) -> None:
         """Know the server's process before a change, so that its end is seen after it."""
