@@ -48,10 +48,6 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
             "counter_latencies=false`, of a proxy that caches `/metrics`, or of another server "
             "than `--url`. Nothing is changed until both have agreed for some seconds."
         ),
-        Reason.HOLD_EDITED: (
-            "Load your edit (`conch repo load MODEL`), or bring back what is in force "
-            "(`conch repo rollback MODEL --to REVISION`). Until then nothing of it is overwritten."
-        ),
         Reason.HOLD_FROZEN: (
             "`conch control status` says until when. `conch control resume MODEL` ends it."
         ),
