@@ -11,8 +11,7 @@ from rich.table import Table
 from cli.control_freeze import until
 from cli.options import json_option
 from cli.output import echo, print_table, to_json
-from cli.repository_option import open_repository
-from cli.repository_option import repository_option as known_repository_option
+from cli.repository_option import open_repository, repository_option
 from conch.errors import ConfigError
 from control import codec, explain, freeze, session
 from control.journal import Journal
@@ -28,7 +27,7 @@ from control.journal import Journal
     metavar="SECONDS",
     help="The decision that was in force then, in seconds since the epoch.",
 )
-@known_repository_option
+@repository_option
 @json_option
 def explain_(
     model: str, tick_id: str | None, at_s: float | None, repository: Path | None, as_json: bool
@@ -77,7 +76,7 @@ def explain_(
 
 
 @click.command()
-@known_repository_option
+@repository_option
 @json_option
 def status(repository: Path | None, as_json: bool) -> None:
     """Desired, applied and observed for every model under control.

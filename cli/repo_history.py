@@ -230,10 +230,7 @@ def _bring_back(repository: Repository, model: str, number: int) -> bool:
 
 def _server_of(repository: Repository) -> Endpoint | None:
     """The local server that reads this repository, if one runs."""
-    for endpoint in endpoints.running():
-        if endpoint.repository and endpoint.repository.resolve() == repository.root:
-            return endpoint
-    return None
+    return next(iter(endpoints.serving(repository.root, endpoints.running())), None)
 
 
 def _revision(repository: Repository, model: str, number: int) -> ModelConfig:

@@ -82,12 +82,7 @@ class Queue:
                     values = (number, *values)
                 try:
                     written = db.execute(row.statement, values).lastrowid
-                except (
-                    sqlite3.IntegrityError,
-                    sqlite3.DataError,
-                    OverflowError,
-                    ValueError,
-                ) as error:
+                except _POISON as error:
                     # No disk will ever take it, and those behind it must not wait for that.
                     log.error("journal.row_refused", error=str(error)[:200])
                     continue

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conch.errors import RepositoryError
-from serving import atomic, locks
+from serving import atomic, locks, pending
 from serving.repository import Repository
 
 WAIT_STEP_S = 0.5
@@ -112,7 +112,7 @@ def _pause(stop: threading.Event | None) -> None:
 
 def _next(repository: Repository) -> Lease:
     """The lease after the last one; the lock is held."""
-    path = repository.state / "control.epoch"
+    path = repository.state / pending.EPOCH
     try:
         last, _ = _read(path)
     except FileNotFoundError:
@@ -124,7 +124,7 @@ def _next(repository: Repository) -> Lease:
         path,
         f"{lease.epoch} {lease.token}\n".encode(),
         aside=repository.state / "tmp",
-        point="control.epoch",
+        point=pending.EPOCH,
     )
     return lease
 

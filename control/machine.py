@@ -18,8 +18,8 @@ from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 from serving.metrics import Snapshot
 from serving.model_config import ModelConfig
 from serving.repository import Repository
+from serving.runtime.stubs import STUB
 
-STUB = "triton_python_backend_stub"
 COPIES_OF_FILES = 2
 """A loaded model is taken to be twice as large as its files: weights, and what they work in."""
 _LOOK_AGAIN_S = 30.0

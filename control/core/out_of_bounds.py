@@ -15,7 +15,15 @@ from control.core import windows
 from control.core.guard import guard
 from control.core.planner import Knowledge, fewest
 from control.core.state import ControlState
-from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
+from control.core.types import (
+    MIN_INSTANCES,
+    Clamp,
+    Decision,
+    Observation,
+    Policy,
+    Reason,
+    Settings,
+)
 
 
 def is_outside(applied: Settings, policy: Policy) -> bool:
@@ -27,7 +35,7 @@ def surplus(seen: Observation, applied: Settings, policy: Policy) -> int:
     """Instances beyond the model's share of the budget; its written least is always its own."""
     if seen.cap is None:
         return 0
-    least = 1 if "min_instances" in policy.unwritten else policy.min_instances
+    least = 1 if MIN_INSTANCES in policy.unwritten else policy.min_instances
     return max(0, applied.instances - max(seen.cap, least))
 
 

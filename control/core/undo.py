@@ -1,4 +1,4 @@
-"""What comes before every other consideration of a look: a freeze, and a change to take back."""
+"""What comes before all else of a look: a freeze, an edit, a change to take back."""
 
 from __future__ import annotations
 
