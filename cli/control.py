@@ -166,7 +166,7 @@ def _policy(path: Path | None, slo_s: float | None) -> PolicyFile:
     defaults = ModelPolicy() if slo_s is None else ModelPolicy(slo=slo_s)
     echo(
         f"No POLICY given: every loaded model, p99 ≤ {defaults.slo * 1e3:g} ms, "
-        "at most one instance a core.",
+        "bounds by each model's own config and the cores.",
         err=True,
     )
     return PolicyFile(defaults=defaults)
