@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,13 +38,6 @@ def server(
         for one in publications(written, folder, file)[0]:
             publish.put(repository, one)
     return start_server(repository.root, cache_bytes=2**20)
-
-
-@pytest.fixture(scope="module")
-def client(server: TritonServer, connect: Any) -> TritonClient:
-    """A client of it."""
-    found: TritonClient = connect(server)
-    return found
 
 
 def test_every_part_is_ready_for_a_health_check(server: TritonServer) -> None:

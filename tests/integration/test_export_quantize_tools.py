@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -20,6 +19,7 @@ from export.optional import ToolMissing
 from export.steps import Artifact, Form
 from export.steps.quantize.modelopt import RUNNER
 from export.tensorrt import process
+from tests.integration.processes import runs
 from tests.integration.quantize_bench import SMOOTH, bench, network, zero_points
 
 __all__ = ["bench"]
@@ -59,14 +59,6 @@ def test_modelopt_that_takes_too_long_is_ended(bench):
         bench.run({"quantize": {"method": "modelopt", "timeout": 0.01}})
 
 
-def alive(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.parametrize("runner", [RUNNER, process.RUNNER], ids=["modelopt", "tensorrt"])
 def test_runner_ends_with_the_process_that_started_it(tmp_path, monkeypatch, runner):
     """Also after kill -9, and when that comes before the runner has started."""
@@ -89,12 +81,12 @@ def test_runner_ends_with_the_process_that_started_it(tmp_path, monkeypatch, run
         asked.write_text(json.dumps({**request, "action": "gate", "module": "slow_tool"}))
         parent.kill()
     deadline = time.monotonic() + 5
-    while alive(child) and time.monotonic() < deadline:
+    while runs(child) and time.monotonic() < deadline:
         time.sleep(0.02)
     try:
-        assert not alive(child)
+        assert not runs(child)
     finally:
-        if alive(child):
+        if runs(child):
             os.kill(child, signal.SIGKILL)
 
 
