@@ -15,12 +15,17 @@ from collections.abc import Callable
 
 import structlog
 
-from tests import fuzz_stored
+from tests import fuzz_config, fuzz_journal, fuzz_outside, fuzz_state
 
 Target = Callable[[random.Random], object]
 """One mutation; gives whether it was refused with an error of the product's own."""
 
-TARGETS: dict[str, Target] = dict(fuzz_stored.TARGETS)
+TARGETS: dict[str, Target] = {
+    **fuzz_config.TARGETS,
+    **fuzz_journal.TARGETS,
+    **fuzz_outside.TARGETS,
+    **fuzz_state.TARGETS,
+}
 if importlib.util.find_spec("tests.fuzz_yaml") is not None:
     TARGETS.update(importlib.import_module("tests.fuzz_yaml").TARGETS)
 

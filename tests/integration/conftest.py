@@ -69,3 +69,9 @@ def connect() -> Iterator[Callable[[TritonServer], TritonClient]]:
             )
 
         yield open_client
+
+
+@pytest.fixture(scope="module")
+def client(server: TritonServer, connect: Callable[[TritonServer], TritonClient]) -> TritonClient:
+    """A client of the module's ``server``, with its key."""
+    return connect(server)

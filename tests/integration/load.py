@@ -1,9 +1,11 @@
-"""An open-loop load of ones on a scripted model, each answer kept."""
+"""Open-loop loads of ones on a scripted model: each answer kept, or a trace replayed."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +13,11 @@ from typing import Any, Self
 import numpy as np
 import tritonclient.grpc as triton
 
+from perf.replay import ReplayTarget, replay
+from perf.replay_result import ReplayResult
+from perf.traces import Trace
 from serving.client import channel_options
+from serving.runtime.endpoint import Endpoint
 
 ONES = np.ones((1, 4), np.float32)
 _DEADLINE_S = 60.0
@@ -69,3 +75,19 @@ class Load:
             self.answered += 1
             if error is not None:
                 self.failures.append((sent_s, str(error)))
+
+
+@contextmanager
+def replaying(endpoint: Endpoint, model: str, trace: Trace) -> Iterator[list[ReplayResult]]:
+    """Open-loop load on the model for as long as the block lasts."""
+    stop, results = threading.Event(), list[ReplayResult]()
+    target = ReplayTarget(grpc_url=endpoint.grpc_url, model=model, inputs={"x": ONES})
+    thread = threading.Thread(
+        target=lambda: results.append(replay(trace, target, slo_s=0.2, stop=stop))
+    )
+    thread.start()
+    try:
+        yield results
+    finally:
+        stop.set()
+        thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 MODEL = '''
@@ -59,3 +60,9 @@ def publish_ensemble(root: Path, name: str, member: str, *, max_batch_size: int 
         f'ensemble_scheduling {{ step {{ model_name: "{member}" model_version: -1\n'
         '  input_map { key: "x" value: "x" } output_map { key: "y" value: "y" } } }\n'
     )
+
+
+def set_count(root: Path, name: str, count: int) -> None:
+    """Another count in the config's file."""
+    path = root / name / "config.pbtxt"
+    path.write_text(re.sub(r"count: \d+", f"count: {count}", path.read_text()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +148,6 @@ def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) 
     root = tmp_path_factory.mktemp("repository")
     fill(root)
     return start_server(root)
-
-
-@pytest.fixture(scope="module")
-def client(server: TritonServer, connect: Callable[[TritonServer], TritonClient]) -> TritonClient:
-    """A client of it."""
-    return connect(server)
 
 
 def send_together(

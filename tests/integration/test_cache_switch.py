@@ -21,6 +21,7 @@ from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime.endpoint import Endpoint
 from tests.integration import scripted
+from tests.integration.ticks import ticks_until
 
 pytestmark = pytest.mark.alone
 
@@ -83,19 +84,10 @@ def _run(
     at_most_s: float = 15.0,
 ) -> list[Tick]:
     """The ticks until something came true; fails when it did not in time."""
-    stop, ticks = threading.Event(), list[Tick]()
-
-    def saw(tick: Tick) -> None:
-        ticks.append(tick)
-        if until(ticks):
-            stop.set()
-
     policy = PolicyFile(tick=TICK_S, models={model: POLICY})
     with session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as loop:
         loop.policies = {model: replace(loop.policies[model], **SHORT)}
-        loop.run(tick_s=TICK_S, stop=stop, duration_s=at_most_s, on_tick=saw)
-    assert stop.is_set(), [(t.decision.reason.name, t.decision.clamps) for t in ticks]
-    return ticks
+        return ticks_until(loop, until, tick_s=TICK_S, at_most_s=at_most_s)
 
 
 def _switched(ticks: list[Tick]) -> list[bool]:

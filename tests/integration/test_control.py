@@ -7,8 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,13 +26,13 @@ from control.loop import Mode, Tick
 from control.observe import Observer, PrometheusCounters, ScrapedCounters, settings_of
 from control.policy_file import ModelPolicy, PolicyFile
 from perf import traces
-from perf.replay import ReplayTarget, replay
-from perf.replay_result import Outcome, ReplayResult
+from perf.replay_result import Outcome
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
 from serving.runtime import prometheus
 from tests.integration import scripted
+from tests.integration.load import replaying
 
 pytestmark = pytest.mark.alone
 
@@ -66,24 +65,6 @@ def served(tmp_path_factory, start_server, connect):
         yield Repository(root), connect(server), server.endpoint
 
 
-@contextmanager
-def _load(endpoint: endpoints.Endpoint, rate_rps: float) -> Iterator[list[ReplayResult]]:
-    """Open-loop load on ``sleepy`` for as long as the block lasts."""
-    stop, results = threading.Event(), list[ReplayResult]()
-    target = ReplayTarget(grpc_url=endpoint.grpc_url, model="sleepy", inputs=X)
-    thread = threading.Thread(
-        target=lambda: results.append(
-            replay(traces.poisson(rate_rps, 60, seed=1), target, slo_s=0.2, stop=stop)
-        )
-    )
-    thread.start()
-    try:
-        yield results
-    finally:
-        stop.set()
-        thread.join()
-
-
 def _run(*arguments: str) -> Result:
     return CliRunner().invoke(cli, list(arguments))
 
@@ -107,7 +88,7 @@ def test_loop_scales_up_under_load_and_down_after_it(served) -> None:
 
             loop.run(tick_s=0.25, stop=stop, duration_s=at_most_s, on_tick=saw)
 
-        with _load(endpoint, 300.0) as results:
+        with replaying(endpoint, "sleepy", traces.poisson(300.0, 60, seed=1)) as results:
             watch(lambda _: min(counts[-12:]) >= 2, at_most_s=15.0)  # for 3 s
         watch(lambda tick: tick.ended is not None and counts[-1] == 1, at_most_s=20.0)
     assert max(counts) >= 2
@@ -132,7 +113,7 @@ def test_dry_run_shows_the_diff_and_changes_nothing(served) -> None:
     repository, client, endpoint = served
     before, config = repository.config_text("sleepy"), client.config("sleepy")
     once = ("control", "once", "--dry-run", "--slo", "200ms", "--watch", "7s")
-    with _load(endpoint, 300.0):
+    with replaying(endpoint, "sleepy", traces.poisson(300.0, 60, seed=1)):
         beside = subprocess.Popen([CONCH, *once, "--json"], stdout=subprocess.PIPE)
         shown = _run(*once)
         as_json, _ = beside.communicate(timeout=60)
@@ -177,7 +158,7 @@ def test_advisory_mode_decides_and_does_nothing(served) -> None:
 
     with (
         session.session(endpoint, repository, policy, mode=Mode.ADVISORY) as loop,
-        _load(endpoint, 400.0),
+        replaying(endpoint, "sleepy", traces.poisson(400.0, 60, seed=1)),
     ):
         loop.run(tick_s=0.25, stop=stop, duration_s=10.0, on_tick=saw)
     assert any(tick.decision.changes for tick in ticks)
@@ -223,7 +204,7 @@ def test_loop_holds_while_the_metrics_are_gone(served) -> None:
     ticks: list[Tick] = []
     with (
         session.session(blind, repository, policy, mode=Mode.ACTIVE) as loop,
-        _load(endpoint, 400.0),
+        replaying(endpoint, "sleepy", traces.poisson(400.0, 60, seed=1)),
     ):
         loop.run(tick_s=0.25, stop=threading.Event(), duration_s=3.0, on_tick=ticks.append)
     assert {tick.decision.reason for tick in ticks} == {Reason.HOLD_NO_DATA}
@@ -255,7 +236,7 @@ def test_prometheus_gives_the_same_counters_as_a_scrape(served) -> None:
             time.sleep(0.3)
             seen = source.sample(["sleepy"])
         policy = PolicyFile(prometheus=server.url, models={"sleepy": QUICK})
-        with _load(endpoint, 100.0):
+        with replaying(endpoint, "sleepy", traces.poisson(100.0, 60, seed=1)):
             while _newest_rps(policy) < 50.0 and time.monotonic() < until + 15:
                 time.sleep(0.5)
         with session.session(endpoint, repository, policy, mode=Mode.ADVISORY):

@@ -19,8 +19,8 @@ from serving.runtime.endpoint import Endpoint
 from serving.runtime.supervisor import TritonServer
 from tests.integration import scripted
 from tests.integration.conftest import StartServer, wait_until
+from tests.integration.dying_stubs import alive, healed, kill
 from tests.integration.load import Load
-from tests.integration.test_stub_death import alive, healed, kill, set_count
 
 POLICY = PolicyFile(tick=0.25, defaults=ModelPolicy(slo=0.5, rebatch=False))
 
@@ -30,7 +30,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """A model of two instances."""
     root = tmp_path_factory.mktemp("repository")
     scripted.publish(root, "two", batch_s=0.01)
-    set_count(root, "two", 2)
+    scripted.set_count(root, "two", 2)
     return Repository(root)
 
 

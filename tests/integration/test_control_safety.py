@@ -9,8 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,13 +30,13 @@ from control.loop import Mode, Tick
 from control.observe import settings_of
 from control.policy_file import ModelPolicy, PolicyFile
 from perf import traces
-from perf.replay import ReplayTarget, replay
-from perf.replay_result import Outcome, ReplayResult
-from perf.traces import Trace
+from perf.replay_result import Outcome
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
 from tests.integration import scripted
 from tests.integration.conftest import wait_until
+from tests.integration.load import replaying
+from tests.integration.ticks import ticks_until
 
 pytestmark = pytest.mark.alone
 
@@ -109,38 +108,6 @@ class Stubborn:
         return decision, state
 
 
-@contextmanager
-def _load(endpoint: endpoints.Endpoint, model: str, trace: Trace) -> Iterator[list[ReplayResult]]:
-    """Open-loop load on the model for as long as the block lasts."""
-    stop, results = threading.Event(), list[ReplayResult]()
-    target = ReplayTarget(grpc_url=endpoint.grpc_url, model=model, inputs=X)
-    thread = threading.Thread(
-        target=lambda: results.append(replay(trace, target, slo_s=0.2, stop=stop))
-    )
-    thread.start()
-    try:
-        yield results
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _run(
-    loop: session.ControlLoop, *, until: Callable[[list[Tick]], bool], at_most_s: float
-) -> list[Tick]:
-    """The ticks until something came true; fails when it did not in time."""
-    stop, ticks = threading.Event(), list[Tick]()
-
-    def saw(tick: Tick) -> None:
-        ticks.append(tick)
-        if until(ticks):
-            stop.set()
-
-    loop.run(tick_s=TICK_S, stop=stop, duration_s=at_most_s, on_tick=saw)
-    assert stop.is_set(), [(t.decision.reason.name, t.decision.clamps) for t in ticks]
-    return ticks
-
-
 def _with(loop: session.ControlLoop, model: str, wanted: Settings) -> None:
     """The stubborn rule and short times for a model of the loop."""
     loop.rules = {model: Stubborn(wanted=wanted)}
@@ -156,10 +123,12 @@ def test_a_change_for_the_worse_is_taken_back(served) -> None:
     policy = PolicyFile(tick=TICK_S, models={"careless": QUICK})
     with (
         session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as loop,
-        _load(endpoint, "careless", traces.poisson(60.0, 60, seed=1)) as results,
+        replaying(endpoint, "careless", traces.poisson(60.0, 60, seed=1)) as results,
     ):
         _with(loop, "careless", bad)
-        ticks = _run(loop, until=lambda ts: Clamp.BLOCKED in ts[-1].decision.clamps, at_most_s=40.0)
+        ticks = ticks_until(
+            loop, lambda ts: Clamp.BLOCKED in ts[-1].decision.clamps, tick_s=TICK_S, at_most_s=40.0
+        )
     ends = [tick.ended for tick in ticks if tick.ended]
     assert [end.decision.reason for end in ends] == [Reason.SCALE_BY_RULE, Reason.ROLLBACK]
     assert [end.decision.desired for end in ends] == [bad, good]
@@ -181,10 +150,12 @@ def test_a_model_that_does_not_load_is_brought_back_and_blocked(served) -> None:
     policy = PolicyFile(tick=TICK_S, models={"picky": QUICK})
     with (
         session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as loop,
-        _load(endpoint, "picky", traces.poisson(60.0, 60, seed=2)) as results,
+        replaying(endpoint, "picky", traces.poisson(60.0, 60, seed=2)) as results,
     ):
         _with(loop, "picky", replace(good, max_batch_size=6))
-        ticks = _run(loop, until=lambda ts: Clamp.BLOCKED in ts[-1].decision.clamps, at_most_s=20.0)
+        ticks = ticks_until(
+            loop, lambda ts: Clamp.BLOCKED in ts[-1].decision.clamps, tick_s=TICK_S, at_most_s=20.0
+        )
     (end,) = [tick.ended for tick in ticks if tick.ended]
     assert "does not fit into memory" in end.error
     assert settings_of(client.config("picky")) == good
@@ -239,8 +210,8 @@ def test_lost_metrics_only_hold_and_then_it_goes_on(served) -> None:
     with ExitStack() as stack:
         stack.callback(proxy.shut)
         loop = stack.enter_context(session.session(endpoint, repository, policy, mode=Mode.ACTIVE))
-        results = stack.enter_context(_load(endpoint, "blind", trace))
-        _run(loop, until=lambda ts: ts[-1].decision.reason in CALM, at_most_s=10.0)
+        results = stack.enter_context(replaying(endpoint, "blind", trace))
+        ticks_until(loop, lambda ts: ts[-1].decision.reason in CALM, tick_s=TICK_S, at_most_s=10.0)
         proxy.shut()
         ticks: list[Tick] = []
         loop.run(tick_s=TICK_S, stop=threading.Event(), duration_s=LOST_S, on_tick=ticks.append)
@@ -248,7 +219,7 @@ def test_lost_metrics_only_hold_and_then_it_goes_on(served) -> None:
         assert not any(tick.begun for tick in ticks)
         assert settings_of(client.config("blind")).instances == 1
         proxy.open()
-        _run(loop, until=lambda ts: ts[-1].ended is not None, at_most_s=15.0)
+        ticks_until(loop, lambda ts: ts[-1].ended is not None, tick_s=TICK_S, at_most_s=15.0)
         assert settings_of(client.config("blind")).instances >= 2
     assert results[0].number_of(Outcome.FAILED) == 0
 
@@ -298,7 +269,7 @@ def test_a_killed_controller_is_followed_by_the_one_that_waits(served, tmp_path:
     )
     with ExitStack() as stack:
         results = stack.enter_context(
-            _load(endpoint, "restarted", traces.poisson(40.0, 60, seed=4))
+            replaying(endpoint, "restarted", traces.poisson(40.0, 60, seed=4))
         )
         first = Controller(policy, repository)
         stack.callback(first.ends)

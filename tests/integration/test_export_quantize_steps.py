@@ -1,15 +1,8 @@
-"""Quantization step by step on a small network with an embedding table, by the real tools."""
+"""Quantization step by step on a small network, by the real tools, and its two encodings."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,138 +10,20 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from conch.errors import ConfigError, ParityError
-from export import parity
-from export import recipe as recipes
-from export.data import RecipeData
-from export.optional import ToolMissing
-from export.session import Session
-from export.source import Source
-from export.steps import Artifact, Context, Form, StepSpec
-from export.steps.quantize.modelopt import RUNNER
+from export.steps import Artifact, Form
 from export.steps.quantize.smoothquant import make_signed
-from export.tensorrt import process
-from tests.integration import toy_recipe
+from tests.integration.quantize_bench import (
+    CLASSES,
+    ROWS,
+    SMOOTH,
+    Bench,
+    bench,
+    network,
+    static,
+    zero_points,
+)
 
-WIDTH, ROWS, CLASSES = 32, 500, 4
-
-DATA = """
-import numpy as np
-
-def batches(seed):
-    random = np.random.default_rng(seed)
-    return [{{"ids": random.integers(0, 500, (8, size))}} for size in ({sizes})]
-
-def calibration():
-    return batches(1)
-
-def evaluation():
-    return batches(2)
-"""
-
-
-def network() -> onnx.ModelProto:
-    """Rows of a table → two linear layers → mean over the sequence. One channel is an outlier."""
-    random = np.random.default_rng(0)
-    table = random.standard_normal((ROWS, WIDTH)).astype(np.float32)
-    up = random.standard_normal((WIDTH, 64)).astype(np.float32) / 6
-    down = random.standard_normal((64, CLASSES)).astype(np.float32) / 8
-    up[:, 0] *= 60  # its activations set the scale of all others of "down"
-    down[0] /= 60
-    values = {"table": table, "up": up, "down": down, "axes": np.array([1])}
-    graph = helper.make_graph(
-        [
-            helper.make_node("Gather", ["table", "ids"], ["rows"], name="lookup"),
-            helper.make_node("MatMul", ["rows", "up"], ["wide"], name="up_product"),
-            helper.make_node("Relu", ["wide"], ["positive"], name="relu"),
-            helper.make_node("MatMul", ["positive", "down"], ["narrow"], name="down_product"),
-            helper.make_node("ReduceMean", ["narrow", "axes"], ["scores"], name="mean", keepdims=0),
-        ],
-        "network",
-        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "sequence"])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", CLASSES])],
-        [numpy_helper.from_array(array, name) for name, array in values.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-
-
-class Bench:
-    """Runs steps one after the other, each in a folder of its own."""
-
-    def __init__(self, folder: Path, *, sizes: str = "12, 12, 12, 12") -> None:
-        """Write the network and the recipe around it."""
-        path = toy_recipe.write(
-            folder / "recipe",
-            data_code=DATA.format(sizes=sizes),
-            model={
-                "axes": {"sequence": {"max": 64, "example": 12}},
-                "inputs": [{"name": "ids", "dtype": "int64", "dims": ["sequence"]}],
-            },
-        )
-        self.folder = folder
-        self.recipe = recipes.load(path)
-        self.source = Source(path.parent)
-        self.data = RecipeData(self.recipe, self.source)
-        self.told: list[tuple[int, int]] = []
-        onnx.save(network(), folder / "float.onnx")
-        self.start = Artifact(form=Form.ONNX, path=folder / "float.onnx", facts={"opset": 20})
-
-    def run(self, *steps, artifact: Artifact | None = None) -> Artifact:
-        """The artifact after these steps of a recipe."""
-        result = artifact or self.start
-        for spec in steps:
-            number = len(list(self.folder.iterdir()))
-            made, scratch = (self.folder / f"{number}{kind}" for kind in ("made", "scratch"))
-            made.mkdir()
-            scratch.mkdir()
-            context = Context(
-                recipe=self.recipe,
-                folder=made,
-                scratch=scratch,
-                original=None,  # type: ignore[arg-type]  # no step on ONNX asks for it
-                data=self.data,
-                source=self.source,
-                tell=lambda done, total, note="": self.told.append((done, total)),
-            )
-            result = StepSpec.model_validate(spec).step.run(result, context)
-        return result
-
-    def outputs(self, artifact: Artifact):
-        """What the file gives for the evaluation data."""
-        session = Session(artifact.file, threads=1)
-        return [session.run(batch) for batch in self.data.evaluation()]
-
-    def cosine(self, artifact: Artifact) -> float:
-        """Agreement with the float network."""
-        return parity.compare(self.outputs(self.start), self.outputs(artifact)).cosine
-
-
-@pytest.fixture
-def bench(tmp_path):
-    """The network, nothing run yet."""
-    return Bench(tmp_path)
-
-
-def zero_points(artifact: Artifact, op_type: str) -> set[tuple[str, int]]:
-    """Dtype and largest value of the zero points of these nodes' activations."""
-    proto = onnx.load(artifact.file)
-    constants = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
-    found = [
-        constants[node.input[2]]
-        for node in proto.graph.node
-        if node.op_type == op_type and node.input[0] not in constants
-    ]
-    return {(zero.dtype.name, int(zero.max())) for zero in found}
-
-
-def static(**options):
-    """A static step; options as in a recipe."""
-    return {"quantize": {"method": "static_qdq", "op_types": ["MatMul"], **options}}
-
-
-SMOOTH = {"quantize": {"method": "smoothquant"}}
-
-
-# ------------------------------------------------------------------ methods
+__all__ = ["bench"]
 
 
 @pytest.mark.parametrize("calibration", ["minmax", "entropy", "percentile"])
@@ -209,88 +84,6 @@ def test_unsigned_activations_become_signed_over_the_same_range(bench):
     assert bench.cosine(signed) > 0.97
 
 
-def test_modelopt_saves_weights_in_int8(bench):
-    """Symmetric, and smaller than the float file."""
-    pytest.importorskip("modelopt", reason="pip install 'conch-serving[nvidia]'")
-    made = bench.run({"quantize": {"method": "modelopt"}})
-    assert zero_points(made, "QuantizeLinear") == {("int8", 0)}
-    kinds = {one.name: one.data_type for one in onnx.load(made.file).graph.initializer}
-    assert TensorProto.INT8 in kinds.values()
-    assert made.facts["calibration"] == "max"
-    assert bench.cosine(made) > 0.9
-
-
-def test_modelopt_takes_weights_from_a_file_beside_and_a_strange_working_folder(
-    bench, tmp_path, monkeypatch
-):
-    """A file `export.py` in the current folder must not hide ours."""
-    pytest.importorskip("modelopt", reason="pip install 'conch-serving[nvidia]'")
-    (tmp_path / "export.py").write_text("raise SystemExit(3)\n")
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "split" / "model.onnx"
-    path.parent.mkdir()
-    onnx.save(network(), path, save_as_external_data=True, location="w.data", size_threshold=0)
-    split = Artifact(form=Form.ONNX, path=path, extra=(path.with_name("w.data"),), facts={})
-    made = bench.run({"quantize": {"method": "modelopt"}}, artifact=split)
-    assert made.extra == ()
-    assert bench.cosine(made) > 0.9
-
-
-def test_modelopt_that_takes_too_long_is_ended(bench):
-    """And the step says so."""
-    pytest.importorskip("modelopt", reason="pip install 'conch-serving[nvidia]'")
-    with pytest.raises(ParityError, match=r"ModelOpt failed \(not done after 0\.01 s\)"):
-        bench.run({"quantize": {"method": "modelopt", "timeout": 0.01}})
-
-
-def alive(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@pytest.mark.parametrize("runner", [RUNNER, process.RUNNER], ids=["modelopt", "tensorrt"])
-def test_runner_ends_with_the_process_that_started_it(tmp_path, monkeypatch, runner):
-    """Also after kill -9, and when that comes before the runner has started."""
-    asked, data = tmp_path / "request", tmp_path / "data"
-    for path in (asked, data):
-        os.mkfifo(path)  # one waits for the other's end: the runner waits for its data for ever
-    (tmp_path / "slow_tool.py").write_text("import time\ntime.sleep(60)\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    code = (
-        "import subprocess, sys\n"
-        "one = subprocess.Popen([sys.executable, '-P', *sys.argv[1:]])\n"
-        "print(one.pid, flush=True)\n"
-        "one.wait()\n"
-    )
-    command = [sys.executable, "-c", code, str(runner), str(asked), str(tmp_path / "result")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        request = {"parent": parent.pid, "calibration_data": str(data)}
-        asked.write_text(json.dumps({**request, "action": "gate", "module": "slow_tool"}))
-        parent.kill()
-    deadline = time.monotonic() + 5
-    while alive(child) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    try:
-        assert not alive(child)
-    finally:
-        if alive(child):
-            os.kill(child, signal.SIGKILL)
-
-
-def test_fp16_halves_the_file_and_keeps_inputs_and_outputs(bench):
-    """Row numbers above the largest allowed value do not keep the table in float32."""
-    pytest.importorskip("modelopt", reason="pip install 'conch-serving[nvidia]'")
-    made = bench.run("to_fp16")
-    assert made.file.stat().st_size < 0.65 * bench.start.file.stat().st_size
-    assert bench.cosine(made) > 0.9999
-    assert bench.outputs(made)[0]["scores"].dtype == np.float32
-
-
 def test_slim_gives_the_same_outputs(bench):
     """It cleans up, nothing else."""
     made = bench.run("slim")
@@ -311,25 +104,6 @@ def test_equal_inputs_give_equal_bytes(bench, steps):
         hashlib.sha256(bench.run(*steps).file.read_bytes()).hexdigest() for _ in range(2)
     )
     assert first == second
-
-
-@pytest.mark.parametrize(
-    ("package", "spec"),
-    [
-        ("nncf", SMOOTH),
-        ("modelopt.onnx.quantization", {"quantize": {"method": "modelopt"}}),
-        ("modelopt.onnx.autocast", "to_fp16"),
-    ],
-)
-def test_missing_tool_is_told_with_how_to_install_it(bench, monkeypatch, package, spec):
-    """The variant is skipped on it."""
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ToolMissing, match="which is not installed") as caught:
-        bench.run(spec)
-    assert "pip install 'conch-serving[" in (caught.value.hint or "")
-
-
-# ------------------------------------------------------------------ one calibration, two encodings
 
 
 def test_reencoded_file_rounds_to_the_same_values(bench):
@@ -366,67 +140,6 @@ def test_reencoding_refuses_a_float_file(bench):
         bench.run("reencode")
 
 
-# ------------------------------------------------------------------ sensitivity
-
-
-def test_the_layer_behind_the_outlier_is_the_most_sensitive(bench):
-    """The file itself passes through; each layer has a row."""
-    ranked = bench.run("rank_layers")
-    assert ranked.file.read_bytes() == bench.start.file.read_bytes()
-    rows = ranked.facts["sensitivity"]
-    assert rows[0]["node"] == "down_product"
-    assert {row["node"]: row["params"] for row in rows} == {
-        "down_product": 64 * CLASSES,
-        "up_product": WIDTH * 64,
-        "lookup": ROWS * WIDTH,
-    }
-    assert [row["sqnr_db"] for row in rows] == sorted(row["sqnr_db"] for row in rows)
-    assert bench.told[-1] == (3, 3)
-
-
-def test_most_sensitive_layers_stay_in_float(bench):
-    """Which is what makes the S8 file true again."""
-    ranked = bench.run("rank_layers")
-    spared = bench.run(static(activations="s8", exclude_sensitive=1), artifact=ranked)
-    weights = {one.name: one.data_type for one in onnx.load(spared.file).graph.initializer}
-    assert weights["down"] == TensorProto.FLOAT
-    assert spared.facts["kept_in_float"] == ["down_product"]
-    assert bench.cosine(spared) > bench.cosine(bench.run(static(activations="s8")))
-
-
-@pytest.mark.parametrize("method", ["smoothquant", "dynamic", "modelopt"])
-def test_every_method_can_spare_sensitive_layers(bench, method):
-    """They all take names of nodes, each in its own way."""
-    needed = {"smoothquant": "nncf", "modelopt": "modelopt"}.get(method, "onnx")
-    pytest.importorskip(needed)
-    ranked = bench.run("rank_layers")
-    spec = {"quantize": {"method": method, "exclude_sensitive": 1}}
-    made = bench.run(spec, artifact=ranked)
-    weights = {one.name: one.data_type for one in onnx.load(made.file).graph.initializer}
-    assert weights.get("down") == TensorProto.FLOAT
-    assert "up" not in weights or weights["up"] != TensorProto.FLOAT
-
-
-@pytest.mark.parametrize(
-    ("ranked", "count", "message"),
-    [(False, 1, "nothing has ranked"), (True, 3, "less than the 3 layers")],
-)
-def test_excluding_without_a_table_that_long_is_refused(bench, ranked, count, message):
-    """One clear error."""
-    artifact = bench.run("rank_layers") if ranked else bench.start
-    with pytest.raises(ConfigError, match=message):
-        bench.run(static(exclude_sensitive=count), artifact=artifact)
-
-
-def test_ranking_a_quantized_model_is_refused(bench):
-    """Its layers are rounded already."""
-    with pytest.raises(ConfigError, match="quantized already"):
-        bench.run(static(), "rank_layers")
-
-
-# ------------------------------------------------------------------ bad calibration data
-
-
 @pytest.mark.parametrize("calibration", ["entropy", "percentile"])
 def test_unequal_shapes_are_refused_before_the_quantizer_fails_on_them(tmp_path, calibration):
     """minmax takes them."""
@@ -442,9 +155,3 @@ def test_last_batch_of_fewer_rows_is_left_out_of_histograms(bench, calibration):
     batches = bench.data.calibration()
     batches[-1] = {name: array[:3] for name, array in batches[-1].items()}
     assert bench.cosine(bench.run(static(calibration=calibration))) > 0.9
-
-
-def test_excluding_a_node_that_is_not_there_is_refused(bench):
-    """It would silently do nothing."""
-    with pytest.raises(ConfigError, match="nonsense not among the graph's"):
-        bench.run(static(exclude=["nonsense"]))

@@ -22,6 +22,7 @@ from export.store import facts
 from export.tasks import Bench, Job
 from export.worker import Pool
 from tests.integration import toy_recipe
+from tests.integration.processes import runs
 
 CONCH = Path(sys.executable).with_name("conch")
 VARIANTS = [
@@ -79,14 +80,6 @@ def killed_at(folder: Path, stage: str) -> list[int]:
     return workers
 
 
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that nobody has reaped does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def finish(folder: Path) -> dict:
     """Run to the end; gives the manifest."""
     process = start(folder)
@@ -114,9 +107,9 @@ def test_run_killed_at_every_stage_in_turn_gives_the_same_manifest(tmp_path, und
     for stage in STAGES:
         workers = killed_at(folder, stage)
         deadline = time.monotonic() + 10
-        while any(map(alive, workers)) and time.monotonic() < deadline:
+        while any(map(runs, workers)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        left = [pid for pid in workers if alive(pid)]
+        left = [pid for pid in workers if runs(pid)]
         assert not left, f"workers outlive the run that was killed at {stage}: {left}"
         assert not (folder / "model_repository" / "toy_fp32").exists()
     assert finish(folder) == undisturbed

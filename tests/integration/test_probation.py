@@ -31,6 +31,7 @@ from serving.runtime.supervisor import TritonServer
 from tests.integration import scripted
 from tests.integration.changeable import X
 from tests.integration.conftest import wait_until
+from tests.unproven import recorded
 
 KILLER = '''
 import json, os, signal, threading, time
@@ -193,16 +194,7 @@ def test_a_change_that_was_written_and_never_loaded_goes_back_at_the_start(tmp_p
         before, was = repository.config_text("killer"), _served(server)
         config = model_config.with_instances(repository.read_config("killer"), 2)
         revision = repository.write_config("killer", config, reason="A", tick_id="t")
-        record = pending.Pending(
-            model="killer",
-            epoch=pending.epoch_of(repository),
-            at=pending.now(),
-            previous=revision.number - 1,
-            revision=revision.number,
-            reason="A",
-            tick_id="t",
-        )
-        pending.write(repository, record)
+        recorded(repository, "killer", revision)
         with session.session(server.endpoint, repository, POLICY, mode=Mode.ACTIVE):
             assert repository.config_text("killer") == before
             assert _served(server) == was

@@ -49,12 +49,6 @@ def server(start_server: StartServer, repository: Path) -> TritonServer:
     return start_server(repository)
 
 
-@pytest.fixture(scope="module")
-def client(server: TritonServer, connect: Callable[[TritonServer], TritonClient]) -> TritonClient:
-    """A client with the key."""
-    return connect(server)
-
-
 def post(url: str, key: str | None = None) -> int:
     """The status of an empty POST."""
     headers = {ADMIN_HEADER: key} if key else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +115,6 @@ def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) 
     root = tmp_path_factory.mktemp("repository")
     fill(root)
     return start_server(root)
-
-
-@pytest.fixture(scope="module")
-def client(server: TritonServer, connect: Callable[[TritonServer], TritonClient]) -> TritonClient:
-    """A client of it."""
-    return connect(server)
 
 
 def add(client: TritonClient, model: str, x: float, step: SequenceStep) -> np.ndarray[Any, Any]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from structlog.testing import capture_logs
 
@@ -22,8 +19,10 @@ from serving.runtime import stub_watch, stubs
 from serving.runtime.supervisor import TritonServer
 from tests.integration import scripted
 from tests.integration.conftest import StartServer, wait_until
+from tests.integration.dying_stubs import alive, healed, kill
 from tests.integration.load import ONES, Load
 from tests.integration.onnx_models import publish_double
+from tests.integration.processes import runs
 
 COUNTS = {"one": 1, "two": 2, "other": 1, "kept": 2}
 
@@ -34,7 +33,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     root = tmp_path_factory.mktemp("repository")
     for name, count in COUNTS.items():
         scripted.publish(root, name, batch_s=0.01)
-        set_count(root, name, count)
+        scripted.set_count(root, name, count)
     publish_double(root, "double")
     return Repository(root)
 
@@ -43,35 +42,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 def server(start_server: StartServer, repository: Repository) -> TritonServer:
     """A supervised Triton."""
     return start_server(repository.root)
-
-
-@pytest.fixture(scope="module")
-def client(server: TritonServer, connect: Callable[[TritonServer], TritonClient]) -> TritonClient:
-    """A client with the key."""
-    return connect(server)
-
-
-def set_count(root: Path, name: str, count: int) -> None:
-    """Another count in the config's file."""
-    path = root / name / "config.pbtxt"
-    path.write_text(re.sub(r"count: \d+", f"count: {count}", path.read_text()))
-
-
-def alive(server: TritonServer, repository: Repository, model: str) -> list[int]:
-    """Pids of the model's stubs, the newest of each instance."""
-    seen = stubs.look(server.endpoint.pid or 0, repository.root, {}).values()
-    return [s.pid for s in stubs.serving(seen).values() if s.alive and s.model == model]
-
-
-def kill(pids: list[int]) -> None:
-    """As the kernel does when memory is out."""
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-
-
-def healed(logs: list[dict[str, object]], model: str) -> bool:
-    """Whether the log says so."""
-    return any(e["event"] == "model.healed" and e["model"] == model for e in logs)
 
 
 def test_stubs_are_found_by_model_version_and_instance(
@@ -138,7 +108,7 @@ def test_a_change_in_place_works_after_a_stub_died(
     for count in (3, 1, 2):
         before = set(alive(server, repository, "two"))
         with repository.lock("two"):
-            set_count(repository.root, "two", count)
+            scripted.set_count(repository.root, "two", count)
             client.load("two", deadline_s=60)
         assert model_config.instance_count(client.config("two")) == count
         client.infer("two", {"x": ONES})
@@ -152,10 +122,10 @@ def test_what_triton_ends_itself_is_no_dead_stub(
     """A count down, a reload, an unload: nothing is healed, and the model stays unloaded."""
     with capture_logs() as logs:
         with repository.lock("other"):
-            set_count(repository.root, "other", 3)
+            scripted.set_count(repository.root, "other", 3)
             client.load("other", deadline_s=60)
         assert wait_until(lambda: len(alive(server, repository, "other")) == 3)
-        set_count(repository.root, "other", 1)
+        scripted.set_count(repository.root, "other", 1)
         client.load("other", deadline_s=60)
         os.utime(repository.root / "other" / "1")
         client.load("other", deadline_s=60)
@@ -185,13 +155,6 @@ def test_what_a_replaced_copy_leaves_is_ended(
     assert len(alive(server, repository, "kept")) == 2
 
 
-def runs(pid: int) -> bool:
-    """Whether the process lives."""
-    with contextlib.suppress(psutil.Error):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
-
-
 def test_without_room_for_a_second_copy_it_is_unloaded_once(
     server: TritonServer, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +173,7 @@ def test_dead_stubs_are_healed_by_answers_alone(
 ) -> None:
     """As for a server elsewhere; a model that fails for another reason is left alone."""
     scripted.publish(tmp_path, "two", batch_s=0.01)
-    set_count(tmp_path, "two", 2)
+    scripted.set_count(tmp_path, "two", 2)
     scripted.publish(tmp_path, "broken", broken_batch=8)
     there = Repository(tmp_path)
     log = tmp_path.parent / f"{tmp_path.name}.log"
@@ -229,7 +192,7 @@ def test_an_edit_that_triton_refuses_never_ends_what_still_answers(
 ) -> None:
     """One of two is dead, and the file on disk does not load: no unload."""
     scripted.publish(tmp_path, "two", batch_s=0.01, refuse_batch=5)
-    set_count(tmp_path, "two", 2)
+    scripted.set_count(tmp_path, "two", 2)
     there = Repository(tmp_path)
     log = tmp_path.parent / f"{tmp_path.name}.log"
     with TritonServer(tmp_path, restart=False, log_path=log, exit_timeout_s=0) as server:

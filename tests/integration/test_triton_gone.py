@@ -14,7 +14,6 @@ from structlog.testing import capture_logs
 
 from serving import pending
 from serving.client import TritonClient
-from serving.pending import Pending
 from serving.repository import Repository
 from serving.runtime import spawn, vitals
 from serving.runtime.endpoint import Endpoint
@@ -22,6 +21,7 @@ from serving.runtime.supervisor import TritonServer
 from tests.integration import scripted
 from tests.integration.conftest import StartServer, wait_until
 from tests.integration.load import ONES
+from tests.unproven import recorded
 
 
 @pytest.fixture(scope="module")
@@ -139,16 +139,7 @@ def test_a_change_that_has_not_proved_itself_is_taken_back(
     def change() -> None:
         text = before.replace("max_batch_size: 8", "max_batch_size: 4")
         revision = repository.write_text("m", text, reason="test", tick_id="t")
-        record = Pending(
-            model="m",
-            epoch=pending.epoch_of(repository),
-            at=pending.now(),
-            previous=revision.number - 1,
-            revision=revision.number,
-            reason="test",
-            tick_id="t",
-        )
-        pending.write(repository, record)
+        recorded(repository, "m", revision)
 
     if how == "start":
         change()

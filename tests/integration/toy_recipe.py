@@ -8,6 +8,9 @@ from typing import Any
 
 import yaml
 
+from export import pipeline
+from export.report import Report
+
 GOOD_MODEL = """
 import torch
 from torch import nn
@@ -79,3 +82,20 @@ def write(
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return path
+
+
+def run(path: Path, **settings: Any) -> Report:
+    """A run that keeps its files beside the recipe, unless told of another work folder."""
+    work, repository = path.parent / "work", path.parent / "repository"
+    return pipeline.run(path, **{"work_dir": work, "repository": repository, **settings})
+
+
+def a_model(forward: str, *, init: str = "", name: str = "Toy") -> str:
+    """Code of a model with this ``forward`` body."""
+    return (
+        "import torch\nfrom torch import nn\n"
+        f"class {name}(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        f"        self.first = nn.Linear(16, 4)\n        {init or 'pass'}\n"
+        f"    def forward(self, x):\n        {forward}\n"
+        f"def load():\n    return {name}()\n"
+    )

@@ -14,6 +14,7 @@ from control.core.windows import Interval
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
 from tests.unit import story
+from tests.unit.intervals import counted
 from tests.unit.life import EVERY, Life, again, settled
 from tests.unit.story import a_policy
 
@@ -110,25 +111,16 @@ def test_conch_does_not_take_the_catching_up_of_a_page_for_a_load() -> None:
     assert life.decisions[-1].reason is not Reason.HOLD_CONTRADICTED
 
 
-def _interval(end_s: float, counted: float, told: int | None, *, span_s: float = 1.0) -> Interval:
+def _told(end_s: float, count: float, told: int | None) -> Interval:
+    """A second in which Triton's statistics told of so many."""
     statistics = None if told is None else ModelStatistics(success_count=told)
-    return Interval(
-        start_s=end_s - span_s,
-        end_s=end_s,
-        arrivals=counted,
-        completed=counted,
-        failed=0.0,
-        pending=0.0,
-        statistics=statistics,
-        instances=1,
-        threads=1,
-    )
+    return counted(end_s, count, statistics=statistics)
 
 
 def _over(*spans: tuple[float, int | None]) -> Agreement:
     found = Agreement()
-    for second, (counted, told) in enumerate(spans, start=1):
-        found = found.absorb(_interval(float(second), counted, told))
+    for second, (count, told) in enumerate(spans, start=1):
+        found = found.absorb(_told(float(second), count, told))
     return found
 
 
@@ -156,10 +148,10 @@ def test_agreement_is_believed_again_after_it_held_for_a_while() -> None:
     """Not at the first look that agrees."""
     broken = _over(*[(0.0, 100)] * 3)
     assert broken.broken
-    once = broken.absorb(_interval(4.0, 100.0, 100))
+    once = broken.absorb(_told(4.0, 100.0, 100))
     assert once.broken
     for second in range(5, 5 + round(AGREED_S)):
-        once = once.absorb(_interval(float(second), 100.0, 100))
+        once = once.absorb(_told(float(second), 100.0, 100))
     assert not once.broken
 
 

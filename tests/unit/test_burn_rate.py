@@ -11,70 +11,42 @@ from hypothesis import strategies as st
 
 from control.core.burn_rate import ErrorBudget, missed_fraction, pending_at_start
 from control.core.correction import HIGH, LOW, Correction
-from control.core.windows import Interval
+from tests.unit.intervals import timed
 from tests.unit.story import a_policy
 
 SLO_S = 0.1
 
 
-def seconds(
-    end_s: float = 1.0,
-    *,
-    span_s: float = 1.0,
-    arrivals: float = 100.0,
-    completed: float = 100.0,
-    failed: float = 0.0,
-    pending: float = 0.0,
-    wait_s: float = 0.0,
-    compute_s: float = 0.02,
-) -> Interval:
-    """An interval; the times are those of one request."""
-    return Interval(
-        start_s=end_s - span_s,
-        end_s=end_s,
-        arrivals=arrivals,
-        completed=completed,
-        failed=failed,
-        pending=pending,
-        statistics=None,
-        instances=1,
-        threads=1,
-        request_s=(wait_s + compute_s) * completed,
-        queue_s=wait_s * completed,
-        compute_s=compute_s * completed,
-    )
-
-
 def test_requests_that_hardly_wait_miss_nothing() -> None:
     """2 ms of waiting beside 80 ms of slack."""
-    assert missed_fraction(seconds(wait_s=0.002), slo_s=SLO_S) < 1e-9
+    assert missed_fraction(timed(wait_s=0.002), slo_s=SLO_S) < 1e-9
 
 
 def test_the_tail_of_the_wait_is_exponential() -> None:
     """20 ms waited, 70 ms of slack: exp(-3.5)."""
-    seen = missed_fraction(seconds(wait_s=0.02, compute_s=0.03), slo_s=SLO_S)
+    seen = missed_fraction(timed(wait_s=0.02, compute_s=0.03), slo_s=SLO_S)
     assert seen == pytest.approx(math.exp(-3.5))
 
 
 def test_a_computation_longer_than_the_slo_misses_always() -> None:
     """Without any queue."""
-    assert missed_fraction(seconds(compute_s=0.2), slo_s=SLO_S) == 1.0
+    assert missed_fraction(timed(compute_s=0.2), slo_s=SLO_S) == 1.0
 
 
 def test_a_queue_longer_than_the_slack_is_too_late_for_whoever_comes() -> None:
     """100/s answer 8 in 80 ms: the queue grew from 4 to 12, so half came too late."""
-    new = seconds(arrivals=108.0, pending=12.0)
+    new = timed(arrivals=108.0, pending=12.0)
     assert pending_at_start(new) == 4.0
     assert missed_fraction(new, slo_s=SLO_S) == pytest.approx(0.5)
-    assert missed_fraction(seconds(pending=500.0), slo_s=SLO_S) == 1.0
+    assert missed_fraction(timed(pending=500.0), slo_s=SLO_S) == 1.0
 
 
 def test_nobody_answered_is_bad_once_the_slo_has_passed() -> None:
     """A short look proves nothing; a second does; no requests are no misses."""
-    stuck = seconds(completed=0.0, arrivals=5.0, pending=5.0)
+    stuck = timed(completed=0.0, arrivals=5.0, pending=5.0)
     assert missed_fraction(stuck, slo_s=SLO_S) == 1.0
     assert missed_fraction(replace(stuck, start_s=0.95), slo_s=SLO_S) == 0.0
-    idle = seconds(completed=0.0, arrivals=0.0)
+    idle = timed(completed=0.0, arrivals=0.0)
     assert missed_fraction(idle, slo_s=SLO_S) == 0.0
 
 
@@ -85,7 +57,7 @@ def test_the_share_is_a_share(
     completed: float, pending: float, wait_s: float, compute_s: float, span_s: float
 ) -> None:
     """From 0 to 1 whatever was counted."""
-    new = seconds(
+    new = timed(
         completed=completed, pending=pending, wait_s=wait_s, compute_s=compute_s, span_s=span_s
     )
     assert 0.0 <= missed_fraction(new, slo_s=SLO_S) <= 1.0
@@ -94,7 +66,7 @@ def test_the_share_is_a_share(
 def _burnt(budget: ErrorBudget, first: int, last: int, *, bad: bool, rate: float = 100.0):
     policy = a_policy(slo_s=SLO_S)
     for end_s in range(first, last + 1):
-        new = seconds(float(end_s), compute_s=0.2 if bad else 0.02, completed=rate, arrivals=rate)
+        new = timed(float(end_s), compute_s=0.2 if bad else 0.02, completed=rate, arrivals=rate)
         budget = budget.absorb(new, policy)
     return budget
 
@@ -125,7 +97,7 @@ def test_few_requests_prove_nothing() -> None:
 def test_failures_are_misses() -> None:
     """However fast they were."""
     policy = a_policy(slo_s=SLO_S)
-    new = seconds(completed=50.0, failed=50.0)
+    new = timed(completed=50.0, failed=50.0)
     budget = ErrorBudget().absorb(new, policy)
     assert budget.burn_rate(policy, window_s=30.0, at_s=1.0) == pytest.approx(50.0)
 

@@ -10,29 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.core.demand import Bound, Demand, bounds_of, dispersion, jumping_s
-from control.core.windows import Interval
-
-
-def _intervals(counts: list[float], *, span_s: float = 1.0) -> list[Interval]:
-    return [
-        Interval(
-            start_s=n * span_s,
-            end_s=(n + 1) * span_s,
-            arrivals=count,
-            completed=count,
-            failed=0.0,
-            pending=0.0,
-            statistics=None,
-            instances=1,
-            threads=1,
-        )
-        for n, count in enumerate(counts)
-    ]
+from tests.unit.intervals import in_a_row
 
 
 def test_bounds_by_hand() -> None:
     """100 arrivals in the newest second, 80 in the one before."""
-    bounds = bounds_of(_intervals([80, 100]), spread=1.0)
+    bounds = bounds_of(in_a_row([80, 100]), spread=1.0)
     assert bounds[0].low_rps == pytest.approx(70.0)
     assert bounds[0].likely_rps == pytest.approx(110.0)
     assert bounds[2].low_rps == pytest.approx((180 - 2.5 * 180**0.5) / 2)
@@ -42,7 +25,7 @@ def test_noise_alone_hardly_raises_the_bound() -> None:
     """Poisson arrivals at 150/s for ten minutes: the bound stays within 4 % above the truth."""
     counts = np.random.default_rng(1).poisson(150, 600).astype(float).tolist()
     lows = [
-        max(b.low_rps for b in bounds_of(_intervals(counts[n - 40 : n]), spread=1.0))
+        max(b.low_rps for b in bounds_of(in_a_row(counts[n - 40 : n]), spread=1.0))
         for n in range(40, 600)
     ]
     assert max(lows) < 1.04 * 150
@@ -51,7 +34,7 @@ def test_noise_alone_hardly_raises_the_bound() -> None:
 
 def test_a_doubling_shows_in_the_first_second() -> None:
     """From 150/s to 300/s: seen at once, and its likely size is near 300."""
-    bounds = bounds_of(_intervals([150.0] * 30 + [300.0]), spread=1.0)
+    bounds = bounds_of(in_a_row([150.0] * 30 + [300.0]), spread=1.0)
     sure = [b for b in bounds if b.low_rps > 160]
     assert sure
     assert max(b.likely_rps for b in sure) == pytest.approx(317, abs=1)
@@ -59,15 +42,15 @@ def test_a_doubling_shows_in_the_first_second() -> None:
 
 def test_a_level_that_is_surely_new_is_met_nearer_to_its_mean() -> None:
     """From 100 to 300/s: half the deviations off, as only its height is uncertain."""
-    jumped = bounds_of(_intervals([100] * 10 + [300]), spread=1.0)
+    jumped = bounds_of(in_a_row([100] * 10 + [300]), spread=1.0)
     assert jumped[0].low_rps == pytest.approx(300 - 1.5 * 300**0.5)
     assert jumped[0].jumped
     assert jumped[0].up_to_rps == pytest.approx(300 + 1.5 * 300**0.5)
-    climbed = bounds_of(_intervals([100] * 10 + [145]), spread=1.0)  # 3.6 deviations, not 4
+    climbed = bounds_of(in_a_row([100] * 10 + [145]), spread=1.0)  # 3.6 deviations, not 4
     assert climbed[0].low_rps == pytest.approx(145 - 3 * 145**0.5)
     assert not climbed[0].jumped
     assert climbed[0].up_to_rps == pytest.approx(145 + 3 * 145**0.5)
-    begun = bounds_of(_intervals([100, 300]), spread=1.0)  # a second before it proves nothing
+    begun = bounds_of(in_a_row([100, 300]), spread=1.0)  # a second before it proves nothing
     assert begun[0].low_rps == pytest.approx(300 - 3 * 300**0.5)
 
 
@@ -75,7 +58,7 @@ def test_looks_that_come_a_moment_early_still_make_up_a_window() -> None:
     """Ticks of 0.4998 s: the window of half a second is the newest look, and not two of them."""
     early = [
         replace(i, start_s=0.4998 * n, end_s=0.4998 * (n + 1))
-        for n, i in enumerate(_intervals([30.0] * 10 + [120.0]))
+        for n, i in enumerate(in_a_row([30.0] * 10 + [120.0]))
     ]
     assert bounds_of(early, spread=1.0)[0].likely_rps == pytest.approx(262.0, abs=1.0)
 
@@ -106,17 +89,17 @@ def test_while_a_change_is_made_the_most_of_a_new_level_counts() -> None:
 def test_a_jump_within_the_newest_look_is_seen_once() -> None:
     """100, 100, then 170 for a part of the second at 240; the next look is whole."""
     whole = [100.0] * 5
-    assert jumping_s(_intervals([*whole, 170.0]), spread=1.0) == 1.0
-    assert jumping_s(_intervals([*whole, 170.0, 240.0]), spread=1.0) == 0.0
-    assert jumping_s(_intervals([*whole, 170.0, 300.0]), spread=1.0) == 0.0  # looked twice
-    assert jumping_s(_intervals([*whole, 149.0]), spread=1.0) == 0.0  # not 1.5 times
-    assert jumping_s(_intervals([5.0, 5.0, 12.0]), spread=1.0) == 0.0  # 1.7 deviations
-    assert jumping_s(_intervals([100.0, 170.0]), spread=1.0) == 0.0
+    assert jumping_s(in_a_row([*whole, 170.0]), spread=1.0) == 1.0
+    assert jumping_s(in_a_row([*whole, 170.0, 240.0]), spread=1.0) == 0.0
+    assert jumping_s(in_a_row([*whole, 170.0, 300.0]), spread=1.0) == 0.0  # looked twice
+    assert jumping_s(in_a_row([*whole, 149.0]), spread=1.0) == 0.0  # not 1.5 times
+    assert jumping_s(in_a_row([5.0, 5.0, 12.0]), spread=1.0) == 0.0  # 1.7 deviations
+    assert jumping_s(in_a_row([100.0, 170.0]), spread=1.0) == 0.0
 
 
 def test_bursty_arrivals_need_more_to_be_sure() -> None:
     """The same counts prove less when counts scatter more."""
-    intervals = _intervals([150.0] * 20 + [220.0])
+    intervals = in_a_row([150.0] * 20 + [220.0])
     calm = bounds_of(intervals, spread=1.0)[0].low_rps
     assert bounds_of(intervals, spread=4.0)[0].low_rps < calm
 
@@ -126,7 +109,7 @@ def test_dispersion_of_batched_arrivals(factor: int, low: float, high: float) ->
     """Arrivals that come in groups of 4 have four times the variance of their mean."""
     rng = np.random.default_rng(3)
     found = [
-        dispersion(_intervals((factor * rng.poisson(150 / factor, 40)).astype(float).tolist()))
+        dispersion(in_a_row((factor * rng.poisson(150 / factor, 40)).astype(float).tolist()))
         for _ in range(50)
     ]
     assert low <= np.mean(found) <= high
@@ -141,7 +124,7 @@ def test_dispersion_of_uneven_ticks_is_that_of_even_ones(long_s: float) -> None:
         intervals, at_s = [], 0.0
         for n in range(40):
             span_s = long_s if n % 2 else 1.0
-            one = _intervals([float(rng.poisson(150 * span_s))])[0]
+            one = in_a_row([float(rng.poisson(150 * span_s))])[0]
             intervals.append(replace(one, start_s=at_s, end_s=at_s + span_s))
             at_s += span_s
         found.append(dispersion(intervals))
@@ -152,7 +135,7 @@ def test_dispersion_ignores_one_jump_of_the_level() -> None:
     """A step is no burstiness."""
     rng = np.random.default_rng(4)
     counts = np.concatenate([rng.poisson(60, 20), rng.poisson(240, 20)]).astype(float)
-    assert dispersion(_intervals(counts.tolist())) < 1.6
+    assert dispersion(in_a_row(counts.tolist())) < 1.6
 
 
 @given(
@@ -162,8 +145,8 @@ def test_dispersion_ignores_one_jump_of_the_level() -> None:
 )
 def test_more_arrivals_never_lower_a_bound(counts: list[float], more: float, span_s: float) -> None:
     """From equal history, more in the newest interval is never less load."""
-    less = bounds_of(_intervals(counts, span_s=span_s), spread=1.0)
-    greater = bounds_of(_intervals([*counts[:-1], counts[-1] + more], span_s=span_s), spread=1.0)
+    less = bounds_of(in_a_row(counts, span_s=span_s), spread=1.0)
+    greater = bounds_of(in_a_row([*counts[:-1], counts[-1] + more], span_s=span_s), spread=1.0)
     for before, after in zip(less, greater, strict=True):
         assert after.low_rps >= before.low_rps - 1e-9
         assert after.likely_rps >= before.likely_rps

@@ -5,21 +5,7 @@ from __future__ import annotations
 import math
 
 from control.core.foresight import LOOKED_FOR_EVERY_S, Foresight
-from control.core.windows import Interval
-
-
-def _interval(end_s: float, rate_rps: float, *, span_s: float = 2.0) -> Interval:
-    return Interval(
-        start_s=end_s - span_s,
-        end_s=end_s,
-        arrivals=rate_rps * span_s,
-        completed=rate_rps * span_s,
-        failed=0.0,
-        pending=0.0,
-        statistics=None,
-        instances=1,
-        threads=1,
-    )
+from tests.unit.intervals import counted
 
 
 def _wave_rps(at_s: float) -> float:
@@ -31,7 +17,7 @@ def _waves(seconds: float) -> Foresight:
     known = Foresight()
     for look in range(1, int(seconds / 2.0)):
         at_s = 1000.0 + 2.0 * look
-        known = known.absorb(_interval(at_s, _wave_rps(at_s)), horizon_s=10.0)
+        known = known.absorb(counted(at_s, 2.0 * _wave_rps(at_s), span_s=2.0), horizon_s=10.0)
     return known
 
 
@@ -53,11 +39,11 @@ def test_there_is_no_season_in_two_minutes() -> None:
 def test_a_season_is_looked_for_once_a_minute_only() -> None:
     """It takes a millisecond."""
     known = _waves(3600.0)
-    later = known.absorb(_interval(known.looked_s + 2.0, 100.0), horizon_s=10.0)
+    later = known.absorb(counted(known.looked_s + 2.0, 200.0, span_s=2.0), horizon_s=10.0)
     assert later.looked_s == known.looked_s
     assert later.season is known.season
     at_s = known.looked_s + LOOKED_FOR_EVERY_S
-    assert known.absorb(_interval(at_s, 100.0), horizon_s=10.0).looked_s == at_s
+    assert known.absorb(counted(at_s, 200.0, span_s=2.0), horizon_s=10.0).looked_s == at_s
 
 
 def test_a_gap_begins_the_trend_anew_and_keeps_the_season() -> None:

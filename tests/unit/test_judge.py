@@ -11,8 +11,8 @@ from control.core.safety import Safety
 from control.core.types import Observation, Settings
 from control.core.windows import interval
 from serving.metrics import ModelCounters
+from tests.unit.intervals import timed
 from tests.unit.story import a_policy, settings
-from tests.unit.test_burn_rate import seconds
 
 POLICY = a_policy(slo_s=0.1)
 GOOD = settings(2, batch=8)
@@ -22,7 +22,7 @@ T0 = 1000.0
 
 def period(mean_s: float, *, rate: float = 100.0, failed: float = 0.0, span_s: float = 10.0):
     """Seconds of a steady load whose requests take so long."""
-    new = seconds(
+    new = timed(
         span_s,
         span_s=span_s,
         arrivals=rate * span_s + failed,
@@ -86,8 +86,8 @@ def test_new_failures_are_worse_at_once() -> None:
 def test_failures_count_while_it_settles_and_while_a_queue_drains() -> None:
     """The change itself may be what makes requests fail."""
     seen = watch(Period())
-    seen = seen.with_interval(seconds(T0 + 1.0, failed=20.0, completed=80.0), POLICY)
-    draining = seconds(T0 + 20.0, failed=20.0, completed=600.0, pending=500.0)
+    seen = seen.with_interval(timed(T0 + 1.0, failed=20.0, completed=80.0), POLICY)
+    draining = timed(T0 + 20.0, failed=20.0, completed=600.0, pending=500.0)
     seen = seen.with_interval(draining, POLICY)
     assert (seen.after.failed, seen.after.ended) == (40.0, 720.0)
     assert seen.after.completed == 0.0
@@ -98,7 +98,7 @@ def _overload(rise: float, *, pending: float, rejected: float = 0.0) -> Period:
     """Ten seconds of which each sees 40 failures, beside so many that wait."""
     seen = Period()
     for n in range(10):
-        new = seconds(T0 + n, arrivals=140.0 + rise, completed=100.0, failed=40.0, pending=pending)
+        new = timed(T0 + n, arrivals=140.0 + rise, completed=100.0, failed=40.0, pending=pending)
         seen = seen.plus(replace(new, rejected=rejected), slo_s=0.1, full_round=24.0)
     return seen
 
@@ -114,7 +114,7 @@ def test_more_instances_are_not_blamed_for_the_failures_of_an_overload() -> None
         broken = _overload(rise, pending=5.0)
         assert verdict(watch(broken, settings=more)) is Verdict.WORSE
     settling = watch(Period(), settings=more).with_interval(
-        seconds(T0 + 1.0, failed=40.0, pending=500.0), POLICY
+        timed(T0 + 1.0, failed=40.0, pending=500.0), POLICY
     )
     assert verdict(settling, later_s=1.0) is None
 
@@ -161,7 +161,7 @@ def test_fewer_instances_are_worse_only_when_the_slo_is_missed() -> None:
 def test_requests_without_an_answer_are_worse() -> None:
     """They came, and nobody was answered."""
     stuck = Period().plus(
-        seconds(10.0, span_s=10.0, completed=0.0, arrivals=1000.0, pending=1000.0),
+        timed(10.0, span_s=10.0, completed=0.0, arrivals=1000.0, pending=1000.0),
         slo_s=0.1,
         full_round=64.0,
     )
@@ -174,7 +174,7 @@ def test_more_instances_are_worse_only_when_they_carry_less() -> None:
     assert verdict(watch(period(0.5), settings=more)) is Verdict.NEUTRAL
 
     def saturated(rps: float) -> Period:
-        full = seconds(10.0, span_s=10.0, completed=rps * 10, arrivals=1500.0, pending=2000.0)
+        full = timed(10.0, span_s=10.0, completed=rps * 10, arrivals=1500.0, pending=2000.0)
         return Period().plus(full, slo_s=0.1, full_round=24.0)
 
     down = watch(saturated(80.0), before=saturated(100.0), settings=more)
@@ -205,7 +205,7 @@ def test_nobody_asked_is_neutral() -> None:
 
 def test_a_draining_queue_does_not_count_as_latency() -> None:
     """1000 waited and 500 still do: the overload before, not these settings."""
-    new = seconds(completed=600.0, arrivals=100.0, pending=500.0, wait_s=5.0)
+    new = timed(completed=600.0, arrivals=100.0, pending=500.0, wait_s=5.0)
     seen = Period().plus(new, slo_s=0.1, full_round=16.0)
     assert seen.completed == 0.0
     assert seen.queued_completed == 600.0
@@ -224,7 +224,7 @@ class Told:
         for _ in range(count):
             self.at_s += 1.0
             self.safety = self.safety.absorb(
-                seconds(self.at_s, compute_s=mean_s),
+                timed(self.at_s, compute_s=mean_s),
                 self.applied,
                 self.policy,
                 burning=False,

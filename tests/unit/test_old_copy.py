@@ -13,8 +13,8 @@ from control.core.types import Observation, Reason
 from control.core.windows import Interval
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
+from tests.unit.intervals import timed
 from tests.unit.story import Story, a_policy, settings
-from tests.unit.test_burn_rate import seconds
 
 POLICY = a_policy()
 
@@ -30,7 +30,7 @@ def _executed(items: int, *, size: int = 8) -> ModelStatistics:
 
 
 def _interval(items: float, own: int) -> Interval:
-    return replace(seconds(), inferences=items, statistics=_executed(own))
+    return replace(timed(), inferences=items, statistics=_executed(own))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from serving import pending
 from serving.pending import Pending
 from serving.repository import Repository
+from tests.unproven import recorded
 
 OLD = 'name: "m"\nmax_batch_size: 4\n# mine\n'
 NEW = 'name: "m"\nmax_batch_size: 8\n'
@@ -23,17 +24,7 @@ def changed(tmp_path: Path) -> tuple[Repository, Pending]:
     repository = Repository(tmp_path)
     revision = repository.write_text("m", NEW, reason="REBATCH", tick_id="t1")
     (repository.state / pending.EPOCH).write_text("7")
-    record = Pending(
-        model="m",
-        epoch=pending.epoch_of(repository),
-        at=pending.now(),
-        previous=revision.number - 1,
-        revision=revision.number,
-        reason="REBATCH",
-        tick_id="t1",
-    )
-    pending.write(repository, record)
-    return repository, record
+    return repository, recorded(repository, "m", revision)
 
 
 def test_a_record_is_read_back_and_removed(changed: tuple[Repository, Pending]) -> None:

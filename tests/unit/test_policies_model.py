@@ -15,7 +15,7 @@ from control.core.policies.clairvoyant import Clairvoyant, highest_mean_rps
 from control.core.policies.inferline import InferLine, highest_rate, newest_rates
 from control.core.policies.static import Static, StaticDefault, StaticMean
 from control.core.types import Reason
-from control.core.windows import Interval
+from tests.unit.intervals import in_a_row
 from tests.unit.rule_story import RuleStory
 from tests.unit.story import a_policy, settings
 
@@ -32,24 +32,6 @@ def told(story: RuleStory) -> dict[int, float]:
     assert seen is not None
     carried = Carried(state=story.state, seen=seen, policy=story.policy, applied=story.applied)
     return {count: carried.rps(count) for count in range(1, 9)}
-
-
-def seconds(*arrivals: float) -> tuple[Interval, ...]:
-    """Intervals of 1 s that end at 1, 2, ..."""
-    return tuple(
-        Interval(
-            start_s=float(at),
-            end_s=at + 1.0,
-            arrivals=count,
-            completed=count,
-            failed=0.0,
-            pending=0.0,
-            statistics=None,
-            instances=1,
-            threads=1,
-        )
-        for at, count in enumerate(arrivals)
-    )
 
 
 def test_static_goes_to_its_count_once_and_stays() -> None:
@@ -75,13 +57,13 @@ def test_static_mean_sizes_once_to_the_mean_of_the_first_seconds() -> None:
 
 def test_the_envelope_has_a_rate_for_every_window_that_is_covered() -> None:
     """Of 4 s the windows of 1, 2 and 4 s are known, newest last."""
-    assert newest_rates(seconds(10, 20, 30, 40), 1.0) == {1.0: 40.0, 2.0: 35.0, 4.0: 25.0}
-    assert list(newest_rates(seconds(*[1.0] * 60), 1.0)) == [1, 2, 4, 8, 16, 32, 60]
+    assert newest_rates(in_a_row([10, 20, 30, 40]), 1.0) == {1.0: 40.0, 2.0: 35.0, 4.0: 25.0}
+    assert list(newest_rates(in_a_row([1.0] * 60), 1.0)) == [1, 2, 4, 8, 16, 32, 60]
 
 
 def test_the_peak_is_the_greatest_rate_of_a_full_step() -> None:
     """Over 2 s: 15, 35, 30 and 15; before its window nothing counts."""
-    intervals = seconds(10, 20, 50, 10, 20)
+    intervals = in_a_row([10, 20, 50, 10, 20])
     assert highest_rate(intervals, step_s=2.0, after_s=0.0) == 35.0
     assert highest_rate(intervals, step_s=2.0, after_s=3.0) == 15.0
     assert highest_rate(intervals, step_s=9.0, after_s=0.0) is None

@@ -17,9 +17,9 @@ from serving import model_config, pending
 from serving.client import InferenceFailed, TritonClient
 from serving.metrics import ModelCounters
 from serving.model_config import ModelConfig
-from serving.pending import Pending
 from serving.repository import Repository
 from serving.statistics import ModelStatistics
+from tests.unproven import recorded
 
 OLD = """name: "m" backend: "python" max_batch_size: 8
 input { name: "x" data_type: TYPE_FP32 dims: [4] }
@@ -94,16 +94,7 @@ def world(tmp_path: Path) -> World:
     (tmp_path / "m" / "config.pbtxt").write_text(OLD)
     repository = Repository(tmp_path)
     revision = repository.write_text("m", NEW, reason="SCALE_UP_LOAD", tick_id="t")
-    record = Pending(
-        model="m",
-        epoch=pending.epoch_of(repository),
-        at=pending.now(),
-        previous=revision.number - 1,
-        revision=revision.number,
-        reason="SCALE_UP_LOAD",
-        tick_id="t",
-    )
-    pending.write(repository, record)
+    recorded(repository, "m", revision)
     server = Server(served=model_config.parse(NEW))
     made = World(repository, server, cast(Any, None))
     made.watch = Probation(repository, cast(TritonClient, server), clock=lambda: made.now_s)

@@ -1,0 +1,28 @@
+"""A control loop that runs until something came true."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from control.loop import ControlLoop, Tick
+
+
+def ticks_until(
+    loop: ControlLoop,
+    came_true: Callable[[list[Tick]], bool],
+    *,
+    tick_s: float,
+    at_most_s: float,
+) -> list[Tick]:
+    """The ticks until it did; fails when it did not in time."""
+    stop, ticks = threading.Event(), list[Tick]()
+
+    def saw(tick: Tick) -> None:
+        ticks.append(tick)
+        if came_true(ticks):
+            stop.set()
+
+    loop.run(tick_s=tick_s, stop=stop, duration_s=at_most_s, on_tick=saw)
+    assert stop.is_set(), [(t.decision.reason.name, t.decision.clamps) for t in ticks]
+    return ticks
