@@ -8,13 +8,11 @@ from pathlib import Path
 
 import filelock
 
-from conch.errors import RepositoryError
+from conch.errors import ConchError, RepositoryError
 
 
 @contextmanager
-def held(
-    path: Path, *, wait_s: float, busy: RepositoryError, nested: bool = False
-) -> Iterator[None]:
+def held(path: Path, *, wait_s: float, busy: ConchError, nested: bool = False) -> Iterator[None]:
     """Hold the lock file.
 
     Args:
@@ -24,7 +22,8 @@ def held(
         nested: whether who holds it in this process may take it again.
 
     Raises:
-        RepositoryError: ``busy``, or that the disk refuses.
+        ConchError: ``busy``.
+        RepositoryError: when the disk refuses.
     """
     lock = filelock.FileLock(path, is_singleton=nested)
     try:

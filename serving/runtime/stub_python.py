@@ -8,7 +8,6 @@ environment of its own: numpy 1.26 first, then all the packages of ours.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 import tempfile
 import venv
@@ -18,11 +17,14 @@ import structlog
 
 from conch import paths
 from conch.errors import TritonUnavailable
+from serving import locks
 from serving.runtime import wheel
 from serving.runtime.find import TritonBinary
 from serving.runtime.wheel import PinnedWheel
 
 _log = structlog.get_logger()
+
+LOCK_WAIT_S = 60.0
 
 NUMPY_VERSION = "1.26.4"
 # By Python minor version, of the wheel and of its RECORD; numpy 1 has none for 3.13 and newer.
@@ -48,14 +50,14 @@ def bin_dir(binary: TritonBinary) -> Path:
         return Path(sys.executable).parent
     folder = paths.cache_dir() / "python" / _digest()
     numpy = wheel.unpacked(numpy_wheel(), numpy_folder())
-    if not folder.is_dir():
-        _create(folder, numpy)
-    elif not _is_as_made(folder, numpy):
-        _log.warning("python.made_anew", folder=str(folder), reason="it is not as it was made")
-        folder.rename(Path(tempfile.mkdtemp(dir=folder.parent, prefix=".old-")) / folder.name)
-        _create(folder, numpy)
-    for old in folder.parent.glob(".old-*"):
-        shutil.rmtree(old, ignore_errors=True)
+    if not _is_as_made(folder, numpy):
+        busy = TritonUnavailable(
+            f"{folder}: another process has been making it for {LOCK_WAIT_S:g} s.",
+            hint="Wait for it to end, then run it again.",
+        )
+        with locks.held(folder.parent / ".lock", wait_s=LOCK_WAIT_S, busy=busy):
+            if not _is_as_made(folder, numpy):  # else another one was faster
+                _make(folder, numpy)
     return folder / "bin"
 
 
@@ -89,23 +91,20 @@ def numpy_wheel() -> PinnedWheel:
     )
 
 
-def _create(folder: Path, numpy: Path) -> None:
+def _make(folder: Path, numpy: Path) -> None:
     """A virtual environment that holds only where to look: numpy 1, then our packages."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".python-"))
-    try:
-        _fill(temporary, numpy)
-        temporary.chmod(0o755)
-        temporary.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was faster: its folder is the same
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    if folder.is_dir():
+        _log.warning("python.made_anew", folder=str(folder), reason="it is not as it was made")
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".python-") as temporary:
+        fresh = Path(temporary) / "fresh"
+        _fill(fresh, numpy)
+        if folder.is_dir():
+            folder.rename(Path(temporary) / "old")
+        fresh.rename(folder)
 
 
 def _fill(folder: Path, numpy: Path) -> None:
-    """Make the environment in an empty folder."""
+    """Make the environment in a folder that is empty or not there."""
     venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
     for path in (folder / "bin").iterdir():
         if not path.is_symlink():  # the scripts to activate it: nobody does
@@ -122,6 +121,8 @@ def _is_as_made(folder: Path, numpy: Path) -> bool:
     Its ``bin`` is first on the PATH of Triton, which starts a shell and asks for ``env`` and
     ``tar``; its packages' folder is where a ``.pth`` or ``sitecustomize`` would be run.
     """
+    if not folder.is_dir():
+        return False
     with tempfile.TemporaryDirectory(prefix="conch-python-") as temporary:
         _fill(Path(temporary), numpy)
         return _content(folder) == _content(Path(temporary))
@@ -147,6 +148,6 @@ def _packages() -> list[str]:
 
 
 def _digest() -> str:
-    """Names the environment: the interpreter, where its packages are, and the numpy."""
-    parts = [sys.base_prefix, sys.version, NUMPY_VERSION, *_packages()]
+    """Names the environment: the interpreter, where its packages are, and where its numpy is."""
+    parts = [sys.base_prefix, sys.version, str(numpy_folder()), *_packages()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,37 @@ def test_stub_python_that_was_changed_is_made_anew(
     assert [e["event"] for e in logs] == ["python.made_anew"]
     with capture_logs() as logs:
         stub_python.bin_dir(binary)
+    assert not logs
+
+
+def test_stub_python_is_made_anew_once_by_several_at_a_time(own_cache: Path, numpy_1: None) -> None:
+    """Servers that start together find the same folder; none takes it from under another."""
+    binary = a_wheel_triton(own_cache / "triton")
+    folder = stub_python.bin_dir(binary).parent
+    for change in PLANTED.values():
+        change(folder)
+        with capture_logs() as logs, ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: stub_python.bin_dir(binary), range(8)))
+        assert set(found) == {folder / "bin"}
+        assert [e["event"] for e in logs] == ["python.made_anew"]
+    assert [path.name for path in folder.parent.iterdir() if path.name != ".lock"] == [folder.name]
+
+
+def test_stub_python_of_another_cache_is_another(
+    own_cache: Path, numpy_1: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache whose folders are links to this one's says in its own where its numpy is."""
+    binary = a_wheel_triton(own_cache / "triton")
+    folder = stub_python.bin_dir(binary).parent
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in own_cache.iterdir():
+        (other / path.name).symlink_to(path)
+    monkeypatch.setenv("CONCH_CACHE", str(other))
+    assert stub_python.bin_dir(binary).parent.name != folder.name
+    monkeypatch.setenv("CONCH_CACHE", str(own_cache))
+    with capture_logs() as logs:
+        assert stub_python.bin_dir(binary).parent == folder
     assert not logs
 
 
