@@ -159,7 +159,7 @@ class Actuator:
                 self._heal(desired, error)
                 self._bring_back(model, around)
             except ApplyRejected as error:
-                self._undo_drift(model, error)
+                self._undo_drift(model, text, error)
                 self._bring_back(model, around)
             return True
 
@@ -186,18 +186,15 @@ class Actuator:
             before=lambda old, new: self._remember(model, unproven, previous, old, new),
         ).number
         failpoint("actuator.before_load")
+        written = model_config.to_text(change.new)
         try:
+            self._require_ours(model, written)  # a load would bring an edit of just now with it
             self._load_and_verify(change.new, single=single, full=full, around=around)
         except ConchError as error:
             log.error("config.rejected", model=model, tick_id=tick_id, error=error.message)
             try:
                 self._roll_back(
-                    model,
-                    previous,
-                    model_config.to_text(change.new),
-                    single=single,
-                    tick_id=tick_id,
-                    cause=error,
+                    model, previous, written, single=single, tick_id=tick_id, cause=error
                 )
             except (Edited, ServerGone):
                 self._forget(model, unproven)
@@ -350,10 +347,11 @@ class Actuator:
         heal.unload(self._client, config.name)
         self._load_and_verify(config, single=Answers.SOMETIMES)
 
-    def _undo_drift(self, model: str, refused: ApplyRejected) -> None:
-        """The newest revision that says what Triton serves, back on disk."""
+    def _undo_drift(self, model: str, written: str, refused: ApplyRejected) -> None:
+        """The newest revision that says what Triton serves, back on disk; an edit stays."""
         log_of = self._repository.revisions(model)
         shown = self._client.config(model)
+        self._require_ours(model, written)
         for revision in reversed(log_of.all()):
             text = log_of.text(revision.number)
             with contextlib.suppress(ConfigError):

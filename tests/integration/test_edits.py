@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from cli.main import root
 from conch.errors import ApplyRejected, ConfigError
+from control import actuator as actuator_module
 from control import session
 from control.action import Edited
 from control.actuator import Actuator
@@ -200,7 +201,7 @@ def test_a_policy_that_means_what_is_not_there_is_refused(
 def test_an_edit_in_the_middle_of_a_change_is_never_overwritten(
     served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look and the write, and between the write and a rollback."""
+    """Between the look and the write, before the load, and between the load and a rollback."""
     repository, client, _ = served
     path = repository.config_path("other")
     before = path.read_text()
@@ -228,5 +229,20 @@ def test_an_edit_in_the_middle_of_a_change_is_never_overwritten(
         with pytest.raises(Edited):
             actuator.apply("other", wanted, reason="test")
     assert path.read_text() == edited
+    path.write_text(before)
+    client.load("other")
+
+    def edits_the_count(place: str) -> None:
+        if place == "actuator.before_load":
+            path.write_text(edited.replace("count: 1", "count: 3"))
+
+    shown = client.config("other")
+    assert "count: 1" in edited
+    with monkeypatch.context() as patch:
+        patch.setattr(actuator_module, "failpoint", edits_the_count)
+        with pytest.raises(Edited):
+            actuator.apply("other", wanted, reason="test")
+    assert path.read_text() == edited.replace("count: 1", "count: 3")
+    assert client.config("other") == shown
     path.write_text(before)
     client.load("other")
