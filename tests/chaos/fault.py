@@ -20,7 +20,8 @@ class Cost(enum.Flag):
     STUB = enum.auto()
     """Those of the dead instance, until it is healed."""
     WAIT = enum.auto()
-    """Those that wait in a stopped server beyond their deadline."""
+    """Those that wait beyond their deadline: in a stopped server, or for instances while a person's
+    hand holds the controller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

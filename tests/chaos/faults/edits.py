@@ -12,6 +12,7 @@ from random import Random
 from typing import ClassVar, Self
 
 from conch.errors import ConchError
+from serving import model_config
 from tests.chaos.fault import Cost, Fault
 from tests.chaos.faults.processes import KillTriton
 from tests.chaos.world.models import DENSE, SLEEPY
@@ -23,6 +24,7 @@ class EditNotLoaded(Fault):
     """A person edits a config and does not load it: it must not be overwritten."""
 
     name: ClassVar[str] = "edit-not-loaded"
+    costs: ClassVar[Cost] = Cost.WAIT
     lasts_s: float = 8.0
     count: int = 0
 
@@ -59,9 +61,19 @@ class EditNotLoaded(Fault):
                 world.note(f"  load of the edit: {error.message}")
 
     def verify(self, world: World) -> Iterator[str]:
-        """The edit was still there when the person came to load it."""
-        if world.kept["found"] != world.kept["edited"]:
-            yield "an edit by hand that was not loaded yet was overwritten"
+        """The edit was still there when the person came to load it.
+
+        Unless all that it asks for was in force, as with a comment: then the revisions keep it.
+        """
+        edited, log = world.kept["edited"], world.repository.revisions(SLEEPY)
+        if world.kept["found"] == edited:
+            return
+        every = [(revision, log.text(revision.number)) for revision in log.all()]
+        if all(text != edited for _, text in every):
+            yield "an edit by hand that was not loaded yet was overwritten, and no revision has it"
+        asked = model_config.parse(edited)
+        if all(model_config.parse(text) != asked for revision, text in every if revision.tick_id):
+            yield "an edit by hand that was not in force was overwritten"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +81,7 @@ class EditGarbage(Fault):
     """A config is no config for a while, then it is what it was."""
 
     name: ClassVar[str] = "edit-garbage"
+    costs: ClassVar[Cost] = Cost.WAIT
     lasts_s: float = 6.0
     model: str = DENSE
 
@@ -183,6 +196,7 @@ class FrozenGarbage(Fault):
     """``frozen.json`` cannot be understood: nothing is changed until it can be."""
 
     name: ClassVar[str] = "frozen-garbage"
+    costs: ClassVar[Cost] = Cost.WAIT
     lasts_s: float = 6.0
     text: str = "{"
 

@@ -90,10 +90,12 @@ class World:
         self._stack.callback(self.proxy.close)
         self.load = Load(self.endpoint.grpc_url, self.seed)
         self._stack.callback(self.load.stop)
+        self.load.pin(**{models.SLEEPY: models.CALM_RPS})  # what nobody controls yet must carry it
         self.load.start()
         (self.work / "policy.yaml").write_text(models.POLICY)
         self.start_controller()
         self._stack.callback(self._end_controllers)
+        self.load.free()
         self.sampler = Sampler(self)
         self._stack.callback(self.sampler.stop)
         self.sampler.start()
