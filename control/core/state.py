@@ -173,10 +173,12 @@ class ControlState:
         """The memory with a look that has a sample of its own."""
         new, gap_s = None, 0.0
         if self.last is not None:
-            stale_s = max(policy.stale_s, LONGER_TICK * self.gap_s)
+            # No single look may make up the quiet time: what it spans it does not tell apart.
+            longest_s = min(policy.stale_s, policy.quiet_s / 2)
+            stale_s = max(longest_s, LONGER_TICK * self.gap_s)
             new = windows.interval(self.last, seen, stale_s=stale_s)
-            span_s = seen.sampled_s - self.last.sampled_s
-            gap_s = span_s if span_s > policy.stale_s else 0.0
+            span_s = min(seen.sampled_s - self.last.sampled_s, seen.at_s - self.last.at_s)
+            gap_s = span_s if span_s > longest_s else 0.0
         agreement, pace, stepped = self.agreement, self.pace, False
         if new is not None:
             agreement = agreement.absorb(new, apart_s=seen.at_s - seen.sampled_s)

@@ -40,6 +40,8 @@ POLICIES: dict[str, Policy] = {
         load_s=0.4,
     ),
 }
+KNOWN = {"quick": (951,)}
+"""Seeds that broke it once: a sample of before, then of now, looked like long ticks."""
 SHAKEN = 5
 """Looks in a row at which the clock is set anew."""
 ODD = (math.nan, math.inf, -math.inf, -1e18, 2.0**63, -5.0, 0.0)
@@ -164,7 +166,7 @@ def _sequence(seed: int, name: str) -> Life:
 @pytest.mark.parametrize("name", POLICIES)
 def test_nothing_shrinks_and_nothing_raises_on_looks_that_lie(name: str) -> None:
     """Pages, statistics, clocks and gauges that lie, alone and one after the other."""
-    for seed in range(SEQUENCES):
+    for seed in (*range(SEQUENCES), *KNOWN.get(name, ())):
         life = _sequence(seed, name)
         assert _shrinks(life) == [], f"seed {seed}"
 
