@@ -18,7 +18,6 @@ MINUTES = 3
 
 
 @pytest.mark.integration
-@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_a_short_round_breaks_no_promise(tmp_path: Path) -> None:
     """`make chaos` is the long one; it prints the command that replays what failed."""

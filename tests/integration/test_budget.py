@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from conch.errors import ConchError
 from control import session
@@ -26,8 +25,6 @@ from serving.repository import Repository
 from serving.runtime.endpoint import Endpoint
 from serving.runtime.supervisor import TritonServer
 from tests.integration.conftest import StartServer
-
-pytestmark = pytest.mark.alone
 
 INSTANCES = 6
 WEIGHTS = {"gold": 3.0, "silver": 2.0, "bronze": 1.0}

@@ -23,8 +23,6 @@ from serving.runtime.endpoint import Endpoint
 from tests.integration import scripted
 from tests.integration.ticks import ticks_until
 
-pytestmark = pytest.mark.alone
-
 TICK_S = 0.25
 POLICY = ModelPolicy(
     slo=0.2,

@@ -34,8 +34,6 @@ from serving.runtime import prometheus
 from tests.integration import scripted
 from tests.integration.load import replaying
 
-pytestmark = pytest.mark.alone
-
 X = {"x": np.ones((1, 4), np.float32)}
 CONCH = Path(sys.executable).with_name("conch")
 QUICK = ModelPolicy(

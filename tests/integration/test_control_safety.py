@@ -38,8 +38,6 @@ from tests.integration.conftest import wait_until
 from tests.integration.load import replaying
 from tests.integration.ticks import ticks_until
 
-pytestmark = pytest.mark.alone
-
 X = {"x": np.ones((1, 4), np.float32)}
 CONCH = Path(sys.executable).with_name("conch")
 TICK_S = 0.25

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from conch.errors import ConfigError
@@ -17,8 +16,6 @@ from serving.repository import Repository
 from tests.integration import toy_recipe
 from tests.integration.conftest import StartServer
 from tests.integration.toy_originals import refusal, rows
-
-pytestmark = pytest.mark.alone
 
 
 def a_classifier(path: Path) -> Path:

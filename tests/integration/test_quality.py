@@ -9,7 +9,6 @@ import threading
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from control import session
 from control.core.types import Reason
@@ -23,8 +22,6 @@ from perf.replay_result import Outcome, ReplayResult
 from serving.model_config import ReloadKind
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
-
-pytestmark = pytest.mark.alone
 
 MODEL = EmulatedModel(  # 167/s at most, and 500/s with the cheaper version
     alpha_s=0.004, beta_s=0.016, load_s=0.3, more_versions={2: (0.001, 0.008)}

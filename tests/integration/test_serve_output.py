@@ -16,8 +16,6 @@ from serving.runtime.endpoint import Endpoint
 from serving.runtime.supervisor import TritonServer
 from tests.integration.conftest import wait_until
 
-pytestmark = pytest.mark.alone
-
 GOOD = EmulatedModel(alpha_s=0.001, beta_s=0.002, load_s=0.0, instances=1)
 BROKEN = EmulatedModel(alpha_s=0.001, beta_s=0.002, load_s=0.0, instances=1, name="broken")
 REASON = "no weights \\x1b[31m[/red]"  # as Python reads it
