@@ -30,11 +30,11 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 demo: $(STAMP) ## The main job, end to end: export, serve, load, control, report
 	$(BIN)/conch demo
 
-# In the order of the folders: the long modules of integration first, the short ones of unit last,
-# so that both processes end together. By itself, xdist would begin with those of many tests.
+# Three at a time on two cores, as many tests only wait. In the order of the folders: the long modules of integration first, the short ones of unit last,
+# so that all processes end together. By itself, xdist would begin with those of many tests.
 test: $(STAMP) prometheus ## Every test: unit, docs, and integration on a real Triton
 	$(BIN)/conch doctor --fix
-	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not alone" -n 3 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone
 
 test-unit: $(STAMP) ## Pure logic only, seconds

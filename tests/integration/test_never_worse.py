@@ -9,7 +9,7 @@ from perf.bench.never_worse.subjects import SUBJECTS
 
 pytestmark = pytest.mark.alone
 
-SECONDS = 30.0
+SECONDS = 20.0
 
 
 @pytest.mark.timeout(400)
