@@ -30,7 +30,8 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 demo: $(STAMP) ## The main job, end to end: export, serve, load, control, report
 	$(BIN)/conch demo
 
-# Three at a time on two cores, as many tests only wait. In the order of the folders: the long modules of integration first, the short ones of unit last,
+# Three at a time on two cores, as many tests only wait. In the order of the folders: the long
+# modules of integration first, the short ones of unit last,
 # so that all processes end together. By itself, xdist would begin with those of many tests.
 test: $(STAMP) prometheus ## Every test: unit, docs, and integration on a real Triton
 	$(BIN)/conch doctor --fix
