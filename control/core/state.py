@@ -348,7 +348,7 @@ class ControlState:
             last=last,
             cache=cache,
             safety=self.safety.refused(change.refused_rows).ended(
-                change.settings, change.before, ok=change.ok, at_s=change.at_s
+                change.settings, change.before, ok=change.ok, at_s=change.at_s, undo=change.undo
             ),
         )
 
