@@ -115,6 +115,16 @@ def test_refused_rows_are_forgotten_when_the_owner_writes_another_batch_limit() 
     assert life.state.safety.refused_rows is None
 
 
+def test_refused_rows_stay_when_the_owner_is_told_for_the_first_time() -> None:
+    """Found in force was a batch limit of ours; nobody wrote another one."""
+    life = _lives(UNWRITTEN, replace(SIX, max_batch_size=2), [20.0] * 3)
+    life.state = replace(life.state, safety=life.state.safety.refused(3))
+    for _ in range(2):
+        life.serves(20.0)
+        life.looks(owner=SIX)
+        assert life.state.safety.refused_rows == 3
+
+
 def test_refused_rows_survive_a_restart() -> None:
     """In the saved form, and in the changes of the last hour."""
     life = _lives(UNWRITTEN, SIX, [20.0] * 3)
