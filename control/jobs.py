@@ -32,7 +32,10 @@ def begin(name: str, work: Callable[..., T], *args: Any, **arguments: Any) -> Fu
         else:
             future.set_result(result)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as error:  # no thread is left: the work has failed like any other
+        future.set_exception(error)
     return future
 
 
