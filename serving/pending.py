@@ -162,6 +162,19 @@ def settle(repository: Repository, model: str) -> None:
         raise _refused(path, error) from error
 
 
+def settle_this(repository: Repository, pending: Pending) -> bool:
+    """``settle`` where the record still is this very one, and not of a change begun since.
+
+    Raises:
+        RepositoryError: when another process keeps the model's lock, or the disk refuses.
+    """
+    with repository.lock(pending.model, wait_s=0):
+        if read(repository, pending.model) != pending:
+            return False
+        settle(repository, pending.model)
+    return True
+
+
 def age_s(pending: Pending) -> float:
     """How old a record is by the wall clock; 0 where that cannot be told."""
     try:

@@ -64,6 +64,15 @@ def test_revert_brings_the_bytes_before_back_once(changed: tuple[Repository, Pen
     assert repository.config_text("m") == NEW
 
 
+def test_only_this_very_record_is_settled(changed: tuple[Repository, Pending]) -> None:
+    """One of a change that was begun since stays."""
+    repository, record = changed
+    pending.write(repository, replace(record, tick_id="t2"))
+    assert not pending.settle_this(repository, record)
+    assert pending.settle_this(repository, replace(record, tick_id="t2"))
+    assert pending.every(repository) == []
+
+
 def test_revert_leaves_what_another_wrote(changed: tuple[Repository, Pending]) -> None:
     """A person's edit since, another controller, another record: theirs stays."""
     repository, record = changed
