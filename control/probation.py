@@ -134,14 +134,13 @@ class Probation:
         if record.reverted:
             self._noticed(record)
             return
-        if (
-            not pending.is_on_disk(self._repository, record)
-            or pending.age_s(record) > pending.MOST_AGE_S
-        ):
+        if not pending.is_on_disk(self._repository, record) or pending.is_old(record):
             pending.settle(self._repository, model)
             return
+        self._prober.remembered(model, record.answered)
         served = self._serves(model)
-        mine = replace(record, epoch=pending.epoch_of(self._repository))
+        epoch = pending.epoch_of(self._repository)
+        mine = replace(record, epoch=epoch, loaded=record.loaded or served)
         pending.write(self._repository, mine)
         self._watch(mine)
         if not served:

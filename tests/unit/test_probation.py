@@ -272,6 +272,36 @@ def _next(world: World, *, asked: bool = True) -> Probation:
     return later
 
 
+@pytest.mark.parametrize(("answered", "back"), [("always", True), ("never", False), ("", False)])
+def test_the_next_controller_knows_what_the_model_answered_before(
+    world: World, answered: str, back: bool
+) -> None:
+    """By the record: to it, a model that the change broke has never answered."""
+    record = pending.read(world.repository, "m")
+    assert record is not None
+    pending.write(world.repository, replace(record, answered=answered))
+    world.server.fails = True
+    world.watch = _next(world, asked=False)
+    world.watch._prober.single(model_config.parse(NEW))  # as reconciling does
+    world.passes(SETTLED_S + 1)
+    assert (world.repository.config_text("m") == OLD) is back
+
+
+def test_the_next_controller_takes_back_what_was_never_loaded_whenever(world: World) -> None:
+    """No time proves it; what is served by now is known to be loaded."""
+    record = pending.read(world.repository, "m")
+    assert record is not None
+    pending.write(world.repository, replace(record, at=LONG_AGO))
+    assert _next(world).unproven() == ["m"]
+    served = pending.read(world.repository, "m")
+    assert served is not None
+    assert served.loaded
+    pending.write(world.repository, record)
+    world.server.served = model_config.parse(OLD)
+    assert [back.model for back in _next(world).taken_back()] == ["m"]
+    assert world.repository.config_text("m") == OLD
+
+
 def test_the_next_controller_watches_on(world: World) -> None:
     """Under its own epoch, so that serve may still take it back; and it can, too."""
     world.watch = _next(world)
@@ -297,7 +327,7 @@ def test_the_next_controller_forgets_a_record_that_says_nothing(world: World, wh
     record = pending.read(world.repository, "m")
     assert record is not None
     if what == "old":
-        pending.write(world.repository, replace(record, at=LONG_AGO))
+        pending.write(world.repository, replace(record, at=LONG_AGO, loaded=True))
     elif what == "edited":
         world.repository.config_path("m").write_text(NEW + "#")
     else:
