@@ -111,26 +111,30 @@ class Probation:
     def __exit__(self, *_: object) -> None:
         self._stop.set()  # not waited for: it may hang with the server
 
-    def adopt(self, model: str) -> None:
+    def adopt(self, model: str) -> bool:
         """Go on with what an earlier controller left of the model; to be called before it is asked.
 
         A change that Triton serves is watched like our own; one that it does not serve goes back.
         Of one that is old, or whose file is no longer the record's, there is nothing to prove: only
         the record goes.
 
+        Returns:
+            Whether what was before a change is on disk again.
+
         Raises:
             RepositoryError: when another process keeps the model's lock, or the disk refuses.
         """
         self._meet()
         with self._repository.lock(model):
-            self._adopt(model)
+            record = pending.read(self._repository, model)
+            if record is None:
+                pending.settle(self._repository, model)  # a damaged one
+                return False
+            self._adopt(model, record)
+            return pending.is_on_disk(self._repository, replace(record, revision=record.previous))
 
-    def _adopt(self, model: str) -> None:
-        """``adopt`` with the model's lock held."""
-        record = pending.read(self._repository, model)
-        if record is None:
-            pending.settle(self._repository, model)  # a damaged one
-            return
+    def _adopt(self, model: str, record: Pending) -> None:
+        """``adopt`` of a record with the model's lock held."""
         if record.reverted:
             self._noticed(record)
             return

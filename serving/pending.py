@@ -105,13 +105,18 @@ def read(repository: Repository, model: str) -> Pending | None:
     return record if whole and record.model == model else None
 
 
-def every(repository: Repository) -> list[Pending]:
-    """All records, by model."""
+def names(repository: Repository) -> list[str]:
+    """The models that have a record, damaged or not."""
     try:
-        names = sorted(path.stem for path in (repository.state / FOLDER).glob("*.json"))
+        return sorted(path.stem for path in (repository.state / FOLDER).glob("*.json"))
     except OSError:
         return []
-    return [record for name in names if (record := read(repository, name)) is not None]
+
+
+def every(repository: Repository) -> list[Pending]:
+    """All records, by model."""
+    found = (read(repository, name) for name in names(repository))
+    return [record for record in found if record is not None]
 
 
 def begin(
