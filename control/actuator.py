@@ -205,8 +205,8 @@ class Actuator:
             return self._action(
                 change, Outcome.ROLLED_BACK, seconds, revision=revision, cause=error
             )
-        if not self._watched:
-            pending.settle(self._repository, model)
+        remember = pending.loaded if self._watched else pending.settle
+        remember(self._repository, model)
         seconds = self._clock() - start_s
         log.info("config.applied", model=model, kind=change.kind.value, seconds=round(seconds, 3))
         return self._action(change, Outcome.APPLIED, seconds, revision=revision)
@@ -250,7 +250,8 @@ class Actuator:
     ) -> None:
         """The record of the change that is about to be written; refuses to overwrite an edit."""
         self._require_ours(model, previous)
-        pending.begin(self._repository, model, unproven, old=old, new=new)
+        answered = self._prober.known(model)
+        pending.begin(self._repository, model, unproven, old=old, new=new, answered=answered)
 
     def _forget(self, model: str, unproven: Pending | None) -> None:
         """After a rollback: the record of the change before, where that was not proven."""

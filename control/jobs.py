@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 import structlog
@@ -15,6 +15,7 @@ from control.outcome import said
 log = structlog.get_logger()
 
 T = TypeVar("T")
+_STOP_S = 0.2
 
 
 def begin(name: str, work: Callable[..., T], *args: Any, **arguments: Any) -> Future[T]:
@@ -32,8 +33,19 @@ def begin(name: str, work: Callable[..., T], *args: Any, **arguments: Any) -> Fu
         else:
             future.set_result(result)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as error:  # no thread is left: the work has failed like any other
+        future.set_exception(error)
     return future
+
+
+def waited_for(job: Future[T], stop: threading.Event | None) -> T | None:
+    """What became of the work; None where ``stop`` was set before it ended."""
+    while not wait([job], timeout=_STOP_S).done:
+        if stop is not None and stop.is_set():
+            return None
+    return job.result()
 
 
 def alone(model: str, event: str, work: Callable[[], object]) -> None:

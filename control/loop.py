@@ -138,13 +138,7 @@ class ControlLoop:
 
     def _reconcile(self, model: str, stop: threading.Event | None) -> None:
         """What an earlier controller left of a model, in order; not waited for beyond ``stop``."""
-        if self.probation is not None:
-            self.probation.adopt(model)
-        job = jobs.begin("conch-reconcile", self.actuator.reconcile, model)
-        while not wait([job], timeout=0.2).done:
-            if stop is not None and stop.is_set():
-                return
-        job.result()
+        jobs.waited_for(jobs.begin("conch-reconcile", self.actuator.reconcile, model), stop)
 
     def tick(self) -> Iterator[Tick]:
         """One look and decision for each model; any error of one costs only that one's look.

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
+from serving import model_config
 from serving.metrics import Snapshot
 from serving.model_config import ModelConfig
 from serving.repository import Repository
@@ -98,8 +99,10 @@ class Machine:
     def cpu_s(self, model: str, config: ModelConfig) -> float | None:
         """CPU seconds that the model's own processes have used while they were watched.
 
-        None where they cannot be seen: a server elsewhere, or a backend without processes. 0 for a
-        model on GPUs, whatever its processes do meanwhile: it waits for the device.
+        None where they cannot be seen: a server elsewhere, or a backend without processes; and
+        where those that are known are not one an instance: a reload replaced them, so they are
+        looked up anew. 0 for a model on GPUs, whatever its processes do meanwhile: it waits for the
+        device.
         """
         groups = config.instance_group
         if groups and all(group.kind == ModelInstanceGroup.KIND_GPU for group in groups):
@@ -109,16 +112,14 @@ class Machine:
         mine = [pid for stub, pids in self._pids.items() if _group(stub) in names for pid in pids]
         if not mine:
             return None
-        for pid in mine:
-            try:
-                times = psutil.Process(pid).cpu_times()
-            except psutil.Error:  # it ended
-                continue
-            used_s = times.user + times.system
-            more_s = max(0.0, used_s - self._used_s.get(pid, used_s))
-            self._used_s[pid] = used_s
-            self._cpu_s[model] = self._cpu_s.get(model, 0.0) + more_s
-        return self._cpu_s.get(model, 0.0)
+        used = {pid: used_s for pid in mine if (used_s := _used_s(pid)) is not None}
+        if len(used) != model_config.instance_count(config):
+            self._stubs_at_s = None
+            return None
+        more_s = sum(max(0.0, now_s - self._used_s.get(pid, now_s)) for pid, now_s in used.items())
+        self._used_s.update(used)
+        self._cpu_s[model] = self._cpu_s.get(model, 0.0) + more_s
+        return self._cpu_s[model]
 
     def _stub_sizes(self) -> Mapping[str, int]:
         """Resident bytes by the stub's instance name; looked up twice a minute, as it costs ms."""
@@ -173,6 +174,15 @@ def _group_names(model: str, config: ModelConfig) -> list[str]:
 def _group(stub: str) -> str:
     """The instance group of a stub: its name without the number of the instance."""
     return re.sub(r"_\d+$", "", stub)
+
+
+def _used_s(pid: int) -> float | None:
+    """CPU seconds of a process; None for one that ended."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return None
+    return float(times.user + times.system)
 
 
 def _size(folder: Path) -> int:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import psutil
 import structlog
 
-from conch.errors import ConchError, TritonUnavailable
+from conch.errors import ConchError, RepositoryError, TritonUnavailable
 from control.core.types import Observation, Settings
 from control.knobs import settings_of
 from control.outcome import said
@@ -111,47 +111,56 @@ class Probation:
     def __exit__(self, *_: object) -> None:
         self._stop.set()  # not waited for: it may hang with the server
 
-    def adopt(self, model: str) -> None:
+    def adopt(self, model: str) -> bool:
         """Go on with what an earlier controller left of the model; to be called before it is asked.
 
-        A change that Triton serves is watched like our own; one that was never loaded goes back.
+        A change that Triton serves is watched like our own; one that it does not serve goes back.
         Of one that is old, or whose file is no longer the record's, there is nothing to prove: only
         the record goes.
+
+        Returns:
+            Whether what was before a change is on disk again.
+
+        Raises:
+            RepositoryError: when another process keeps the model's lock, or the disk refuses.
         """
         self._meet()
-        record = pending.read(self._repository, model)
-        if record is None:
-            pending.settle(self._repository, model)  # a damaged one
-            return
+        with self._repository.lock(model):
+            record = pending.read(self._repository, model)
+            if record is None:
+                pending.settle(self._repository, model)  # a damaged one
+                return False
+            self._adopt(model, record)
+            return pending.is_on_disk(self._repository, replace(record, revision=record.previous))
+
+    def _adopt(self, model: str, record: Pending) -> None:
+        """``adopt`` of a record with the model's lock held."""
         if record.reverted:
             self._noticed(record)
             return
-        if (
-            not pending.is_on_disk(self._repository, record)
-            or pending.age_s(record) > pending.MOST_AGE_S
-        ):
+        if not pending.is_on_disk(self._repository, record) or pending.is_old(record):
             pending.settle(self._repository, model)
             return
-        mine = replace(record, epoch=pending.epoch_of(self._repository))
+        self._prober.remembered(model, record.answered)
+        served = self._serves(model)
+        epoch = pending.epoch_of(self._repository)
+        mine = replace(record, epoch=epoch, loaded=record.loaded or served)
         pending.write(self._repository, mine)
         self._watch(mine)
-        with contextlib.suppress(ConchError):
-            shown = self._client.config(model)
-            served = groups.resolved(self._repository.read_config(model), shown)
-            if settings_of(served) == settings_of(shown):
-                return
-        self._take_back(mine, "the server did not serve it when control started")
+        if not served:
+            self._take_back(mine, "the server did not serve it when control started")
 
     def begins(self, model: str) -> None:
         """A change of the model begins: the actuator looks after it until it ends."""
         with self._lock:
             self._watched.pop(model, None)
+        self._recorded(model)
         self._meet()
 
     def ended(self, model: str) -> None:
         """A change of the model ended; what is recorded of it now is watched from here on."""
-        record = pending.read(self._repository, model)
-        if record is not None and not record.reverted:
+        record = self._recorded(model)
+        if record is not None:
             self._watch(record)
 
     def looked(self, model: str, seen: Observation) -> None:
@@ -191,11 +200,8 @@ class Probation:
             self._blame(why)
             return
         for model, one in watched.items():
-            record = pending.read(self._repository, model)
-            if record is not None and record.reverted:
-                self._noticed(record)
-            elif record != one.record:  # by another change, or by hand
-                self._drop(one)
+            if self._recorded(model) != one.record:  # taken back, another change, or by hand
+                self._drop(one.record)
             elif self._silent_since_s is None:
                 self._judge(one)
 
@@ -245,9 +251,33 @@ class Probation:
         if answers is False:
             self._take_back(one.record, "the model no longer answers")
         elif answers or waited_s >= _LONGEST_S:
-            self._drop(one)
-            pending.settle(self._repository, one.record.model)
-            log.info("change.proven", model=one.record.model, revision=one.record.revision)
+            self._settle(one.record)
+
+    def _settle(self, record: Pending) -> None:
+        """The change has proved itself, unless another has begun since."""
+        try:
+            settled = pending.settle_this(self._repository, record)
+        except RepositoryError:  # somebody is at the model's files: at the next poll
+            return
+        self._drop(record)
+        if settled:
+            log.info("change.proven", model=record.model, revision=record.revision)
+
+    def _serves(self, model: str) -> bool:
+        """Whether the server is known to serve what is on disk."""
+        with contextlib.suppress(ConchError):
+            shown = self._client.config(model)
+            meant = groups.resolved(self._repository.read_config(model), shown)
+            return settings_of(meant) == settings_of(shown)
+        return False
+
+    def _recorded(self, model: str) -> Pending | None:
+        """The record of a change that is in force; of one that was taken back, the core is told."""
+        record = pending.read(self._repository, model)
+        if record is None or not record.reverted:
+            return record
+        self._noticed(record)
+        return None
 
     def _answers(self, model: str) -> bool | None:
         """Whether the model answers as before; None where it only waits."""
@@ -271,16 +301,15 @@ class Probation:
     def _take_back(self, record: Pending, why: str) -> None:
         """The previous file back on disk; what cannot be is left to a person."""
         try:
-            pending.revert(self._repository, record, why=why)
+            done = pending.revert(self._repository, record, why=why)
         except ConchError as error:
             log.error("change.not_taken_back", model=record.model, error=error.message)
             return  # tried again at the next poll
-        now = pending.read(self._repository, record.model)
-        if now is not None and now.reverted:
-            self._noticed(now)
-            return
-        with self._lock:
-            self._watched.pop(record.model, None)
+        if done:  # a full disk may have kept that out of the record
+            self._noticed(replace(record, reverted=why))
+        else:
+            self._recorded(record.model)
+        self._drop(record)
 
     def _noticed(self, record: Pending) -> None:
         """A change was taken back, by us or by ``conch serve``: the core is to know it."""
@@ -291,10 +320,12 @@ class Probation:
             why=record.reverted,
         )
         with self._lock:
-            self._watched.pop(record.model, None)
-            self._taken_back.append(back)
+            if back not in self._taken_back:  # the thread and the loop may see it at once
+                self._taken_back.append(back)
         log.error("change.taken_back", model=back.model, why=back.why)
-        pending.settle(self._repository, record.model)
+        self._drop(replace(record, reverted=""))
+        with contextlib.suppress(RepositoryError):  # then the next controller is told again
+            pending.settle_this(self._repository, record)
 
     def _settings(self, model: str, number: int) -> Settings | None:
         """The settings of a revision; None where it cannot be read."""
@@ -312,12 +343,12 @@ class Probation:
         with self._lock:
             self._watched[record.model] = _Watched(record=record, since_s=self._clock())
 
-    def _drop(self, one: _Watched) -> None:
-        """No longer watch a change, unless it is another by now."""
+    def _drop(self, record: Pending) -> None:
+        """No longer watch a change; one that was begun since stays watched."""
         with self._lock:
-            now = self._watched.get(one.record.model)
-            if now is not None and now.record == one.record:
-                del self._watched[one.record.model]
+            now = self._watched.get(record.model)
+            if now is not None and now.record == record:
+                del self._watched[record.model]
 
 
 def _process(pid: int | None) -> psutil.Process | None:

@@ -6,6 +6,7 @@ that fails now and then in good health is held against what it did before the ch
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from math import prod
 
@@ -59,6 +60,15 @@ class Prober:
         if config.name not in self._single:
             self._single[config.name] = self._ask(config)
         return self._single[config.name]
+
+    def known(self, model: str) -> str:
+        """How it answered, as a word for ``remembered``; empty where it was not asked."""
+        return self._single[model].value if model in self._single else ""
+
+    def remembered(self, model: str, word: str) -> None:
+        """What an earlier one knew: a change that is not proven may have broken the model since."""
+        with contextlib.suppress(ValueError):  # nobody knows
+            self._single.setdefault(model, Answers(word))
 
     def full(self, config: ModelConfig) -> bool:
         """Whether the model answers its largest batch; asked once for each size."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from conch.errors import ConfigError, TritonUnavailable
-from control import freeze
+from control import freeze, jobs
 from control.actuator import Actuator
 from control.baseline import Baseline
 from control.clock import OnClock, SteadyClock
@@ -41,6 +41,8 @@ log = structlog.get_logger()
 
 ANSWER_S = 1.0
 """A server that does not say within this time that it lives, is silent."""
+UNLOADED = "unloaded"
+"""Triton's reason for a model that somebody unloaded."""
 
 
 def journal_path(repository: Repository) -> Path:
@@ -90,19 +92,23 @@ def session(
             if mode is Mode.ACTIVE:
                 _take_back(repository)
             raise
-        fence = _anybody
+        except ConfigError:
+            if mode is not Mode.ACTIVE or not pending.names(repository):
+                raise
+            # A change that is not proven may have cost the server its model: asked again below.
+        fence, probation, healer, prober = _anybody, None, None, Prober(client)
         if mode is Mode.ACTIVE:
             fence = stack.enter_context(sole_writer(repository, wait=wait, stop=stop)).check
+            probation = stack.enter_context(_probation(endpoint, repository, prober))
+            _adopt(repository, probation, client, stop)
             found = roster(policy, repository, client)  # it may have waited for long
         names = list(found.policies)
         for name, reason in found.left_out.items():
             log.info("model.left_out", model=name, reason=reason)
         trouble = OnTrouble.BEGIN_ANEW if mode is Mode.ACTIVE else OnTrouble.IN_MEMORY
         journal = stack.enter_context(Journal(journal_path(repository), on_trouble=trouble))
-        clock, baseline, prober = SteadyClock(), Baseline(repository), Prober(client)
-        probation, healer = None, None
+        clock, baseline = SteadyClock(), Baseline(repository)
         if mode is Mode.ACTIVE:
-            probation = stack.enter_context(_probation(endpoint, repository, prober))
             healer = stack.enter_context(_healer(endpoint, repository))
         loop = ControlLoop(
             policies=found.policies,
@@ -158,6 +164,32 @@ def _take_back(repository: Repository) -> None:
             if not record.reverted and pending.is_on_disk(repository, record):
                 pending.write(repository, mine)
                 pending.revert(repository, mine, why="the server was away when control started")
+
+
+def _adopt(
+    repository: Repository,
+    probation: Probation,
+    client: TritonClient,
+    stop: threading.Event | None,
+) -> None:
+    """Go on with every change that is not proven, of models that are not served, too.
+
+    From now on nobody else may take them back. Where one kept its model from loading, what was
+    before it is loaded; a model that somebody unloaded stays so.
+    """
+    back: list[str] = []
+
+    def adopt(name: str) -> None:
+        if probation.adopt(name):
+            back.append(name)
+
+    for name in pending.names(repository):
+        jobs.alone(name, "change.not_adopted", partial(adopt, name))
+    why = client.unavailable() if back else {}
+    for name in back:
+        if why.get(name, UNLOADED) != UNLOADED:
+            job = jobs.begin("conch-load", client.load, name)
+            jobs.alone(name, "model.not_loaded", partial(jobs.waited_for, job, stop))
 
 
 @contextmanager

@@ -29,7 +29,7 @@ _log = structlog.get_logger()
 FOLDER = "pending"
 EPOCH = "control.epoch"
 MOST_AGE_S = 600.0
-"""An older record proves nothing against its change: nobody was left to settle it."""
+"""An older record of what was loaded proves nothing against it: nobody was left to settle it."""
 _MOST_BYTES = 65536
 """A record has some 400 bytes; a larger file is none of ours."""
 
@@ -46,6 +46,8 @@ class Pending:
         revision: that was written.
         reason, tick_id: as in the revision log.
         reverted: why ``previous`` was brought back; empty while that was not needed.
+        loaded: whether the change is known to have been in force.
+        answered: how the model answered its probes before; empty where nobody knows.
     """
 
     model: str
@@ -56,6 +58,8 @@ class Pending:
     reason: str
     tick_id: str
     reverted: str = ""
+    loaded: bool = False
+    answered: str = ""
 
 
 def now() -> str:
@@ -93,29 +97,38 @@ def read(repository: Repository, model: str) -> Pending | None:
         if not path.is_file() or path.stat().st_size > _MOST_BYTES:
             return None
         found = json.loads(path.read_bytes().decode("utf-8"))
-        record = Pending(**found)
+        record = Pending(**{"loaded": True, **found})  # an earlier version did not say
     except (OSError, ValueError, TypeError, RecursionError, ConfigError):
         return None
-    whole = record.model == model and all(
-        type(getattr(record, f.name)) is (int if f.name in ("previous", "revision") else str)
-        for f in fields(Pending)
-    )
-    return record if whole else None
+    types = {"int": int, "str": str, "bool": bool}
+    whole = all(type(getattr(record, f.name)) is types[str(f.type)] for f in fields(Pending))
+    return record if whole and record.model == model else None
+
+
+def names(repository: Repository) -> list[str]:
+    """The models that have a record, damaged or not."""
+    try:
+        return sorted(path.stem for path in (repository.state / FOLDER).glob("*.json"))
+    except OSError:
+        return []
 
 
 def every(repository: Repository) -> list[Pending]:
     """All records, by model."""
-    try:
-        names = sorted(path.stem for path in (repository.state / FOLDER).glob("*.json"))
-    except OSError:
-        return []
-    return [record for name in names if (record := read(repository, name)) is not None]
+    found = (read(repository, name) for name in names(repository))
+    return [record for record in found if record is not None]
 
 
 def begin(
-    repository: Repository, model: str, unproven: Pending | None, *, old: Revision, new: Revision
+    repository: Repository,
+    model: str,
+    unproven: Pending | None,
+    *,
+    old: Revision,
+    new: Revision,
+    answered: str = "",
 ) -> None:
-    """Record a change that is about to be written.
+    """Record a change that is about to be written; ``answered`` as in the record.
 
     After another one that is not proven either, what comes back is what was before both.
     """
@@ -135,8 +148,17 @@ def begin(
         revision=new.number,
         reason=new.reason,
         tick_id=new.tick_id,
+        answered=answered,
     )
     write(repository, record)
+
+
+def loaded(repository: Repository, model: str) -> None:
+    """The change that was written last is in force; its writer holds the model's lock."""
+    record = read(repository, model)
+    if record is not None:
+        with contextlib.suppress(RepositoryError):  # a full disk: it is not proven, as before
+            write(repository, replace(record, loaded=True))
 
 
 def again(repository: Repository, model: str, unproven: Pending | None) -> None:
@@ -162,12 +184,29 @@ def settle(repository: Repository, model: str) -> None:
         raise _refused(path, error) from error
 
 
-def age_s(pending: Pending) -> float:
-    """How old a record is by the wall clock; 0 where that cannot be told."""
+def settle_this(repository: Repository, pending: Pending) -> bool:
+    """``settle`` where the record still is this very one, and not of a change begun since.
+
+    Raises:
+        RepositoryError: when another process keeps the model's lock, or the disk refuses.
+    """
+    with repository.lock(pending.model, wait_s=0):
+        if read(repository, pending.model) != pending:
+            return False
+        settle(repository, pending.model)
+    return True
+
+
+def is_old(pending: Pending) -> bool:
+    """Whether it has long been served: its controller ended before it could settle it.
+
+    What was never loaded is not proven by any time, nor by a clock that jumps.
+    """
     try:
-        return (datetime.now(UTC) - datetime.fromisoformat(pending.at)).total_seconds()
+        age = datetime.now(UTC) - datetime.fromisoformat(pending.at)
     except (ValueError, TypeError):
-        return 0.0
+        return False
+    return pending.loaded and age.total_seconds() > MOST_AGE_S
 
 
 def is_on_disk(repository: Repository, pending: Pending) -> bool:
@@ -182,9 +221,8 @@ def revert(repository: Repository, pending: Pending, *, why: str) -> bool:
     """Bring the revision before the change back on disk, and say so in the record.
 
     Nothing is done, and False given, where the record is another by now or is reverted, where
-    another controller has taken over, where somebody else wrote the file since, where it is older
-    than ``MOST_AGE_S`` (its controller ended before it could settle it: the change has long been
-    served), or where the revision before cannot be read. Loading it is the caller's business.
+    another controller has taken over, where somebody else wrote the file since, where it is old
+    (``is_old``), or where the revision before cannot be read. Loading it is the caller's business.
 
     Raises:
         RepositoryError: when another process keeps the model's lock, or the disk refuses.
@@ -193,7 +231,7 @@ def revert(repository: Repository, pending: Pending, *, why: str) -> bool:
     with repository.lock(model):
         if pending.reverted or read(repository, model) != pending:
             return False
-        if age_s(pending) > MOST_AGE_S:
+        if is_old(pending):
             settle(repository, model)
             return False
         if epoch_of(repository) != pending.epoch or not is_on_disk(repository, pending):

@@ -48,7 +48,12 @@ class CpuUse:
         return self.cpu_s < WAITS_BELOW * self.busy_s
 
     def absorb(self, old: Observation | None, new: Observation, *, busy_s: float) -> CpuUse:
-        """With what was used between two looks; a total that went back is that of new processes."""
+        """With what was used between two looks; a total that went back is that of new processes.
+
+        What so many instances used says nothing of another count: they may have filled the cores.
+        """
+        if old is not None and _count(old) != _count(new):
+            return CpuUse()
         if old is None or old.cpu_s is None or new.cpu_s is None or busy_s <= 0.0:
             return self
         used_s = new.cpu_s - old.cpu_s
@@ -56,6 +61,11 @@ class CpuUse:
             return self
         keep = min(1.0, KEPT_BUSY_S / (self.busy_s + busy_s))
         return CpuUse(cpu_s=keep * (self.cpu_s + used_s), busy_s=keep * (self.busy_s + busy_s))
+
+
+def _count(seen: Observation) -> int | None:
+    """The instances of a look; None where they are not known."""
+    return seen.applied.instances if seen.applied is not None else None
 
 
 @functools.lru_cache(maxsize=1024)

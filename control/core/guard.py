@@ -108,7 +108,8 @@ def guard(
         safety: what was judged worse, and whether the error budget burns.
         undo: whether this is a rollback. It waits for no cooldown and no budget of reloads or
             changes, may take any step down, and passes while the error budget burns. One that
-            failed waits twice as long before each further try.
+            failed waits twice as long before each further try. None goes back to what was taken
+            back itself.
             A change that gives others their share of the budget waits for neither, too.
         adds_capacity: whether the change is meant to carry more; None for "if it has more
             instances". Such a change waits for no cooldown and no budget of changes: it only costs
@@ -283,8 +284,8 @@ def _held(full: _Proposal, *, ready_s: float) -> Clamp | None:
     if full.at_s < _again_s(full, ready_s=ready_s):
         return Clamp.COOLDOWN
     if full.undo or full.owed:  # others wait for what is owed
-        return None
-    if _blocked(full):
+        return Clamp.BLOCKED if _worse(full) and not full.owed else None
+    if _worse(full) or _failed(full):
         return Clamp.BLOCKED
     if full.safety.burns and not full.may_burn:
         return Clamp.BURN_RATE
@@ -310,29 +311,36 @@ def _again_s(full: _Proposal, *, ready_s: float) -> float:
     return max(again_s, ready_s) if changes and not changes[-1].ok else again_s
 
 
-def _blocked(full: _Proposal) -> bool:
-    """Whether the target failed, or was judged worse, a short while ago.
+def _worse(full: _Proposal) -> bool:
+    """Whether the target was judged worse, or taken back, a short while ago.
 
-    More instances than failed to load do not load either. What a rollback took back is known from
-    the change itself, too, so that a controller that starts anew knows it from the journal.
+    What a rollback took back is known from the change itself, too, so that a controller that starts
+    anew knows it from the journal.
     """
     for change in full.state.changes:
-        until_s = change.at_s + full.policy.blocked_s
-        if full.at_s >= until_s or change.unavailable:
+        if not change.ok or not change.undo or change.before is None:
             continue
-        if change.ok:
-            if change.undo and change.before is not None:
-                reload = is_reload(change.settings, change.before)
-                block = Block(settings=change.before, until_s=until_s, reload=reload)
-                if block.forbids(full.wanted, at_s=full.at_s):
-                    return True
+        block = Block(
+            settings=change.before,
+            until_s=change.at_s + full.policy.blocked_s,
+            reload=is_reload(change.settings, change.before),
+        )
+        if block.forbids(full.wanted, at_s=full.at_s):
+            return True
+    return full.safety.forbids(full.wanted, at_s=full.at_s)
+
+
+def _failed(full: _Proposal) -> bool:
+    """Whether the target failed to load a short while ago; more instances do not load either."""
+    for change in full.state.changes:
+        if full.at_s >= change.at_s + full.policy.blocked_s or change.ok or change.unavailable:
             continue
         failed = change.settings
         grew = change.before is not None and failed.instances > change.before.instances
         most = replace(failed, instances=max(failed.instances, full.wanted.instances))
         if full.wanted in ((failed, most) if grew else (failed,)):
             return True
-    return full.safety.forbids(full.wanted, at_s=full.at_s)
+    return False
 
 
 def _within_memory(full: _Proposal, granularity: int, clamps: list[Clamp]) -> tuple[Settings, bool]:

@@ -160,11 +160,20 @@ class Safety:
         """After a change that turned out to change nothing, or that failed and was undone."""
         return replace(self, before=None, predicted=None)
 
-    def ended(self, settings: Settings, was: Settings | None, *, ok: bool, at_s: float) -> Safety:
+    def ended(
+        self, settings: Settings, was: Settings | None, *, ok: bool, at_s: float, undo: bool = False
+    ) -> Safety:
         """After a change: its watch begins, unless it is a rollback or it failed.
 
         A change of the count does not end the watch of a change of the batching: a bad batching
-        must not escape because instances were added to carry it.
+        must not escape because instances were added to carry it, or were taken back.
+
+        Args:
+            settings: that are in force now where it is ``ok``.
+            was: what was in force before.
+            ok: whether it was done.
+            at_s: when it ended.
+            undo: whether it took back another change: ``was`` is never gone back to then.
         """
         after = replace(self.unchanged(), changed_s=at_s, recent=Period(), owed=None)
         if not ok:
@@ -172,13 +181,15 @@ class Safety:
         if settings == self.owed:
             return replace(after, watch=None, undo=None, last_good=settings)
         if self.undo is not None and same_batching(settings, self.undo):
-            return replace(after, undo=None, watch=None)
-        good = self.last_good or was
-        if good is None or settings == good:
-            return replace(after, watch=None)
+            return replace(after, undo=None, watch=None, last_good=settings)
         watch = self.watch
         if watch is not None and watch.reload and same_batching(settings, watch.settings):
             return replace(after, watch=replace(watch, settings=settings))
+        if undo:
+            return replace(after, undo=None, watch=None, last_good=settings)
+        good = self.last_good or was
+        if good is None or settings == good:
+            return replace(after, watch=None)
         predicted_s = None
         if self.predicted is not None and self.predicted[0] == settings:
             predicted_s = self.predicted[1]

@@ -101,6 +101,7 @@ class ControlState:
         shortages: counts that were too few lately.
         gap_s: how long the gap before the newest look was; 0 where it came in time.
         owner: the settings of the owner's own configuration, else those that were found in force.
+        owner_told: whether a look told of it.
         cpu: what its processes use of the CPU while it is busy.
         agreement: whether the counters and the statistics of the server agree.
         pace: of the looks, which a step of the clock breaks.
@@ -126,6 +127,7 @@ class ControlState:
     shortages: tuple[Shortage, ...] = ()
     gap_s: float = 0.0
     owner: Settings | None = None
+    owner_told: bool = False
     cpu: CpuUse = field(default_factory=CpuUse)
     agreement: Agreement = field(default_factory=Agreement)
     pace: Pace = field(default_factory=Pace)
@@ -135,15 +137,16 @@ class ControlState:
     def owned(self, seen: Observation) -> ControlState:
         """The memory with the owner's configuration as this look tells it.
 
-        An owner who changed the batch limit knows better than what was refused before.
+        An owner who changed the batch limit knows better than what was refused before. What was
+        found in force, before anybody told of the owner, was no owner's word.
         """
         owner = seen.owner or self.owner or seen.applied
-        if owner == self.owner:
+        if owner == self.owner and (seen.owner is None or self.owner_told):
             return self
-        safety, old = self.safety, self.owner
+        safety, old = self.safety, self.owner if self.owner_told else None
         if old is not None and owner is not None and owner.max_batch_size != old.max_batch_size:
             safety = replace(safety, refused_rows=None)
-        return replace(self, owner=owner, safety=safety)
+        return replace(self, owner=owner, owner_told=seen.owner is not None, safety=safety)
 
     def bounded(self, seen: Observation, policy: Policy) -> Policy:
         """The policy with the bounds that nobody wrote, and what the model refuses."""
@@ -348,7 +351,7 @@ class ControlState:
             last=last,
             cache=cache,
             safety=self.safety.refused(change.refused_rows).ended(
-                change.settings, change.before, ok=change.ok, at_s=change.at_s
+                change.settings, change.before, ok=change.ok, at_s=change.at_s, undo=change.undo
             ),
         )
 

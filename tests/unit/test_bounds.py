@@ -64,6 +64,16 @@ def test_a_model_waits_where_its_processes_use_little_cpu(cpu_s: float, waits: b
     assert CpuUse().absorb(new, old, busy_s=10.0).busy_s == (0.0 if cpu_s else 10.0)
 
 
+def test_a_model_that_waits_has_to_show_it_again_with_another_count() -> None:
+    """What two instances used says nothing of three."""
+    looks = Life(rule=rule_named("conch"))
+    two, more = looks.seen(cpu_s=1.0), replace(looks.applied, instances=3)
+    three = looks.seen(cpu_s=1.0, applied=more)
+    waits = CpuUse().absorb(two, two, busy_s=10.0)
+    assert waits.waits is True
+    assert waits.absorb(two, three, busy_s=10.0).waits is None
+
+
 def _lives(policy: Policy, applied: Settings, loads: list[float]) -> Life:
     return Life(rule=rule_named("conch"), policy=policy, applied=applied).lasts(loads)
 
@@ -113,6 +123,16 @@ def test_refused_rows_are_forgotten_when_the_owner_writes_another_batch_limit() 
     life.serves(20.0)
     life.looks(owner=replace(SIX, max_batch_size=16))
     assert life.state.safety.refused_rows is None
+
+
+def test_refused_rows_stay_when_the_owner_is_told_for_the_first_time() -> None:
+    """Found in force was a batch limit of ours; nobody wrote another one."""
+    life = _lives(UNWRITTEN, replace(SIX, max_batch_size=2), [20.0] * 3)
+    life.state = replace(life.state, safety=life.state.safety.refused(3))
+    for _ in range(2):
+        life.serves(20.0)
+        life.looks(owner=SIX)
+        assert life.state.safety.refused_rows == 3
 
 
 def test_refused_rows_survive_a_restart() -> None:

@@ -305,6 +305,16 @@ def test_guard_knows_from_a_rollback_what_was_worse() -> None:
     assert _guard(settings(3, batch=32), settings(2), old).clamps == ()
 
 
+def test_guard_lets_no_rollback_go_to_what_was_taken_back() -> None:
+    """A rollback that failed is tried again; what was worse, or killed the server, is not."""
+    back = replace(_tried(GOOD, ago_s=60, reload=True), before=BAD, undo=True)
+    failed = replace(_tried(BAD, ago_s=60, reload=True, ok=False), before=GOOD)
+    for change, clamps in ((back, (Clamp.BLOCKED,)), (failed, ())):
+        state = ControlState(changes=(change,))
+        seen = guard(BAD, GOOD, state, a_policy(), at_s=NOW_S, undo=True)
+        assert seen.clamps == clamps
+
+
 def test_guard_does_not_try_more_instances_than_failed_to_load() -> None:
     """Fewer may do."""
     failed = replace(_tried(settings(3), ago_s=60, ok=False), before=settings(1))

@@ -240,6 +240,12 @@ class Told:
         self.applied = wanted if ok else was
         return self
 
+    def loses(self, good: Settings) -> Told:
+        """The server did not survive what is in force; that is good again."""
+        self.safety = self.safety.ended(good, self.applied, ok=True, at_s=self.at_s, undo=True)
+        self.applied = good
+        return self
+
 
 def test_a_worse_change_is_undone_and_blocked() -> None:
     """500 requests after it has settled; and its batching is blocked at any count, for a while."""
@@ -293,6 +299,25 @@ def test_what_a_person_changes_is_not_undone() -> None:
     due = Told().looks(10, 0.02).changes(BIG).looks(7, 0.06)
     assert due.safety.undo == GOOD
     assert due.looks(1, 0.06, applied=theirs).safety.rollback_of(theirs) is None
+
+
+@pytest.mark.parametrize("looks", [0, 3, 8], ids=["a new controller", "watched", "neutral"])
+def test_what_came_back_is_not_judged_against_what_killed_the_server(looks: int) -> None:
+    """However slow it is after the restart: it is the last good, and nothing is undone."""
+    told = Told(BIG)
+    if looks:
+        told = Told().looks(10, 0.02).changes(BIG).looks(looks, 0.02)
+    told.loses(GOOD)
+    assert told.safety.watch is None
+    assert told.safety.last_good == GOOD
+    assert told.looks(30, 0.9).safety.rollback_of(GOOD) is None
+
+
+def test_instances_that_are_taken_back_do_not_end_the_watch_of_a_batching() -> None:
+    """The batching was not the fault, but may be slow all the same."""
+    told = Told().looks(10, 0.02).changes(BIG).looks(3, 0.06)
+    told.changes(replace(BIG, instances=4)).loses(BIG).looks(8, 0.06)
+    assert told.safety.rollback_of(BIG) == GOOD
 
 
 def test_a_change_that_failed_is_not_watched() -> None:

@@ -18,9 +18,10 @@ from control.core.types import Clamp, Decision, Reason
 from control.journal import Journal
 from control.loop import ControlLoop
 from control.observe import settings_of
-from serving import model_config
+from serving import model_config, pending
 from serving.client import TritonClient
 from serving.model_config import ModelConfig
+from serving.pending import Pending
 from serving.repository import Repository
 from tests.unit.story import a_policy, settings
 
@@ -113,6 +114,33 @@ def test_an_outage_blocks_nothing_and_a_refusal_does(
             at_once = guard(replace(now, instances=3), now, state, policy, at_s=NOW_S + 4.0)
             assert at_once.clamps == (clamps or (Clamp.COOLDOWN,))
     assert settings(1).instances == repository.read_config("m").instance_group[0].count
+
+
+def test_the_record_of_a_change_says_what_the_next_controller_cannot_know(tmp_path: Path) -> None:
+    """What the model answered before, and that it was loaded, which it is not yet in the load."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
+    repository = Repository(tmp_path)
+    records: list[Pending | None] = []
+
+    @dataclass
+    class Looks(Triton):
+        """Reads the record in each load."""
+
+        def load(self, name: str, **more: Any) -> None:
+            """As ever."""
+            records.append(pending.read(self.repository, name))
+            Triton.load(self, name, **more)
+
+    triton = Looks(repository)
+    actuator = Actuator(repository, cast(TritonClient, triton), watched=True)
+    wanted = replace(settings_of(triton.served), instances=2)
+    assert actuator.apply("m", wanted, reason="SCALE_UP_LOAD").outcome is Outcome.APPLIED
+    records.append(pending.read(repository, "m"))
+    assert [(one.loaded, one.answered) for one in records if one] == [
+        (False, "always"),
+        (True, "always"),
+    ]
 
 
 def test_a_change_is_applied_while_the_journal_is_locked(tmp_path: Path) -> None:

@@ -203,6 +203,24 @@ def test_an_end_by_any_error_is_taken_in(
     assert hands.reconciled == (["bad"] if isinstance(error, ServerGone) else [])
 
 
+def test_a_change_without_a_thread_to_do_it_has_failed(
+    parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine has none left; it is not in flight for ever."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    loop, _, _ = parts
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        _begun(loop)
+    loop.settle()
+    state: ControlState = loop._states["bad"]
+    assert state.in_flight is None
+    assert not state.changes[-1].ok
+
+
 def test_a_change_that_hangs_is_given_up_at_the_end(
     parts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

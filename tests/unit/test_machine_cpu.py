@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from unittest import mock
 
@@ -30,6 +31,20 @@ def test_cpu_is_that_of_the_models_own_processes_since_they_are_watched() -> Non
     used_s = watched.cpu_s("m", CONFIG)
     assert used_s is not None
     assert used_s >= 0.1
+
+
+def test_cpu_is_not_known_while_the_processes_are_others() -> None:
+    """A reload replaced them, or there are more instances: they are looked up at once."""
+    two = parse('name: "m" instance_group { name: "m_0" count: 2 kind: KIND_CPU }')
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    for config, stubs in ((CONFIG, {ended.pid: 1}), (two, {os.getpid(): 1})):
+        watched = _watched(m_0_0=stubs)
+        assert watched.cpu_s("m", config) is None
+        now = {"m_0_0": {os.getpid(): 1}, "m_0_1": {os.getppid(): 1}}
+        found = {name: now[name] for name in sorted(now)[: config.instance_group[0].count]}
+        with mock.patch.object(machine, "stub_processes", return_value=found):
+            assert watched.cpu_s("m", config) is not None
 
 
 def test_cpu_of_a_model_without_processes_is_not_known() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,33 @@ def test_revert_brings_the_bytes_before_back_once(changed: tuple[Repository, Pen
     assert not pending.revert(repository, marked, why="again")
     assert not pending.revert(repository, record, why="again")
     assert repository.config_text("m") == NEW
+
+
+def test_revert_leaves_what_has_long_been_served(changed: tuple[Repository, Pending]) -> None:
+    """Only where it is known to have been loaded; an earlier version's record does not say."""
+    repository, record = changed
+    old = replace(record, at="2026-01-01T00:00:00+00:00")
+    pending.write(repository, old)
+    pending.loaded(repository, "m")
+    assert not pending.revert(repository, replace(old, loaded=True), why="died")
+    assert pending.every(repository) == []
+    pending.write(repository, old)
+    path = repository.state / "pending" / "m.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in told.items() if k not in ("loaded", "answered")}))
+    assert pending.every(repository) == [replace(old, loaded=True)]
+    pending.write(repository, old)
+    assert pending.revert(repository, old, why="died")
+    assert repository.config_text("m") == OLD
+
+
+def test_only_this_very_record_is_settled(changed: tuple[Repository, Pending]) -> None:
+    """One of a change that was begun since stays."""
+    repository, record = changed
+    pending.write(repository, replace(record, tick_id="t2"))
+    assert not pending.settle_this(repository, record)
+    assert pending.settle_this(repository, replace(record, tick_id="t2"))
+    assert pending.every(repository) == []
 
 
 def test_revert_leaves_what_another_wrote(changed: tuple[Repository, Pending]) -> None:

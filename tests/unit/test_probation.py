@@ -9,7 +9,7 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from conch.errors import TritonUnavailable
+from conch.errors import RepositoryError, TritonUnavailable
 from control.core.types import Observation
 from control.observe import settings_of
 from control.probation import BUSY_S, SETTLED_S, SILENT_S, Probation
@@ -28,6 +28,7 @@ instance_group { count: 1 kind: KIND_CPU }
 dynamic_batching { }
 """
 NEW = OLD.replace("count: 1", "count: 2")
+LONG_AGO = "2026-01-01T00:00:00+00:00"
 
 
 @dataclass
@@ -218,13 +219,87 @@ def test_what_serve_took_back_is_noticed(world: World) -> None:
     assert [back.why for back in world.watch.taken_back()] == ["it died 3 times"]
 
 
-def _next(world: World) -> Probation:
+@pytest.mark.parametrize("event", ["begins", "ended"])
+def test_what_serve_took_back_beside_a_change_is_noticed(world: World, event: str) -> None:
+    """While nobody polls it: the record is no longer there afterwards to tell."""
+    record = pending.read(world.repository, "m")
+    assert record is not None
+    world.watch._watched.clear()
+    assert pending.revert(world.repository, record, why="it died 3 times")
+    getattr(world.watch, event)("m")
+    assert [back.why for back in world.watch.taken_back()] == ["it died 3 times"]
+    assert pending.read(world.repository, "m") is None
+    assert world.watch.unproven() == []
+
+
+def test_a_change_that_began_meanwhile_keeps_its_record(world: World) -> None:
+    """The watch is about to settle the one before, or to take it back, by an older look."""
+    one = world.watch._watched["m"]
+    again = world.repository.write_text("m", NEW + "# 2\n", reason="REBATCH", tick_id="t2")
+    later = recorded(world.repository, "m", again)
+    world.watch.ended("m")
+    world.now_s += SETTLED_S
+    world.watch._judge(one)
+    world.watch._take_back(one.record, "it died")
+    assert pending.read(world.repository, "m") == later
+    assert world.watch.unproven() == ["m"]
+    assert world.watch.taken_back() == []
+
+
+def test_a_change_settles_later_where_somebody_is_at_the_files(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock of the model is theirs; the watch over the others does not wait for it."""
+
+    def busy(*_: Any) -> bool:
+        raise RepositoryError("another process has been changing it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pending, "settle_this", busy)
+        world.passes(SETTLED_S + 1)
+    assert world.watch.unproven() == ["m"]
+    world.passes(0.25)
+    assert world.watch.unproven() == []
+
+
+def _next(world: World, *, asked: bool = True) -> Probation:
     """The watch of the next controller, which has an epoch of its own."""
     (world.repository.state / pending.EPOCH).write_text("8")
     later = Probation(world.repository, cast(TritonClient, world.server), clock=lambda: world.now_s)
-    later._prober.single(model_config.parse(NEW))
+    if asked:
+        later._prober.single(model_config.parse(NEW))
     later.adopt("m")
     return later
+
+
+@pytest.mark.parametrize(("answered", "back"), [("always", True), ("never", False), ("", False)])
+def test_the_next_controller_knows_what_the_model_answered_before(
+    world: World, answered: str, back: bool
+) -> None:
+    """By the record: to it, a model that the change broke has never answered."""
+    record = pending.read(world.repository, "m")
+    assert record is not None
+    pending.write(world.repository, replace(record, answered=answered))
+    world.server.fails = True
+    world.watch = _next(world, asked=False)
+    world.watch._prober.single(model_config.parse(NEW))  # as reconciling does
+    world.passes(SETTLED_S + 1)
+    assert (world.repository.config_text("m") == OLD) is back
+
+
+def test_the_next_controller_takes_back_what_was_never_loaded_whenever(world: World) -> None:
+    """No time proves it; what is served by now is known to be loaded."""
+    record = pending.read(world.repository, "m")
+    assert record is not None
+    pending.write(world.repository, replace(record, at=LONG_AGO))
+    assert _next(world).unproven() == ["m"]
+    served = pending.read(world.repository, "m")
+    assert served is not None
+    assert served.loaded
+    pending.write(world.repository, record)
+    world.server.served = model_config.parse(OLD)
+    assert [back.model for back in _next(world).taken_back()] == ["m"]
+    assert world.repository.config_text("m") == OLD
 
 
 def test_the_next_controller_watches_on(world: World) -> None:
@@ -252,7 +327,7 @@ def test_the_next_controller_forgets_a_record_that_says_nothing(world: World, wh
     record = pending.read(world.repository, "m")
     assert record is not None
     if what == "old":
-        pending.write(world.repository, replace(record, at="2026-01-01T00:00:00+00:00"))
+        pending.write(world.repository, replace(record, at=LONG_AGO, loaded=True))
     elif what == "edited":
         world.repository.config_path("m").write_text(NEW + "#")
     else:

@@ -117,3 +117,10 @@ def test_a_rollback_is_clamped_by_the_memory() -> None:
     decision = undo.first(_worse(), roomy, a_policy())
     assert decision is not None
     assert Clamp.MEMORY not in decision.clamps
+
+
+def test_what_was_taken_back_is_no_good_settings_to_a_new_controller() -> None:
+    """It knows of nothing but the change that the server did not survive."""
+    back = Applied(at_s=5000.0, settings=GOOD, before=BAD, reload=True, ok=True, undo=True)
+    safety = ControlState().tried(back).safety
+    assert (safety.last_good, safety.watch) == (GOOD, None)
