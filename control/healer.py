@@ -21,6 +21,7 @@ from control.core.windows import Interval
 from control.outcome import said
 from serving import heal
 from serving.client import TritonClient
+from serving.heal import LeftUnloaded
 from serving.repository import Repository
 from serving.runtime import stubs
 from serving.runtime.endpoint import Endpoint
@@ -67,6 +68,7 @@ class Healer:
         self._next_s: dict[str, float] = {}
         self._pause_s: dict[str, float] = {}
         self._asking: set[str] = set()
+        self._left: dict[str, LeftUnloaded] = {}
         self.local = False
 
     def __enter__(self) -> Healer:
@@ -79,7 +81,8 @@ class Healer:
     def looked(self, model: str, newest: Sequence[Interval]) -> None:
         """Where requests of the model fail: ask whether a dead stub is why, in another thread."""
         now_s = self._clock()
-        if self.local or not any(interval.failed > 0 for interval in newest):
+        failing = any(interval.failed > 0 for interval in newest) or model in self._left
+        if self.local or not failing:
             return
         if model in self._asking or now_s < self._next_s.get(model, now_s):
             return
@@ -93,11 +96,16 @@ class Healer:
         pause_s = AGAIN_S
         try:
             with self._connect() as client:
+                if left := self._left.get(model):
+                    heal.load_again(client, self._repository, model, left)
+                    del self._left[model]
                 way = heal.heal_by_answers(client, self._repository, model)
             if way is None:
                 pause_s = min(LONGEST_S, 2.0 * self._pause_s.get(model, AGAIN_S / 2.0))
         except ConchError as error:
-            log.warning("model.heal_waits", model=model, reason=error.message)
+            if isinstance(error, LeftUnloaded):
+                self._left[model] = error
+            log.warning("model.heal_waits", model=model, reason=error.message, hint=error.hint)
         except Exception as error:  # it must not end with a traceback amid the log
             log.error("model.heal_failed", model=model, reason=said(error))
         finally:

@@ -4,8 +4,8 @@ Theory of operation. A newer modification time of a version's folder makes the n
 up a second full copy beside the first and swap, although no byte has changed: instances that live
 go on answering until then, and no request is lost but to the dead ones. Where there is no room for
 a second copy, or the folder cannot be touched, the model is unloaded and loaded once, and that is
-said. A model that still answers is never unloaded for any other reason: if Triton refuses to load
-what is on disk, an unload would end what is left of it.
+said. A model that still answers is never unloaded for any other reason, nor while the file on disk
+is not what is served: if Triton refused to load it, the unload would have ended what was left.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import enum
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import structlog
 from google.protobuf.message import Message
 
-from conch.errors import ApplyRejected, ConchError
+from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from serving import ensembles, hazards, probe
 from serving.client import InferenceFailed, TritonClient
 from serving.model_config import ModelConfig
 from serving.repository import Repository
+from serving.revisions import edited_hint
 
 _log = structlog.get_logger()
 
@@ -47,6 +48,16 @@ class Way(enum.Enum):
 
     SECOND_COPY = "a second copy was loaded and took over"
     RELOADED = "unloaded and loaded"
+
+
+class LeftUnloaded(ApplyRejected):
+    """It was unloaded to be healed and does not load: whoever looks after it has to try again.
+
+    Attributes:
+        around: the ensembles that were served before.
+    """
+
+    around: tuple[str, ...] = ()
 
 
 def is_dead_stub(message: str) -> bool:
@@ -84,17 +95,48 @@ def heal(
     Raises:
         RepositoryError: when another process keeps the model's lock.
         ConfigError: when it holds a name that must not reach Triton (``hazards``).
-        ApplyRejected: when Triton refuses to load it; what lived before still does, if anything.
+        ApplyRejected: when Triton refuses to load it, or it would have to be unloaded while the
+            file on disk is another than is served; what lived before still does, if anything.
+        LeftUnloaded: when it had to be unloaded, and does not load.
         TritonUnavailable: when the server does not answer.
     """
     with held(repository, model):
         hazards.require(repository, model)  # it may have been edited since it was loaded
         around = _served(client, ensembles.around(model, ensembles.of(repository)))
-        way = _bring_back(client, repository, model, answering, room, load_s)
-        for ensemble in sorted(set(around) - set(_served(client, around))):
-            _log.warning("ensemble.loaded_again", model=model, ensemble=ensemble)
-            client.load(ensemble, deadline_s=load_s)
+        try:
+            way = _bring_back(client, repository, model, answering, room, load_s)
+        except LeftUnloaded as error:
+            error.around = tuple(around)
+            raise
+        _load_around(client, model, around, load_s)
         return way
+
+
+def load_again(
+    client: TritonClient,
+    repository: Repository,
+    model: str,
+    left: LeftUnloaded,
+    *,
+    load_s: float = LOAD_S,
+) -> None:
+    """Load a model that a heal has left unloaded, unless somebody did, and the ensembles around it.
+
+    Raises:
+        RepositoryError, ConfigError, ApplyRejected, TritonUnavailable: as ``heal``.
+    """
+    with held(repository, model):
+        hazards.require(repository, model)
+        if not _served(client, [model]):
+            client.load(model, deadline_s=load_s)
+        _load_around(client, model, left.around, load_s)
+
+
+def _load_around(client: TritonClient, model: str, around: Collection[str], load_s: float) -> None:
+    """Load those of the ensembles that went down with the model."""
+    for ensemble in sorted(set(around) - set(_served(client, around))):
+        _log.warning("ensemble.loaded_again", model=model, ensemble=ensemble)
+        client.load(ensemble, deadline_s=load_s)
 
 
 def unload(client: TritonClient, model: str) -> None:
@@ -196,25 +238,46 @@ def _bring_back(
     load_s: float,
 ) -> Way:
     """A second copy where that can be, else unload and load; the lock is held."""
+    edited = _is_edited(client, repository, model)
     why = "" if room else "no memory for a second copy"
     if not why and not _touch(repository, model):
         why = "its version folders cannot be touched"
+    way = Way.RELOADED
     if not why:
         try:
             client.load(model, deadline_s=load_s)
-            return Way.SECOND_COPY
+            way = Way.SECOND_COPY
         except ApplyRejected as error:
-            # Who edited the file may ask for more memory than there is: no reason to unload.
-            want_of_room = _NO_ROOM.search(error.message) and _is_in_force(
-                repository.read_config(model), client.config(model)
-            )
-            if answering and not want_of_room:
+            if answering and not _NO_ROOM.search(error.message):
                 raise
             why = error.message
-    _log.warning("model.unloaded_to_heal", model=model, reason=why)
-    unload(client, model)
-    client.load(model, deadline_s=load_s)
-    return Way.RELOADED
+    if way is Way.RELOADED:
+        # Who edited the file may ask for more memory than there is, or for what does not load.
+        if answering and _is_edited(client, repository, model):
+            raise ApplyRejected(
+                f"{model}: some instances still answer, so it is not unloaded to be healed: "
+                f"config.pbtxt is not what is served ({why.rstrip('.')}).",
+                hint=edited_hint(model),
+            )
+        _log.warning("model.unloaded_to_heal", model=model, reason=why)
+        unload(client, model)
+        try:
+            client.load(model, deadline_s=load_s)
+        except ConchError as error:
+            raise LeftUnloaded(error.message, hint=error.hint) from error
+    if edited:
+        _log.warning("config.edit_loaded", model=model, reason="it was on disk when it was healed")
+    return way
+
+
+def _is_edited(client: TritonClient, repository: Repository, model: str) -> bool:
+    """Whether the file on disk is another config than is served, as far as can be told."""
+    try:
+        return not _is_in_force(repository.read_config(model), client.config(model))
+    except TritonUnavailable:
+        raise
+    except ConchError:  # it cannot be read, or nothing is served
+        return True
 
 
 def _is_in_force(said: Message, served: Message) -> bool:
@@ -243,7 +306,7 @@ def _touch(repository: Repository, model: str) -> bool:
     return True
 
 
-def _served(client: TritonClient, names: list[str]) -> list[str]:
+def _served(client: TritonClient, names: Collection[str]) -> list[str]:
     """Those of the models that Triton serves."""
     states = client.index() if names else {}
     return [name for name in names if states.get(name) == "READY"]

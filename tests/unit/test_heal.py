@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from conch.errors import ApplyRejected, ConfigError
 from serving import heal
@@ -29,6 +30,7 @@ class Triton:
         self.answers = answers or []
         self.refusals = refusals or []
         self.calls: list[str] = []
+        self.states = {"m": "READY"}
         self.served = parse(CONFIG)
         self.served.instance_group[0].name = "m_0"  # Triton fills in more
 
@@ -38,7 +40,7 @@ class Triton:
 
     def index(self) -> dict[str, str]:
         """Loaded, whatever its stubs."""
-        return {"m": "READY"}
+        return self.states
 
     def infer(self, name: str, *_: object, **__: object) -> dict[str, object]:
         """The next scripted answer."""
@@ -116,6 +118,60 @@ def test_without_memory_no_second_copy_is_tried(repository: Repository) -> None:
     triton = Triton()
     assert healed(triton, repository, room=False) is Way.RELOADED
     assert triton.calls == ["unload", "load"]
+
+
+def edit(repository: Repository) -> None:
+    """As a person does, and nobody loads it."""
+    path = repository.config_path("m")
+    path.write_text(CONFIG.replace("max_batch_size: 8", "max_batch_size: 99"))
+
+
+@pytest.mark.parametrize("touchable", [True, False])
+def test_an_edit_on_disk_holds_every_unload_of_what_answers(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, touchable: bool
+) -> None:
+    """Without memory, or where the folder cannot be touched; both ways out are named."""
+    edit(repository)
+    monkeypatch.setattr(heal, "_touch", lambda *_: touchable)
+    triton = Triton()
+    with pytest.raises(ApplyRejected, match="still answer") as raised:
+        healed(triton, repository, room=not touchable)
+    assert triton.calls == []
+    assert "repo load m" in raised.value.hint
+    assert "rollback m" in raised.value.hint
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_an_edit_that_is_loaded_along_is_said(repository: Repository, room: bool) -> None:
+    """Where nothing answers, loading what is there is the only way."""
+    edit(repository)
+    with capture_logs() as logs:
+        healed(Triton(), repository, answering=False, room=room)
+    assert "config.edit_loaded" in [entry["event"] for entry in logs]
+    triton = Triton()
+    triton.served.max_batch_size = 99
+    with capture_logs() as logs:
+        healed(triton, repository, answering=False, room=room)
+    assert "config.edit_loaded" not in [entry["event"] for entry in logs]
+
+
+def test_what_does_not_load_after_its_unload_can_be_loaded_later(repository: Repository) -> None:
+    """With the ensembles that went down with it; what somebody loaded is left alone."""
+    step = 'step { model_name: "m" model_version: -1 }'
+    (repository.root / "e").mkdir()
+    (repository.root / "e" / "config.pbtxt").write_text(f"ensemble_scheduling {{ {step} }}")
+    triton = Triton(refusals=["no space left"])
+    triton.states["e"] = "READY"
+    with pytest.raises(heal.LeftUnloaded) as raised:
+        healed(triton, repository, room=False)
+    assert raised.value.around == ("e",)
+    triton.states = {"m": "UNAVAILABLE", "e": "UNAVAILABLE"}
+    triton.calls = []
+    heal.load_again(triton, repository, "m", raised.value)  # type: ignore[arg-type]
+    assert triton.calls == ["load", "load"]
+    triton.states = {"m": "READY", "e": "READY"}
+    heal.load_again(triton, repository, "m", raised.value)  # type: ignore[arg-type]
+    assert triton.calls == ["load", "load"]
 
 
 def test_a_config_with_a_name_that_a_shell_reads_is_not_loaded(repository: Repository) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import pytest
 
+from conch.errors import ApplyRejected
 from serving import heal
 from serving.model_config import ModelConfig, parse
 from serving.repository import Repository
@@ -156,3 +157,26 @@ def test_without_memory_there_is_no_room(world: World, monkeypatch: pytest.Monke
     world.dead.add(2)
     world.look()
     assert world.healed == [(True, False)]
+
+
+def test_what_a_heal_left_unloaded_is_loaded_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton says nothing of it any more, and no process is to be seen; still it is not well."""
+    tries: list[str] = []
+
+    def refused(*_: object, **__: object) -> heal.Way:
+        world.versions, world.pids = frozenset(), {}
+        raise heal.LeftUnloaded("no room")
+
+    def load_again(*_: object) -> None:
+        tries.append("load")
+        if len(tries) < 3:
+            raise ApplyRejected("no room yet")
+        world.versions, world.pids = frozenset({1}), {8: "m_0_0", 9: "m_0_1"}
+
+    monkeypatch.setattr(heal, "heal", refused)
+    monkeypatch.setattr(heal, "load_again", load_again)
+    world.dead.add(2)
+    world.look(100)
+    assert len(tries) == 3
