@@ -1,8 +1,9 @@
 """Has dead Python stubs healed where nobody else looks after the server.
 
 A server on this machine is looked at by its processes, several times a second, as ``conch serve``
-looks at its own: whoever comes second finds the model healed under its lock. Of a server elsewhere
-only the answers tell, so that is asked when requests of a model fail.
+looks at its own: whoever comes second finds the model healed under its lock. Of a server elsewhere,
+or whose processes cannot be told apart, only the answers tell, so that is asked when requests of a
+model fail.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Healer:
         self._pause_s: dict[str, float] = {}
         self._asking: set[str] = set()
         self._left: dict[str, LeftUnloaded] = {}
-        self.local = False
+        self._watched: StubWatch | None = None
 
     def __enter__(self) -> Healer:
         threading.Thread(target=self._run, name="conch-healer", daemon=True).start()
@@ -82,7 +83,8 @@ class Healer:
         """Where requests of the model fail: ask whether a dead stub is why, in another thread."""
         now_s = self._clock()
         failing = any(interval.failed > 0 for interval in newest) or model in self._left
-        if self.local or not failing:
+        watched = self._watched
+        if not failing or (watched and watched.knows(model)):
             return
         if model in self._asking or now_s < self._next_s.get(model, now_s):
             return
@@ -114,19 +116,18 @@ class Healer:
 
     def _run(self) -> None:
         """Look at the processes, as long as there are any to be seen."""
-        watched: StubWatch | None = None
         of: int | None = None
         while not self._stop.wait(LOOK_S):
             try:
                 pid = self._pid() or of
                 if pid is None or not psutil.pid_exists(pid):
-                    pid, watched = listener(self._endpoint), None
-                self.local, of = pid is not None, pid
+                    pid, self._watched = listener(self._endpoint), None
+                of = pid
                 if pid is None:
                     self._stop.wait(AGAIN_S)
                     continue
-                watched = watched or self._watch(pid)
-                watched.look(pid)
+                self._watched = self._watched or self._watch(pid)
+                self._watched.look(pid)
             except Exception as error:  # at the next look
                 log.warning("stubs.not_seen", reason=said(error))
                 self._stop.wait(AGAIN_S)

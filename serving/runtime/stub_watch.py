@@ -116,12 +116,19 @@ class StubWatch:
         self._stubs: dict[int, Stub] = {}
         self._left: dict[int, _Left] = {}
         self._models: dict[str, _Past] = {}
+        self._named: set[str] = set()
+
+    def knows(self, model: str) -> bool:
+        """Whether a stub of the model was ever seen: then its processes tell when one dies."""
+        return model in self._named
 
     def look(self, triton: int) -> None:
         """One look; a heal that it leads to goes on after it, on a thread of its own."""
         if triton != self._triton:
             self._triton, self._stubs, self._left, self._models = triton, {}, {}, {}
+            self._named = set()
         before, self._stubs = self._stubs, stubs.look(triton, self._repository.root, self._stubs)
+        self._named |= {stub.model for stub in self._stubs.values()}
         now_s = self._clock()
         self._end_left(now_s)
         suspects = stubs.suspects(self._current(before), self._current(self._stubs))
@@ -209,7 +216,7 @@ class StubWatch:
             self._leave([stub.pid for stub in _of(seen, model)])
             seen = self._settled(client, model, triton)
             alive = stubs.alive_count(seen, model, client.ready_versions(model))
-            if all(stub.alive for stub in _of(seen, model)):
+            if alive and all(stub.alive for stub in _of(seen, model)):
                 past.complete = (wanting.groups, alive)
         now_s = self._clock()
         past.heals = past.heals + 1 if now_s - past.healed_s < _QUIET_S else 1
@@ -225,7 +232,7 @@ class StubWatch:
         return _picture(seen, model) if alive >= wanting.expected else frozenset()
 
     def _wanting(self, client: TritonClient, model: str, seen: list[Stub]) -> _Wanting | None:
-        """What a served model lacks; None when it is well, or its instances are no stubs."""
+        """What a served model lacks; None when it is well, or its instances cannot be seen."""
         versions = client.ready_versions(model)
         if not versions:
             return None
@@ -245,6 +252,8 @@ class StubWatch:
         alive = stubs.alive_count(seen, model, versions)
         if alive >= expected:
             return None
+        if not self.knows(model) and stubs.has_strangers(self._triton, self._repository.root):
+            return None  # they may be its own
         return _Wanting(groups=groups, expected=expected, dead=expected - alive)
 
     def _settled(self, client: TritonClient, model: str, triton: int) -> list[Stub]:

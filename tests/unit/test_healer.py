@@ -8,7 +8,6 @@ from typing import Self
 
 import pytest
 
-from control import healer
 from control.healer import Healer
 from serving import heal
 from serving.repository import Repository
