@@ -88,12 +88,18 @@ class Healer:
             return
         if model in self._asking or now_s < self._next_s.get(model, now_s):
             return
+        rps = max((one.arrivals / one.span_s for one in newest if one.span_s > 0.0), default=0.0)
+        thread = threading.Thread(
+            target=self._ask, args=(model, rps), name="conch-healer-ask", daemon=True
+        )
         self._asking.add(model)
-        threading.Thread(
-            target=self._ask, args=(model,), name="conch-healer-ask", daemon=True
-        ).start()
+        try:
+            thread.start()
+        except BaseException:  # no more threads: at a later look
+            self._asking.discard(model)
+            raise
 
-    def _ask(self, model: str) -> None:
+    def _ask(self, model: str, rps: float) -> None:
         """Probe the model, and heal it where the failures' text says that a stub is dead."""
         pause_s = AGAIN_S
         try:
@@ -101,7 +107,7 @@ class Healer:
                 if left := self._left.get(model):
                     heal.load_again(client, self._repository, model, left)
                     del self._left[model]
-                way = heal.heal_by_answers(client, self._repository, model)
+                way = heal.heal_by_answers(client, self._repository, model, rps=rps)
             if way is None:
                 pause_s = min(LONGEST_S, 2.0 * self._pause_s.get(model, AGAIN_S / 2.0))
         except ConchError as error:

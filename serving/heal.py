@@ -21,7 +21,7 @@ import structlog
 from google.protobuf.message import Message
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
-from serving import ensembles, hazards, probe
+from serving import ensembles, hazards, model_config, probe
 from serving.client import InferenceFailed, TritonClient
 from serving.model_config import ModelConfig
 from serving.repository import Repository
@@ -38,6 +38,8 @@ ASK_S = 3.0
 ONLY_DEAD_S = 1.2
 """Nobody lives where all that is answered in this time is that a stub is dead."""
 PROBE_S = 10.0
+PAUSE_S = 0.2
+"""Between two probes of a model that gets hardly any other requests."""
 
 _DEAD_STUB = re.compile(r"stub process\b.*\b(not healthy|unhealthy)", re.IGNORECASE | re.DOTALL)
 _NO_ROOM = re.compile(r"memory|alloc|no space left|stub process .*(killed|timeout)", re.IGNORECASE)
@@ -153,12 +155,13 @@ def heal_by_answers(
     repository: Repository,
     model: str,
     *,
+    rps: float = 0.0,
     for_s: float = ASK_S,
     load_s: float = LOAD_S,
 ) -> Way | None:
     """Look for dead stubs by the answers alone, and heal them; None where none was met.
 
-    For a server whose processes cannot be seen. Cheap to call whenever requests of the model fail:
+    For a server whose processes cannot be seen. To be called when requests of the model fail:
     nothing is done unless a failure's own text tells of a dead stub, twice, the second time under
     the model's lock. A model of which any probe is answered is unloaded only where, besides, there
     is no room for a second copy.
@@ -167,16 +170,17 @@ def heal_by_answers(
         client: of the server, with the admin key.
         repository: that the server loads from, as this machine sees it.
         model: the model.
+        rps: requests that it gets from others, per second.
         for_s: seconds of probing at most, each of the two times.
         load_s: the longest that a load may take.
 
     Raises:
         RepositoryError, ApplyRejected, TritonUnavailable: as ``heal``.
     """
-    if not _ask(client, model, for_s)[0]:
+    if not _ask(client, model, rps, for_s)[0]:
         return None
     with held(repository, model):
-        dead, answering = _ask(client, model, for_s)
+        dead, answering = _ask(client, model, rps, for_s)
         if not dead:  # healed meanwhile, or changed by somebody
             return None
         _log.error("model.stub_dead", model=model, answers=answering)
@@ -200,14 +204,18 @@ def held(repository: Repository, model: str) -> Iterator[None]:
         yield
 
 
-def _ask(client: TritonClient, model: str, for_s: float) -> tuple[bool, bool]:
+def _ask(client: TritonClient, model: str, rps: float, for_s: float) -> tuple[bool, bool]:
     """Whether a probe met a dead stub, and whether any was answered; ends when both are known.
 
     One after the other: a probe cannot choose its instance, and a dead one holds each request that
     it is given for a second. Never several at a time: Triton joins them, and dies of a model that
     answers two requests with one error object.
+    Idle instances take turns, so that twice their number is enough. What others send takes the turn
+    of a dead one, too: then there are as many probes as of these, so that every second one is ours.
     """
     config = client.config(model)
+    pause_s = min(PAUSE_S, 1.0 / rps) if rps > 0.0 else PAUSE_S
+    left = 2 * model_config.instance_count(config) + 3 + int(rps * for_s)
     begun_s = time.monotonic()
     dead = answered = False
     while (asked_s := time.monotonic() - begun_s) < for_s:
@@ -215,8 +223,11 @@ def _ask(client: TritonClient, model: str, for_s: float) -> tuple[bool, bool]:
             break
         if _probed_dead(client, config):
             dead = True
-        else:
-            answered = True
+            continue
+        answered, left = True, left - 1
+        if dead or left <= 0:
+            break
+        time.sleep(pause_s)
     return dead, answered
 
 

@@ -201,3 +201,33 @@ def test_answers_alone_tell_dead_stubs_from_other_failures(
     assert found is way
     assert ("load" in triton.calls) == (way is not None)
     assert "unload" not in triton.calls
+
+
+class Clock:
+    """Time passes only where somebody waits."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        self.now_s += seconds
+
+
+@pytest.mark.parametrize(
+    ("rps", "least", "most"), [(0.0, 5, 7), (1.0, 7, 16), (40.0, 110, 130), (200.0, 550, 650)]
+)
+def test_a_healthy_model_is_asked_no_more_than_it_is_by_others(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, rps: float, least: int, most: int
+) -> None:
+    """Idle, each of its instances is met twice."""
+    clock = Clock()
+    monkeypatch.setattr(heal, "time", clock)
+    triton = Triton()
+    heal.heal_by_answers(triton, repository, "m", rps=rps)  # type: ignore[arg-type]
+    assert least <= triton.calls.count("infer") <= most
+    assert clock.now_s <= heal.ASK_S + heal.PAUSE_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Self
 
 import pytest
@@ -75,6 +76,35 @@ def test_a_model_is_asked_when_requests_fail_and_ever_more_seldom_in_vain(world:
     for after_s, asked in ((1.0, 1), (4.9, 1), (0.2, 2), (9.9, 2), (0.2, 3)):
         world.looked(failed=1.0, after_s=after_s)
         assert world.asked == asked
+
+
+def test_a_model_is_not_asked_where_its_processes_tell(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of another model tell nothing of it."""
+    watch = SimpleNamespace(knows=lambda model: model == "other")
+    monkeypatch.setattr(world.healer, "_watched", watch)
+    world.looked(failed=1.0)
+    assert world.asked == 1
+    watch.knows = lambda model: model == "m"
+    world.looked(failed=1.0)
+    assert world.asked == 1
+
+
+def test_a_thread_that_does_not_start_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more threads, for a moment."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError):
+            world.looked(failed=1.0)
+    world.looked(failed=1.0)
+    assert world.asked == 1
 
 
 def test_what_a_heal_left_unloaded_is_loaded_again(world: World) -> None:
