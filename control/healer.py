@@ -34,6 +34,7 @@ LOOK_S = 0.4
 AGAIN_S, LONGEST_S = 5.0, 300.0
 """Between two rounds of probes for failures of one model; twice as long after each in vain: those
 of a model that refuses what it is sent are no dead stub's."""
+_TRITON = "tritonserver"
 _BACKENDS_FLAG = "--backend-directory="
 _BACKENDS = "/opt/tritonserver/backends"
 """Where Triton looks without the flag."""
@@ -147,9 +148,10 @@ class Healer:
 
 
 def listener(endpoint: Endpoint) -> int | None:
-    """The process on this machine that listens on the server's gRPC port; None where none is seen.
+    """The Triton on this machine that listens on the server's gRPC port; None where none is seen.
 
-    What other users' processes listen on only root may see.
+    What other users' processes listen on only root may see. Another program there (ssh, kubectl,
+    docker-proxy) hands the port to a server elsewhere, of which no process is to be seen here.
     """
     if not is_loopback(endpoint.host):
         return None
@@ -160,5 +162,15 @@ def listener(endpoint: Endpoint) -> int | None:
     for connection in found:
         here = connection.laddr and connection.laddr.port == endpoint.grpc_port
         if here and connection.status == psutil.CONN_LISTEN and connection.pid:
-            return int(connection.pid)
+            pid = int(connection.pid)
+            if _is_triton(pid):
+                return pid
     return None
+
+
+def _is_triton(pid: int) -> bool:
+    """Whether the process is a Triton: by its name, or as one that has stubs."""
+    try:
+        return psutil.Process(pid).name().startswith(_TRITON) or bool(stubs.processes(pid))
+    except psutil.Error:
+        return False

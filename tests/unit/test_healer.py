@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
 
+import psutil
 import pytest
 
+from control import healer
 from control.healer import Healer
 from serving import heal
 from serving.repository import Repository
+from serving.runtime import stubs
 from serving.runtime.endpoint import Endpoint
 from tests.unit.intervals import timed
 
@@ -114,3 +118,26 @@ def test_what_a_heal_left_unloaded_is_loaded_again(world: World) -> None:
     for loaded in (1, 2, 2):
         world.looked()
         assert world.loaded == loaded
+
+
+@pytest.mark.parametrize(
+    ("names", "has_stubs", "found"),
+    [
+        (["tritonserver"], False, 1),
+        (["ssh"], False, None),
+        (["docker-proxy", "tritonserver"], False, 2),
+        (["wrapper"], True, 1),
+    ],
+)
+def test_only_a_triton_behind_the_port_is_looked_at_by_its_processes(
+    monkeypatch: pytest.MonkeyPatch, names: list[str], has_stubs: bool, found: int | None
+) -> None:
+    """A tunnel's other end is elsewhere."""
+    listening = [
+        SimpleNamespace(laddr=SimpleNamespace(port=2), status=psutil.CONN_LISTEN, pid=pid)
+        for pid, _ in enumerate(names, start=1)
+    ]
+    monkeypatch.setattr(psutil, "net_connections", lambda kind: listening)
+    monkeypatch.setattr(psutil, "Process", lambda pid: SimpleNamespace(name=lambda: names[pid - 1]))
+    monkeypatch.setattr(stubs, "processes", lambda _: [1] if has_stubs else [])
+    assert healer.listener(replace(REMOTE, host="127.0.0.1")) == found
