@@ -16,6 +16,7 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import structlog
 from google.protobuf.message import Message
@@ -40,6 +41,8 @@ ONLY_DEAD_S = 1.2
 PROBE_S = 10.0
 PAUSE_S = 0.2
 """Between two probes of a model that gets hardly any other requests."""
+
+_A_SECOND_NS = 1_000_000_000
 
 _DEAD_STUB = re.compile(r"stub process\b.*\b(not healthy|unhealthy)", re.IGNORECASE | re.DOTALL)
 _NO_ROOM = re.compile(r"memory|alloc|no space left|stub process .*(killed|timeout)", re.IGNORECASE)
@@ -307,14 +310,24 @@ def _is_in_force(said: Message, served: Message) -> bool:
 
 
 def _touch(repository: Repository, model: str) -> bool:
-    """Give each version's folder the time of now; whether that could be done."""
+    """Give each version's folder a newer time than it has; whether that could be done."""
     try:
         for version in repository.versions(model):
-            os.utime(repository.root / model / str(version))
+            folder = repository.root / model / str(version)
+            newer_ns = max(time.time_ns(), _newest_ns(folder) + _A_SECOND_NS)
+            os.utime(folder, ns=(newer_ns, newer_ns))
     except OSError as error:
         _log.warning("model.touch_refused", model=model, reason=str(error))
         return False
     return True
+
+
+def _newest_ns(folder: Path) -> int:
+    """The newest time in a version's folder, as Triton looks for it: itself and all that is inside.
+
+    It may lie in the future: a clock that was wrong, an archive from elsewhere.
+    """
+    return max(path.stat().st_mtime_ns for path in (folder, *folder.rglob("*")) if path.exists())
 
 
 def _served(client: TritonClient, names: Collection[str]) -> list[str]:

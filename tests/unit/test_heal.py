@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,17 @@ def test_a_second_copy_is_loaded_by_a_newer_time_alone(repository: Repository) -
     assert triton.calls == ["load"]
     assert (repository.root / "m" / "1").stat().st_mtime > 1
     assert repository.config_text("m") == CONFIG
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_time_in_the_future_gets_newer_too(repository: Repository, inside: bool) -> None:
+    """Triton takes the newest of the folder and of what is inside; an older one changes nothing."""
+    version = repository.root / "m" / "1"
+    future_s = time.time() + 9e6
+    os.utime(version / "model.py" if inside else version, (future_s, future_s))
+    assert healed(Triton(), repository) is Way.SECOND_COPY
+    assert version.stat().st_mtime > future_s
+    assert version.stat().st_mtime < future_s + 2.0
 
 
 @pytest.mark.parametrize(
