@@ -314,7 +314,9 @@ def _touch(repository: Repository, model: str) -> bool:
     try:
         for version in repository.versions(model):
             folder = repository.root / model / str(version)
-            newer_ns = max(time.time_ns(), _newest_ns(folder) + _A_SECOND_NS)
+            newer_ns, newest_ns = time.time_ns(), _newest_ns(folder)
+            if newer_ns <= newest_ns:  # not otherwise: Triton would not see an edit that is older
+                newer_ns = newest_ns + _A_SECOND_NS
             os.utime(folder, ns=(newer_ns, newer_ns))
     except OSError as error:
         _log.warning("model.touch_refused", model=model, reason=str(error))

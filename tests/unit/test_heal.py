@@ -87,6 +87,13 @@ def test_a_second_copy_is_loaded_by_a_newer_time_alone(repository: Repository) -
     assert repository.config_text("m") == CONFIG
 
 
+def test_a_time_of_a_moment_ago_gets_that_of_now(repository: Repository) -> None:
+    """Triton does not see an edit of the config that is older than the folder."""
+    os.utime(repository.root / "m" / "1")
+    healed(Triton(), repository)
+    assert (repository.root / "m" / "1").stat().st_mtime <= time.time()
+
+
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_time_in_the_future_gets_newer_too(repository: Repository, inside: bool) -> None:
     """Triton takes the newest of the folder and of what is inside; an older one changes nothing."""
