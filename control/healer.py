@@ -1,8 +1,9 @@
 """Has dead Python stubs healed where nobody else looks after the server.
 
 A server on this machine is looked at by its processes, several times a second, as ``conch serve``
-looks at its own: whoever comes second finds the model healed under its lock. Of a server elsewhere
-only the answers tell, so that is asked when requests of a model fail.
+looks at its own: whoever comes second finds the model healed under its lock. Of a server elsewhere,
+or whose processes cannot be told apart, only the answers tell, so that is asked when requests of a
+model fail.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from control.core.windows import Interval
 from control.outcome import said
 from serving import heal
 from serving.client import TritonClient
+from serving.heal import LeftUnloaded
 from serving.repository import Repository
 from serving.runtime import stubs
 from serving.runtime.endpoint import Endpoint
@@ -32,6 +34,7 @@ LOOK_S = 0.4
 AGAIN_S, LONGEST_S = 5.0, 300.0
 """Between two rounds of probes for failures of one model; twice as long after each in vain: those
 of a model that refuses what it is sent are no dead stub's."""
+_TRITON = "tritonserver"
 _BACKENDS_FLAG = "--backend-directory="
 _BACKENDS = "/opt/tritonserver/backends"
 """Where Triton looks without the flag."""
@@ -67,7 +70,8 @@ class Healer:
         self._next_s: dict[str, float] = {}
         self._pause_s: dict[str, float] = {}
         self._asking: set[str] = set()
-        self.local = False
+        self._left: dict[str, LeftUnloaded] = {}
+        self._watched: StubWatch | None = None
 
     def __enter__(self) -> Healer:
         threading.Thread(target=self._run, name="conch-healer", daemon=True).start()
@@ -79,25 +83,38 @@ class Healer:
     def looked(self, model: str, newest: Sequence[Interval]) -> None:
         """Where requests of the model fail: ask whether a dead stub is why, in another thread."""
         now_s = self._clock()
-        if self.local or not any(interval.failed > 0 for interval in newest):
+        failing = any(interval.failed > 0 for interval in newest) or model in self._left
+        watched = self._watched
+        if not failing or (watched and watched.knows(model)):
             return
         if model in self._asking or now_s < self._next_s.get(model, now_s):
             return
+        rps = max((one.arrivals / one.span_s for one in newest if one.span_s > 0.0), default=0.0)
+        thread = threading.Thread(
+            target=self._ask, args=(model, rps), name="conch-healer-ask", daemon=True
+        )
         self._asking.add(model)
-        threading.Thread(
-            target=self._ask, args=(model,), name="conch-healer-ask", daemon=True
-        ).start()
+        try:
+            thread.start()
+        except BaseException:  # no more threads: at a later look
+            self._asking.discard(model)
+            raise
 
-    def _ask(self, model: str) -> None:
+    def _ask(self, model: str, rps: float) -> None:
         """Probe the model, and heal it where the failures' text says that a stub is dead."""
         pause_s = AGAIN_S
         try:
             with self._connect() as client:
-                way = heal.heal_by_answers(client, self._repository, model)
+                if left := self._left.get(model):
+                    heal.load_again(client, self._repository, model, left)
+                    del self._left[model]
+                way = heal.heal_by_answers(client, self._repository, model, rps=rps)
             if way is None:
                 pause_s = min(LONGEST_S, 2.0 * self._pause_s.get(model, AGAIN_S / 2.0))
         except ConchError as error:
-            log.warning("model.heal_waits", model=model, reason=error.message)
+            if isinstance(error, LeftUnloaded):
+                self._left[model] = error
+            log.warning("model.heal_waits", model=model, reason=error.message, hint=error.hint)
         except Exception as error:  # it must not end with a traceback amid the log
             log.error("model.heal_failed", model=model, reason=said(error))
         finally:
@@ -106,19 +123,18 @@ class Healer:
 
     def _run(self) -> None:
         """Look at the processes, as long as there are any to be seen."""
-        watched: StubWatch | None = None
         of: int | None = None
         while not self._stop.wait(LOOK_S):
             try:
                 pid = self._pid() or of
                 if pid is None or not psutil.pid_exists(pid):
-                    pid, watched = listener(self._endpoint), None
-                self.local, of = pid is not None, pid
+                    pid, self._watched = listener(self._endpoint), None
+                of = pid
                 if pid is None:
                     self._stop.wait(AGAIN_S)
                     continue
-                watched = watched or self._watch(pid)
-                watched.look(pid)
+                self._watched = self._watched or self._watch(pid)
+                self._watched.look(pid)
             except Exception as error:  # at the next look
                 log.warning("stubs.not_seen", reason=said(error))
                 self._stop.wait(AGAIN_S)
@@ -132,9 +148,10 @@ class Healer:
 
 
 def listener(endpoint: Endpoint) -> int | None:
-    """The process on this machine that listens on the server's gRPC port; None where none is seen.
+    """The Triton on this machine that listens on the server's gRPC port; None where none is seen.
 
-    What other users' processes listen on only root may see.
+    What other users' processes listen on only root may see. Another program there (ssh, kubectl,
+    docker-proxy) hands the port to a server elsewhere, of which no process is to be seen here.
     """
     if not is_loopback(endpoint.host):
         return None
@@ -145,5 +162,15 @@ def listener(endpoint: Endpoint) -> int | None:
     for connection in found:
         here = connection.laddr and connection.laddr.port == endpoint.grpc_port
         if here and connection.status == psutil.CONN_LISTEN and connection.pid:
-            return int(connection.pid)
+            pid = int(connection.pid)
+            if _is_triton(pid):
+                return pid
     return None
+
+
+def _is_triton(pid: int) -> bool:
+    """Whether the process is a Triton: by its name, or as one that has stubs."""
+    try:
+        return psutil.Process(pid).name().startswith(_TRITON) or bool(stubs.processes(pid))
+    except psutil.Error:
+        return False

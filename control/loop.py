@@ -251,14 +251,23 @@ class ControlLoop:
         begin = decision.changes and self.mode is Mode.ACTIVE and free and not self._waits(decision)
         if begin:
             self._begin(model, decision)
-        if self.healer and not acting:
-            self.healer.looked(model, self._states[model].intervals[-1:])
+        if not acting and not begin:
+            self._look_for_dead(model)
         if self.shares:
             in_flight = self._states[model].in_flight
             self.shares = self.shares.looked(model, seen, decision, in_flight)
         done.append(
             Tick(model=model, observation=seen, decision=decision, begun=begin, ended=ended)
         )
+
+    def _look_for_dead(self, model: str) -> None:
+        """Have a model whose requests fail asked for dead stubs, unless its last change is judged.
+
+        The probes would count as the load of the change, and their failures as its own.
+        """
+        state = self._states[model]
+        if self.healer and state.safety.watch is None:
+            self.healer.looked(model, state.intervals[-1:])
 
     def _waits(self, decision: Decision) -> bool:
         """Whether a reload that is in no hurry must let that of another model end first.

@@ -50,7 +50,9 @@ def check(repository: Repository, names: list[str] | None = None) -> list[Findin
         for name in names:
             repository.config_path(name)
     chosen = names or sorted(
-        path.name for path in repository.root.iterdir() if path.is_dir() and path.name != STATE_DIR
+        path.name
+        for path in repository.root.iterdir()
+        if folders.is_folder(path) and path.name != STATE_DIR
     )
     found: list[Finding] = []
     for name in chosen:

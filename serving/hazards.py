@@ -18,9 +18,9 @@ from collections.abc import Iterator
 
 from google.protobuf import text_format
 
-from conch.errors import ConchError, ConfigError
+from conch.errors import ConchError, ConfigError, RepositoryError
 from conch.names import model_name
-from serving import engines, ensembles
+from serving import engines, ensembles, folders
 from serving.model_config import ModelConfig
 from serving.repository import CONFIG, STATE_DIR, Repository
 
@@ -63,7 +63,7 @@ def require(repository: Repository, name: str) -> None:
     Raises:
         ConfigError: with the first fault.
     """
-    if found := _of_model(repository, name):
+    if found := _of_model(repository, name)[0]:
         raise ConfigError(f"{name}: {found}.", hint="See `conch repo check`.")
 
 
@@ -71,14 +71,18 @@ def left_out(repository: Repository) -> dict[str, str]:
     """Models that no server may be given, with the reason; also folders that are no model's name.
 
     A config that cannot be parsed cannot be vouched for, so it is among them.
+
+    Raises:
+        RepositoryError: when the repository itself cannot be listed.
     """
     found: dict[str, str] = {}
     members: dict[str, set[str]] = {}
     for name in _folders(repository):
-        if reason := _of_model(repository, name):
+        reason, needed = _of_model(repository, name)
+        if reason:
             found[name] = reason
         else:
-            members[name] = ensembles.members(_lenient(repository, name))
+            members[name] = needed
     return found | without(members, found)
 
 
@@ -100,16 +104,17 @@ def without(members: dict[str, set[str]], gone: dict[str, str]) -> dict[str, str
     return found
 
 
-def _of_model(repository: Repository, name: str) -> str:
-    """The first fault of a model on disk; empty when there is none."""
+def _of_model(repository: Repository, name: str) -> tuple[str, set[str]]:
+    """The first fault of a model on disk, empty when there is none; and what it is made of."""
     try:
         model_name(name)
         config = _lenient(repository, name)
-        for member in ensembles.members(config):
+        members = ensembles.members(config)
+        for member in members:
             model_name(member)
     except ConchError as error:
-        return error.message.rstrip(".")
-    return next(iter([*faults(config), *missing_files(repository, config)]), "")
+        return error.message.rstrip("."), set()
+    return next(iter(faults(config) or missing_files(repository, config)), ""), members
 
 
 def missing_files(repository: Repository, config: ModelConfig) -> list[str]:
@@ -117,12 +122,17 @@ def missing_files(repository: Repository, config: ModelConfig) -> list[str]:
     if config.backend != "python" and config.platform != "python":
         return []
     root = repository.root / config.name
-    there = {number for path in root.iterdir() if path.is_dir() and (number := _number(path.name))}
+    try:
+        names = [path.name for path in root.iterdir()]
+    except OSError as error:  # what Triton would wait for cannot be told
+        return [f"its folder cannot be listed ({error.strerror or error})"]
+    numbers = {name: _number(name) for name in names}
+    there = {n for name, n in numbers.items() if n and folders.is_folder(root / name)}
     wanted = config.default_model_filename or "model.py"
     return [
         f"version {number} has no {number}/{wanted}; Triton waits for its stub for ever"
         for number in engines.served_versions(config, there)
-        if not (root / str(number) / wanted).is_file()
+        if not folders.is_file(root / str(number) / wanted)
     ]
 
 
@@ -158,12 +168,16 @@ def _lenient(repository: Repository, name: str) -> ModelConfig:
 
 def _folders(repository: Repository) -> Iterator[str]:
     """Names of the folders that look like models, whatever they are called."""
-    for path in sorted(repository.root.iterdir()):
-        try:
-            if path.name != STATE_DIR and (path / CONFIG).is_file():
-                yield path.name
-        except OSError:  # one that we may not enter; nor may Triton
-            continue
+    try:
+        there = sorted(path.name for path in repository.root.iterdir())
+    except OSError as error:  # nothing may be taken for harmless then
+        raise RepositoryError(
+            f"model repository {repository.root}: cannot be listed ({error.strerror or error}).",
+            hint="Check that it is there, and its permissions.",
+        ) from error
+    for name in there:  # one that we may not enter is none; nor may Triton
+        if name != STATE_DIR and folders.is_file(repository.root / name / CONFIG):
+            yield name
 
 
 def _strings(config: ModelConfig) -> Iterator[tuple[str, str]]:

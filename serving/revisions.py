@@ -37,6 +37,14 @@ class Revision:
     tick_id: str
 
 
+def edited_hint(model: str) -> str:
+    """The two ways out of an edit that is not in force."""
+    return (
+        f"Load it with `conch repo load {model}`, or bring a revision back with "
+        f"`conch repo rollback {model} --to N`."
+    )
+
+
 def sha256(data: str | bytes) -> str:
     """The hex digest."""
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()

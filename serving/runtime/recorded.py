@@ -4,25 +4,28 @@ Theory of operation. A wheel's own RECORD has the sha256 and the size of each of
 own sha256 is pinned in our code: so it cannot be changed unseen. At unpacking the files are checked
 against it by content, and the time of each is kept in a file beside the folder. A start reads
 RECORD and that file, and looks at each file's size and time, and that there is none besides: one
-``lstat`` a file. Who changes content and forges size and time is found by ``full``, which
-``conch doctor`` runs.
+``lstat`` a file. A copy of the cache (a backup, the layer of an image) may have other times: a file
+of another time is read, and its new time kept. Who changes content and forges size and time is
+found by ``full``, which ``conch doctor`` runs.
 Python would run a planted ``.pyc`` unread, so all of them are made at unpacking, and recorded; any
-other is removed.
+other is removed. They do not depend on their source's time, or Python would write them anew.
 """
 
 from __future__ import annotations
 
 import base64
 import compileall
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
+import py_compile
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _RECORD = "RECORD"
@@ -77,14 +80,13 @@ def accept(folder: Path, record_sha256: str, *, bytecode: bool) -> str:
     if fault := _names({n for n, _ in _files(folder) if _BYTECODE not in n}, set(listed)):
         return fault
     if bytecode:
-        compileall.compile_dir(folder, quiet=2, workers=1, force=True)
+        unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        compileall.compile_dir(folder, quiet=2, workers=1, force=True, invalidation_mode=unchecked)
     tree = {
-        name: [there.st_size, there.st_mtime_ns, _sha256(folder / name)]
+        name: Entry(size=there.st_size, mtime_ns=there.st_mtime_ns, sha256=_sha256(folder / name))
         for name, there in _files(folder)
     }
-    temporary = tree_file(folder).with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(tree), encoding="utf-8")
-    temporary.replace(tree_file(folder))
+    _keep(folder, tree)
     return ""
 
 
@@ -107,6 +109,7 @@ def differs(folder: Path, record_sha256: str, *, full: bool = False) -> str:
             return listed
         tree = _read_tree(folder)
         found: set[str] = set()
+        anew: dict[str, Entry] = {}
         for name, there in _files(folder):
             if name not in tree and _BYTECODE in name:
                 (folder / name).unlink()  # nobody can vouch for it, and Python does without
@@ -118,11 +121,15 @@ def differs(folder: Path, record_sha256: str, *, full: bool = False) -> str:
             if name in listed and (entry.size, entry.sha256) != listed[name]:
                 return f"{tree_file(folder)} says something else than {_RECORD} of {name}"
             if there.st_mtime_ns != entry.mtime_ns:
-                return f"{folder / name} was changed"
+                anew[name] = replace(entry, mtime_ns=there.st_mtime_ns)
             expected = (entry.size, entry.sha256)
-            if fault := _fault(folder, name, there, expected, content=full):
+            if fault := _fault(folder, name, there, expected, content=full or name in anew):
                 return fault
-        return _names(found, set(tree) | set(listed))
+        fault = _names(found, set(tree) | set(listed))
+        if anew and not fault:
+            with contextlib.suppress(OSError):  # read-only: then they are read each time
+                _keep(folder, tree | anew)
+        return fault
     except (OSError, ValueError, TypeError, KeyError) as error:
         return f"{folder} cannot be checked ({error})"
 
@@ -141,6 +148,14 @@ def _listed(folder: Path, record_sha256: str) -> dict[str, tuple[int, str]] | st
             raw = base64.urlsafe_b64decode(digest.removeprefix("sha256=") + "=")
             listed[name] = (int(size), raw.hex())
     return listed
+
+
+def _keep(folder: Path, tree: dict[str, Entry]) -> None:
+    """Write what each file is to be, in one step."""
+    kept = {name: [one.size, one.mtime_ns, one.sha256] for name, one in tree.items()}
+    temporary = tree_file(folder).with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(kept), encoding="utf-8")
+    temporary.replace(tree_file(folder))
 
 
 def _read_tree(folder: Path) -> dict[str, Entry]:

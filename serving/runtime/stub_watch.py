@@ -22,6 +22,7 @@ import structlog
 from conch.errors import ConchError, RepositoryError, TritonUnavailable
 from serving import heal, model_config
 from serving.client import TritonClient
+from serving.heal import LeftUnloaded, Way
 from serving.model_config import ModelConfig
 from serving.repository import Repository
 from serving.runtime import stubs
@@ -52,6 +53,7 @@ class _Past:
         suspected_s: since when something is missing; None while nothing is.
         well: the processes that were examined and found well.
         complete: instances that were there after a heal, by the groups of the config in force.
+        left: how a heal has left it unloaded; None while none has.
         heals: how many came one upon the other.
         next_s: not to be examined before.
     """
@@ -59,6 +61,7 @@ class _Past:
     suspected_s: float | None = None
     well: frozenset[tuple[int, bool]] = frozenset()
     complete: tuple[ModelConfig, int] | None = None
+    left: LeftUnloaded | None = None
     heals: int = 0
     healed_s: float = float("-inf")
     next_s: float = float("-inf")
@@ -113,12 +116,19 @@ class StubWatch:
         self._stubs: dict[int, Stub] = {}
         self._left: dict[int, _Left] = {}
         self._models: dict[str, _Past] = {}
+        self._named: set[str] = set()
+
+    def knows(self, model: str) -> bool:
+        """Whether a stub of the model was ever seen: then its processes tell when one dies."""
+        return model in self._named
 
     def look(self, triton: int) -> None:
         """One look; a heal that it leads to goes on after it, on a thread of its own."""
         if triton != self._triton:
             self._triton, self._stubs, self._left, self._models = triton, {}, {}, {}
+            self._named = set()
         before, self._stubs = self._stubs, stubs.look(triton, self._repository.root, self._stubs)
+        self._named |= {stub.model for stub in self._stubs.values()}
         now_s = self._clock()
         self._end_left(now_s)
         suspects = stubs.suspects(self._current(before), self._current(self._stubs))
@@ -143,7 +153,7 @@ class StubWatch:
         if past.busy or past.suspected_s is None or now_s < past.next_s:
             return False
         seen = self._current(self._stubs)
-        if _picture(seen, model) == past.well:
+        if past.left is None and _picture(seen, model) == past.well:
             past.suspected_s = None
             return False
         dead = any(not stub.alive for stub in _of(seen, model))
@@ -178,6 +188,10 @@ class StubWatch:
         Gives the processes with which it was last seen.
         """
         past = self._models.setdefault(model, _Past())
+        if past.left is not None:
+            heal.load_again(client, self._repository, model, past.left)
+            past.left = None
+            _log.warning("model.healed", model=model, way=Way.RELOADED.value)
         seen = self._see(triton)
         if not self._wanting(client, model, seen):
             return _picture(seen, model)
@@ -188,17 +202,21 @@ class StubWatch:
             if not wanting or self._stopping.is_set() or triton != self._triton:
                 return _picture(seen, model)
             _log.error("model.stub_dead", model=model, dead=wanting.dead, of=wanting.expected)
-            way = heal.heal(
-                client,
-                self._repository,
-                model,
-                answering=wanting.dead < wanting.expected,
-                room=_has_room(_of(seen, model), wanting.expected),
-            )
+            try:
+                way = heal.heal(
+                    client,
+                    self._repository,
+                    model,
+                    answering=wanting.dead < wanting.expected,
+                    room=_has_room(_of(seen, model), wanting.expected),
+                )
+            except LeftUnloaded as error:  # nothing of it is to be seen from now on
+                past.left, past.suspected_s = error, self._clock()
+                raise
             self._leave([stub.pid for stub in _of(seen, model)])
             seen = self._settled(client, model, triton)
             alive = stubs.alive_count(seen, model, client.ready_versions(model))
-            if all(stub.alive for stub in _of(seen, model)):
+            if alive and all(stub.alive for stub in _of(seen, model)):
                 past.complete = (wanting.groups, alive)
         now_s = self._clock()
         past.heals = past.heals + 1 if now_s - past.healed_s < _QUIET_S else 1
@@ -214,7 +232,7 @@ class StubWatch:
         return _picture(seen, model) if alive >= wanting.expected else frozenset()
 
     def _wanting(self, client: TritonClient, model: str, seen: list[Stub]) -> _Wanting | None:
-        """What a served model lacks; None when it is well, or its instances are no stubs."""
+        """What a served model lacks; None when it is well, or its instances cannot be seen."""
         versions = client.ready_versions(model)
         if not versions:
             return None
@@ -234,6 +252,8 @@ class StubWatch:
         alive = stubs.alive_count(seen, model, versions)
         if alive >= expected:
             return None
+        if not self.knows(model) and stubs.has_strangers(self._triton, self._repository.root):
+            return None  # they may be its own
         return _Wanting(groups=groups, expected=expected, dead=expected - alive)
 
     def _settled(self, client: TritonClient, model: str, triton: int) -> list[Stub]:

@@ -6,11 +6,15 @@ process of tritonserver, whose command line names the model's file and the insta
 was killed, or crashed, stays a zombie for as long as Triton keeps the instance; Triton reaps those
 that it ends itself at once. So a zombie that stays is a dead instance, unless a newer process has
 taken its place: a second copy that was loaded since.
+The path on the command line is as Triton was given its repository: relative, by a link, or as a
+container sees it. A stub of a path that does not lead to the repository is a stranger: whose it is
+cannot be told, and so not either which instances are missing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -53,8 +57,15 @@ class Stub:
         return self.model, self.version, self.instance
 
 
-def parse(arguments: Sequence[str], repository: Path) -> tuple[str, int, str] | None:
+def parse(
+    arguments: Sequence[str], repository: Path, *, folder: str = "/"
+) -> tuple[str, int, str] | None:
     """Model, version and instance of a stub's command line; None when it is none of ours.
+
+    Args:
+        arguments: of the command line.
+        repository: the folder, without links.
+        folder: that the process runs in.
 
     Example:
         >>> line = ["/b/python/triton_python_backend_stub", "/repo/m/3/model.py", "shm", "1", "1",
@@ -64,10 +75,10 @@ def parse(arguments: Sequence[str], repository: Path) -> tuple[str, int, str] | 
     """
     if len(arguments) < 4 or PurePosixPath(arguments[0]).name != STUB:
         return None
-    try:
-        parts = PurePosixPath(arguments[1]).relative_to(repository).parts
-    except ValueError:
-        return None
+    file = Path(folder, arguments[1])
+    # A link below the repository may lead anywhere: so which folder above the file it is.
+    above = next((one for one in file.parents if os.path.realpath(one) == str(repository)), file)
+    parts = file.relative_to(above).parts
     if len(parts) < 3 or not (parts[1].isascii() and parts[1].isdigit()):
         return None
     return parts[0], int(parts[1]), arguments[_INSTANCE_FROM_END]
@@ -91,6 +102,30 @@ def look(triton: int, repository: Path, known: Mapping[int, Stub]) -> dict[int, 
             if stub := _stub(process, repository, known.get(process.pid)):
                 found[stub.pid] = stub
     return found
+
+
+def processes(triton: int) -> list[psutil.Process]:
+    """The processes below this one that are stubs by their name, dead ones among them."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(triton).children():
+            with contextlib.suppress(psutil.Error):
+                if process.name().startswith(STUB[:_COMMAND_LENGTH]):
+                    found.append(process)
+    return found
+
+
+def has_strangers(triton: int, repository: Path) -> bool:
+    """Whether a stub of this Triton runs of which nobody can tell whose it is."""
+    for process in processes(triton):
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and _named(process, repository) is None:
+                return True
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.Error:  # another user's
+            return True
+    return False
 
 
 def serving(stubs: Iterable[Stub]) -> dict[tuple[str, int, str], Stub]:
@@ -126,6 +161,13 @@ def backends(folder: Path) -> frozenset[str]:
     return frozenset(found)
 
 
+def _named(process: psutil.Process, repository: Path) -> tuple[str, int, str] | None:
+    """Model, version and instance of a running process; None when it is no stub of ours."""
+    words = process.cmdline()
+    is_relative = len(words) > 1 and not words[1].startswith("/")
+    return parse(words, repository, folder=process.cwd() if is_relative else "/")
+
+
 def _stub(process: psutil.Process, repository: Path, known: Stub | None) -> Stub | None:
     """One child of Triton as a stub; None when it is none."""
     started_s, status = process.create_time(), process.status()
@@ -139,7 +181,7 @@ def _stub(process: psutil.Process, repository: Path, known: Stub | None) -> Stub
             pid=process.pid, model="", version=0, instance="", started_s=started_s, alive=False
         )
     if same is None:
-        named = parse(process.cmdline(), repository)
+        named = _named(process, repository)
         if named is None:
             return None
         model, version, instance = named

@@ -334,8 +334,13 @@ class TritonServer:
             return client.live()
 
     def _take_back(self) -> None:
-        """Bring back what was before each change that has not proved itself."""
+        """Bring back what was before each change that has not proved itself.
+
+        At a first start beside another server of this repository the change is that one's to prove.
+        """
         repository = Repository(self._options.repository)
+        if self._watcher is None and endpoint.serving(repository.root, endpoint.running()):
+            return
         for change in pending.every(repository):
             try:
                 if pending.revert(repository, change, why=_DIED):

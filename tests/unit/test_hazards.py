@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from conch.errors import ConfigError
+from conch.errors import ConfigError, RepositoryError
 from serving import check, hazards
 from serving.model_config import parse
 from serving.repository import Repository
@@ -101,6 +102,48 @@ def test_a_version_that_triton_would_wait_for_is_left_out(
         (tmp_path / "m" / folder / "model.py").write_text("")
     (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"')
     assert bool(hazards.left_out(Repository(tmp_path))) == left_out
+
+
+def test_a_folder_that_cannot_be_listed_is_one_models_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mode 0711, for whoever is not root; the others are served."""
+    write(tmp_path, "closed", "")
+    write(tmp_path, "open", "")
+    real = Path.iterdir
+
+    def listed(path: Path) -> Iterator[Path]:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    found = hazards.left_out(Repository(tmp_path))
+    assert found == {"closed": "its folder cannot be listed (Permission denied)"}
+
+
+def test_a_config_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be another at a second look."""
+    write(tmp_path, "m", "")
+    real = Repository.config_text
+
+    def read(repository: Repository, name: str) -> str:
+        text = real(repository, name)
+        repository.config_path(name).write_text("{{{")
+        return text
+
+    monkeypatch.setattr(Repository, "config_text", read)
+    assert hazards.left_out(Repository(tmp_path)) == {}
+
+
+def test_a_repository_that_cannot_be_listed_vouches_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error for a user, and no empty answer."""
+    opened = Repository(tmp_path)
+    monkeypatch.setattr(opened, "root", tmp_path / "gone")
+    with pytest.raises(RepositoryError, match="cannot be listed"):
+        hazards.left_out(opened)
 
 
 def test_repo_check_says_what_serve_leaves_out(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -174,3 +175,35 @@ def test_a_change_is_applied_while_the_journal_is_locked(tmp_path: Path) -> None
         loop.settle()
         (action,) = journal.actions()
         assert (action.ended_at_s, len(journal.tried("m", since_s=0.0))) == (NOW_S, 1)
+
+
+def test_a_model_is_not_asked_for_dead_stubs_while_its_change_is_judged(tmp_path: Path) -> None:
+    """The probes would be judged along."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
+    repository = Repository(tmp_path)
+    triton = Triton(repository)
+    now = settings_of(triton.served)
+    decision = Decision(
+        tick_id="t",
+        at_s=NOW_S,
+        reason=Reason.SCALE_UP_LOAD,
+        applied=now,
+        desired=replace(now, instances=2),
+    )
+    told: list[str] = []
+    with Journal(tmp_path / "journal") as journal:
+        loop = ControlLoop(
+            policies={"m": a_policy()},
+            observer=cast(Any, None),
+            actuator=Actuator(repository, cast(TritonClient, triton)),
+            journal=journal,
+            clock=lambda: NOW_S,
+            healer=cast(Any, SimpleNamespace(looked=lambda model, _: told.append(model))),
+        )
+        loop.act("m", decision)
+        loop._look_for_dead("m")
+        assert told == []
+        loop._states["m"] = ControlState()
+        loop._look_for_dead("m")
+        assert told == ["m"]

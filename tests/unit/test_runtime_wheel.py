@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,7 @@ def forge(path: Path, text: str) -> None:
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "size": lambda f: (f / "tool" / "data.txt").write_text("data and more"),
-    "time": lambda f: os.utime(f / "tool" / "data.txt"),
+    "content": lambda f: (f / "tool" / "data.txt").write_text("evil"),
     "added": lambda f: (f / "sitecustomize.py").write_text("evil"),
     "link": lambda f: [(f / "tool" / "data.txt").unlink(), (f / "tool" / "data.txt").symlink_to(f)],
     "missing": lambda f: (f / "tool" / "data.txt").unlink(),
@@ -88,7 +90,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 def test_an_unpacked_wheel_that_was_changed_is_not_run(
     tmp_path: Path, change: str, no_pip: None
 ) -> None:
-    """Size, time, a file more or less, bytecode; doctor unpacks it anew."""
+    """Size, content, a file more or less, bytecode; doctor unpacks it anew."""
     folder = tmp_path / "tool"
     put_archive(folder)
     wheel.unpacked(PINNED, folder)
@@ -157,6 +159,43 @@ def test_a_start_reads_no_file_but_the_lists(
     monkeypatch.setattr(recorded, "_sha256", lambda path: pytest.fail(f"{path} was read"))
     wheel.unpacked(PINNED, folder)
     assert set(read) <= {"RECORD", "tool.tree.json"}
+
+
+@pytest.mark.parametrize("whole_seconds", [True, False])
+def test_a_copy_with_other_times_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_seconds: bool
+) -> None:
+    """As a backup or the layer of an image leaves it; Python takes the bytecode as it is."""
+    folder = tmp_path / "tool"
+    put_archive(folder)
+    wheel.unpacked(PINNED, folder)
+    for path in folder.rglob("*"):
+        os.utime(path, (7, int(path.stat().st_mtime) if whole_seconds else 7))
+    (bytecode,) = (folder / "tool" / "__pycache__").iterdir()
+    before = bytecode.read_bytes()
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    SourceFileLoader("code", str(folder / "tool" / "code.py")).get_code("code")
+    assert bytecode.read_bytes() == before
+    assert wheel.unpacked(PINNED, folder) == folder
+    monkeypatch.setattr(recorded, "_sha256", lambda path: pytest.fail(f"{path} was read"))
+    assert wheel.unpacked(PINNED, folder) == folder
+
+
+def test_a_copy_that_cannot_be_written_is_read_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is run all the same."""
+    folder = tmp_path / "tool"
+    put_archive(folder)
+    wheel.unpacked(PINNED, folder)
+    os.utime(folder / "tool" / "data.txt", (7, 7))
+
+    def refused(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(recorded, "_keep", refused)
+    for _ in range(2):
+        assert wheel.unpacked(PINNED, folder) == folder
 
 
 def test_download_is_pinned_by_hash_and_without_dependencies(

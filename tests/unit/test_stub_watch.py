@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import pytest
 
+from conch.errors import ApplyRejected
 from serving import heal
 from serving.model_config import ModelConfig, parse
 from serving.repository import Repository
@@ -28,7 +29,9 @@ class World:
         self.dead: set[int] = set()
         self.healed: list[tuple[bool, bool]] = []
         self.on_heal: list[Any] = []
+        self.strangers = False
         monkeypatch.setattr(stubs, "look", self._look)
+        monkeypatch.setattr(stubs, "has_strangers", lambda *_: self.strangers)
         monkeypatch.setattr(heal, "heal", self._heal)
         stopping = threading.Event()
         monkeypatch.setattr(stopping, "wait", lambda s: setattr(self, "now_s", self.now_s + s))
@@ -150,9 +153,63 @@ def test_one_that_died_before_anyone_looked_is_found_by_the_count(world: World) 
     assert world.healed == [(True, True)]
 
 
+def test_where_stubs_cannot_be_told_apart_nothing_is_healed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One zombie of whoever, and a model that has all its instances, by another path."""
+    world = World(tmp_path, monkeypatch)
+    world.pids, world.strangers = {2: ""}, True
+    world.dead.add(2)
+    world.look(10)
+    assert world.healed == []
+    assert not world.watch.knows("m")
+    world.strangers = False  # nothing lives, so nothing of the model does
+    world.pids[3] = ""
+    world.dead.add(3)
+    world.look(10)
+    assert world.healed == [(False, True)]
+
+
+def test_a_count_of_none_after_a_heal_is_not_all_that_there_can_be(world: World) -> None:
+    """They were not there yet, or died at once: the next death is healed all the same."""
+    world.on_heal = [world.pids.clear]
+    world.dead.add(2)
+    world.look(30)
+    world.on_heal = []
+    world.pids, world.dead = {50: "m_0_0", 51: "m_0_1"}, set()
+    world.look(10)
+    before = len(world.healed)
+    world.dead |= {50, 51}
+    world.look(200)
+    assert len(world.healed) == before + 1
+
+
 def test_without_memory_there_is_no_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """For the whole of a second copy."""
     monkeypatch.setattr(stub_watch, "_has_room", lambda copy, instances: instances < 2)
     world.dead.add(2)
     world.look()
     assert world.healed == [(True, False)]
+
+
+def test_what_a_heal_left_unloaded_is_loaded_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton says nothing of it any more, and no process is to be seen; still it is not well."""
+    tries: list[str] = []
+
+    def refused(*_: object, **__: object) -> heal.Way:
+        world.versions, world.pids = frozenset(), {}
+        raise heal.LeftUnloaded("no room")
+
+    def load_again(*_: object) -> None:
+        tries.append("load")
+        if len(tries) < 3:
+            raise ApplyRejected("no room yet")
+        world.versions, world.pids = frozenset({1}), {8: "m_0_0", 9: "m_0_1"}
+
+    monkeypatch.setattr(heal, "heal", refused)
+    monkeypatch.setattr(heal, "load_again", load_again)
+    world.dead.add(2)
+    world.look(100)
+    assert len(tries) == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from serving.runtime import stubs
@@ -40,6 +41,60 @@ def test_parse_reads_model_version_and_instance(
 ) -> None:
     """Of 2.51's own command line; anything else is no stub of this repository."""
     assert stubs.parse(line, Path("/repo")) == named
+
+
+def test_a_path_may_lead_to_the_repository_by_any_way(tmp_path: Path) -> None:
+    """Relative to the process' folder, by a link, and by links below it."""
+    root = tmp_path / "repository"
+    (root / "m" / "1").mkdir(parents=True)
+    (tmp_path / "shared.py").write_text("")
+    (root / "m" / "1" / "model.py").symlink_to(tmp_path / "shared.py")
+    (tmp_path / "link").symlink_to(root)
+    (tmp_path / "run").mkdir()
+    for given in ("repository", "./repository", "run/../repository", "link", str(root)):
+        line = [*LINE[:1], f"{given}/m/1/model.py", *LINE[2:]]
+        assert stubs.parse(line, root, folder=str(tmp_path)) == ("m", 1, "m_0_0")
+    line = [*LINE[:1], "/models/m/1/model.py", *LINE[2:]]
+    assert stubs.parse(line, root, folder=str(tmp_path)) is None
+
+
+class Process:
+    """One process as it is seen."""
+
+    def __init__(self, line: list[str], *, status: str = "sleeping", closed: bool = False) -> None:
+        self.line, self.seen, self.closed = line, status, closed
+
+    def status(self) -> str:
+        """As the kernel says."""
+        return self.seen
+
+    def cmdline(self) -> list[str]:
+        """As it was started."""
+        return self.line
+
+    def cwd(self) -> str:
+        """Another user's is not to be seen."""
+        if self.closed:
+            raise psutil.AccessDenied
+        return "/"
+
+
+@pytest.mark.parametrize(
+    ("process", "strange"),
+    [
+        (Process(LINE), False),
+        (Process([*LINE[:1], "repo/m/1/model.py", *LINE[2:]]), False),
+        (Process([*LINE[:1], "repo/m/1/model.py", *LINE[2:]], closed=True), True),
+        (Process([*LINE[:1], "/models/m/1/model.py", *LINE[2:]]), True),
+        (Process([], status=psutil.STATUS_ZOMBIE), False),
+    ],
+)
+def test_a_living_stub_that_cannot_be_told_is_a_stranger(
+    monkeypatch: pytest.MonkeyPatch, process: Process, strange: bool
+) -> None:
+    """A dead one is nobody's instance."""
+    monkeypatch.setattr(stubs, "processes", lambda _: [Process(LINE), process])
+    assert stubs.has_strangers(1, Path("/repo")) == strange
 
 
 def test_the_newest_process_of_an_instance_is_the_one_that_serves() -> None:
