@@ -26,6 +26,8 @@ from serving.runtime.endpoint import Endpoint
 from serving.runtime.supervisor import TritonServer
 from tests.integration.conftest import StartServer
 
+pytestmark = pytest.mark.alone
+
 INSTANCES = 6
 WEIGHTS = {"gold": 3.0, "silver": 2.0, "bronze": 1.0}
 RATES = {"gold": 80.0, "silver": 55.0, "bronze": 45.0}

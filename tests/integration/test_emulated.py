@@ -25,6 +25,8 @@ from serving.model_config import ReloadKind
 from serving.repository import Repository
 from serving.statistics import ModelStatistics
 
+pytestmark = pytest.mark.alone
+
 TRUE = EmulatedModel(
     alpha_s=0.008, beta_s=0.032, load_s=1.0, instances=2, more_versions={2: (0.002, 0.01)}
 )
