@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from conch.errors import ConchError
 from control import session
