@@ -114,12 +114,13 @@ def _one(world: World, step: Step) -> Outcome:
     broken = [_broken(world, "requests between two faults", said) for said in between]
     survived = True
     try:
-        try:
-            fault.inject(world)
-            time.sleep(fault.lasts_s)
-            survived = world.controls()
-        finally:
-            fault.repair(world)
+        fault.inject(world)
+        time.sleep(fault.lasts_s)
+        survived = world.controls()
+    except Exception as error:
+        broken.append(_broken(world, "the harness", f"{type(error).__name__}: {error}"))
+    try:
+        fault.repair(world)
     except Exception as error:
         broken.append(_broken(world, "the harness", f"{type(error).__name__}: {error}"))
     if not survived and not fault.ends_controller:
