@@ -13,6 +13,8 @@ from tests.chaos.world.processes import wait_until
 from tests.chaos.world.proxy import HONEST, LIES
 from tests.chaos.world.world import World
 
+STEADY_S = 5.0
+"""Of the steady load before the lie: a scale down for the load before it is over by then."""
 LEAST_LOOKS = 3
 """At each model while the page lies; a deadline of 2 s for the whole answer leaves nine."""
 GROWTH_BYTES = 200 * 2**20
@@ -31,7 +33,7 @@ class LyingPage(Fault):
         world.rise()
         if not wait_until(lambda: (world.instances() or 0) >= STEADY_INSTANCES, SETTLE_S):
             world.note(f"  {world.instances()} instances before the lie")
-        time.sleep(1.0)
+        time.sleep(STEADY_S)
         seen = world.sampler.since(time.monotonic() - 1.0)
         world.kept["memory"] = max((s.memory_bytes for s in seen), default=0)
         world.kept["before"] = world.instances()
