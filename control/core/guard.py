@@ -146,6 +146,9 @@ def guard(
         out_of_reach=out_of_reach,
     )
     held = None if wanted == applied else _held(full, ready_s=ready_s)
+    if held is Clamp.BLOCKED and grows and (free := _fewer(full, granularity, ready_s=ready_s)):
+        clamps.append(held)
+        full, held, wanted = free, None, free.wanted
     if held is not None:
         clamps.append(held)
         wanted = applied
@@ -298,6 +301,18 @@ def _held(full: _Proposal, *, ready_s: float) -> Clamp | None:
     return None
 
 
+def _fewer(full: _Proposal, granularity: int, *, ready_s: float) -> _Proposal | None:
+    """The most instances below a blocked count that may be added; None where there are none.
+
+    A server that died while four came up says nothing of three; who is short needs those.
+    """
+    for count in range(full.wanted.instances - granularity, full.applied.instances, -granularity):
+        fewer = replace(full, wanted=replace(full.wanted, instances=count))
+        if _held(fewer, ready_s=ready_s) is None:
+            return fewer
+    return None
+
+
 def _again_s(full: _Proposal, *, ready_s: float) -> float:
     """When anything may be tried after an outage of Triton, or a rollback after a failure."""
     changes = full.state.changes
@@ -312,7 +327,7 @@ def _again_s(full: _Proposal, *, ready_s: float) -> float:
 
 
 def _worse(full: _Proposal) -> bool:
-    """Whether the target was judged worse, or taken back, a short while ago.
+    """Whether the target was judged worse, or taken back, a short while ago; more instances, too.
 
     What a rollback took back is known from the change itself, too, so that a controller that starts
     anew knows it from the journal.
@@ -320,11 +335,10 @@ def _worse(full: _Proposal) -> bool:
     for change in full.state.changes:
         if not change.ok or not change.undo or change.before is None:
             continue
-        block = Block(
-            settings=change.before,
-            until_s=change.at_s + full.policy.blocked_s,
-            reload=is_reload(change.settings, change.before),
-        )
+        worse, reload = change.before, is_reload(change.settings, change.before)
+        if not reload and worse.instances > change.settings.instances:
+            worse = replace(worse, instances=max(worse.instances, full.wanted.instances))
+        block = Block(settings=worse, until_s=change.at_s + full.policy.blocked_s, reload=reload)
         if block.forbids(full.wanted, at_s=full.at_s):
             return True
     return full.safety.forbids(full.wanted, at_s=full.at_s)

@@ -380,3 +380,15 @@ def test_guard_passes_a_hold_without_a_word() -> None:
     seen = _guard(settings(2), settings(2), _tried(settings(2), ago_s=1))
     assert seen.clamps == ()
     assert seen.settings == settings(2)
+
+
+def test_guard_grows_to_the_most_that_is_not_blocked() -> None:
+    """A server that died while four came up says nothing of three, and one is too few."""
+    died = replace(_tried(settings(3), ago_s=60), before=settings(4), undo=True)
+    to_four = _guard(settings(4), settings(1), died)
+    assert (to_four.settings, to_four.clamps) == (settings(3), (Clamp.BLOCKED,))
+    to_five = _guard(settings(5), settings(1), died, max_instances=5)
+    assert (to_five.settings, to_five.clamps) == (settings(3), (Clamp.BLOCKED,))
+    failed = replace(_tried(settings(2), ago_s=60, ok=False), before=settings(1))
+    none = _guard(settings(4), settings(1), failed)
+    assert (none.settings, none.clamps) == (settings(1), (Clamp.BLOCKED,))
