@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tests.chaos.fault import Fault
-from tests.chaos.world.models import MODELS, SETTLE_S, SLEEPY, STEADY_INSTANCES, STEADY_RPS
+from tests.chaos.world.models import (
+    MODELS,
+    NEEDED_INSTANCES,
+    SETTLE_S,
+    SLEEPY,
+    STEADY_INSTANCES,
+    STEADY_RPS,
+)
 from tests.chaos.world.processes import wait_until
 from tests.chaos.world.proxy import HONEST, LIES
 from tests.chaos.world.world import World
@@ -53,10 +60,10 @@ class LyingPage(Fault):
         samples = world.sampler.since(world.kept["since_s"])
         counts = [count for s in samples if (count := s.instances(SLEEPY)) is not None]
         before = world.kept["before"] or 0
-        if before >= STEADY_INSTANCES and counts and min(counts) < STEADY_INSTANCES:
+        if before >= NEEDED_INSTANCES and counts and min(counts) < NEEDED_INSTANCES:
             yield (
                 f"{before} instances before the {self.lie} page, {min(counts)} under it; "
-                f"{STEADY_RPS:.0f} req/s need {STEADY_INSTANCES}"
+                f"{STEADY_RPS:.0f} req/s need {NEEDED_INSTANCES}"
             )
         if world.kept["looks"] < LEAST_LOOKS:
             yield f"{world.kept['looks']} looks in {self.lasts_s:.0f} s of the {self.lie} page"
