@@ -68,6 +68,10 @@ class ModelPolicy(FileModel):
     cooldown: Duration = Field(
         5.0, description="Least time between a change and a scale down or rebatch."
     )
+    blocked: Duration = Field(
+        600.0,
+        description="What failed, was worse or killed the server is not tried again so long.",
+    )
     fast_window: Duration = Field(2.0, gt=0, description="Averaging window for scale up.")
     stable_window: Duration = Field(6.0, gt=0, description="Averaging window for the steady load.")
     margin: float = Field(0.1, ge=0, lt=1, description="Share of the SLO kept as a margin.")
@@ -141,6 +145,7 @@ class ModelPolicy(FileModel):
             stable_window_s=self.stable_window,
             quiet_s=self.quiet,
             cooldown_s=self.cooldown,
+            blocked_s=self.blocked,
             rebatch=self.rebatch,
             rebatch_after_s=self.rebatch_after,
             reloads_per_hour=self.reloads_per_hour,

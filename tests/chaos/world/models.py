@@ -44,11 +44,12 @@ class TritonPythonModel:
         return answers
 """
 
+# What the harness kills amid a change is not the change's fault: it is soon tried again.
 POLICY = """\
 version: 1
 tick: 250ms
 defaults: {fast_window: 500ms, stable_window: 1500ms, quiet: 3s, cooldown: 500ms, load_time: 200ms,
-  rebatch_after: 5s, reloads_per_hour: 200, copies_per_hour: 200}
+  rebatch_after: 5s, blocked: 20s, reloads_per_hour: 200, copies_per_hour: 200}
 models:
   sleepy: {slo: 300ms, max_instances: 4, cores: 8, max_batch_size: 1, rebatch: false}
   burner: {slo: 300ms, max_instances: 2, max_batch_size: 1, rebatch: false}
