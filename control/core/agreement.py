@@ -60,12 +60,22 @@ class Agreement:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the newest interval alone differs: no proof, and no ground to shrink on."""
+        """Whether they differ just now: no proof, and no ground to shrink on.
+
+        In the newest interval alone, or in the short window: of few requests an interval tells
+        nothing. What lies between two reads is not allowed for: a doubt costs one look.
+        """
         if not self.spans:
             return self.broken
         newest = self.spans[-1]
-        larger = max(newest.counted, newest.told)
-        return abs(newest.counted - newest.told) > SHARE * larger + LEAST_REQUESTS
+        recent = [s for s in self.spans if s.end_s > newest.end_s - min(WINDOWS_S)]
+        return any(
+            abs(counted - told) > SHARE * max(counted, told) + LEAST_REQUESTS
+            for counted, told in (
+                (newest.counted, newest.told),
+                (sum(s.counted for s in recent), sum(s.told for s in recent)),
+            )
+        )
 
     def absorb(self, new: Interval, *, apart_s: float = 0.0) -> Agreement:
         """With one more interval; ``apart_s`` is how old the counters were at the look."""

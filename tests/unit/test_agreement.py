@@ -57,6 +57,27 @@ def _under(lie: Lie, life: Life, *, seconds: int, load: float) -> list[int]:
     return wanted
 
 
+def _halved(seconds: float, *, rate: float = 70.0, tick_s: float = 0.25) -> Agreement:
+    """Both sources at so many requests a second, then so many seconds of half of them counted."""
+    agreement, count, at_s = Agreement(), round(30.0 / tick_s), 0.0
+    for looks, share in ((count, 1.0), (round(seconds / tick_s), 0.5)):
+        for _ in range(looks):
+            at_s, told = at_s + tick_s, rate * tick_s
+            statistics = replace(ModelStatistics(), success_count=told)
+            new = counted(at_s, share * told, span_s=tick_s, statistics=statistics)
+            agreement = agreement.absorb(new)
+    return agreement
+
+
+def test_half_of_few_requests_is_doubted_before_a_short_patience_is_over() -> None:
+    """At 70/s and four looks a second no single look shows it, and the proof takes some 17 s."""
+    assert not _halved(0.0).doubtful
+    proof, doubt = _halved(20.0), _halved(2.5)
+    assert proof.broken
+    assert doubt.doubtful
+    assert not doubt.broken
+
+
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("name", EVERY)
 def test_no_rule_shrinks_for_counters_that_the_statistics_contradict(name: str, lie: str) -> None:
