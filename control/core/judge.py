@@ -237,7 +237,8 @@ def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdic
     settled_s = watch.since_s + policy.settle_s
     if at_s < settled_s + policy.stable_window_s:  # a queue's mean over less is mostly chance
         return None
-    if seen < policy.watch_requests and at_s < settled_s + policy.watch_s:
+    # What waited outside of a server that was busy loading comes at once, and is no higher load.
+    if (seen < policy.watch_requests or heavier) and at_s < settled_s + policy.watch_s:
         return None
     if seen < LEAST_REQUESTS or heavier:
         return Verdict.NEUTRAL

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -115,7 +115,7 @@ class Stubborn:
 def _with(loop: session.ControlLoop, model: str, wanted: Settings) -> None:
     """The stubborn rule and short times for a model of the loop."""
     loop.rules = {model: Stubborn(wanted=wanted)}
-    short = {"settle_s": 0.5, "watch_s": 4.0, "watch_requests": 100}
+    short = {"settle_s": 0.5, "watch_s": 20.0, "watch_requests": 100}
     loop.policies = {model: replace(loop.policies[model], **short)}
 
 
@@ -125,22 +125,14 @@ def test_a_change_for_the_worse_is_taken_back(served) -> None:
     good = settings_of(client.config("careless"))
     bad = replace(good, max_batch_size=64, max_queue_delay_s=1.0)
     policy = PolicyFile(tick=TICK_S, models={"careless": QUICK})
-    for attempt in (1, 2, 3):  # what a busy machine hides in one watch shows in the next
-        with (
-            session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as loop,
-            replaying(endpoint, "careless", traces.poisson(RATE_RPS, 60, seed=attempt)) as results,
-            suppress(AssertionError) if attempt < 3 else nullcontext(),
-        ):
-            loop.actuator.apply("careless", good, reason="as before")
-            began_s = time.time()
-            _with(loop, "careless", bad)
-            ticks = ticks_until(
-                loop,
-                lambda ts: Clamp.BLOCKED in ts[-1].decision.clamps,
-                tick_s=TICK_S,
-                at_most_s=40.0,
-            )
-            break
+    with (
+        session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as loop,
+        replaying(endpoint, "careless", traces.poisson(RATE_RPS, 60, seed=1)) as results,
+    ):
+        _with(loop, "careless", bad)
+        ticks = ticks_until(
+            loop, lambda ts: Clamp.BLOCKED in ts[-1].decision.clamps, tick_s=TICK_S, at_most_s=60.0
+        )
     ends = [tick.ended for tick in ticks if tick.ended][:2]  # a busy machine may need an instance
     assert [end.decision.reason for end in ends] == [Reason.SCALE_BY_RULE, Reason.ROLLBACK]
     assert [end.decision.desired for end in ends] == [bad, good]
@@ -150,7 +142,7 @@ def test_a_change_for_the_worse_is_taken_back(served) -> None:
     assert results[0].number_of(Outcome.FAILED) == 0
     assert results[0].number_of(Outcome.OK) > 200
     with Journal(session.journal_path(repository), read_only=True) as journal:
-        tried = journal.tried("careless", since_s=began_s)
+        tried = journal.tried("careless", since_s=0.0)
     assert [(change.settings, change.undo) for change in tried[:2]] == [(bad, False), (good, True)]
     assert tried[1].before == bad
 

@@ -145,6 +145,14 @@ def test_nothing_is_worse_for_a_rise_of_the_load() -> None:
     assert verdict(watch(period(0.09, rate=108.0))) is Verdict.WORSE
 
 
+def test_what_waited_outside_of_a_busy_server_is_no_rise_of_the_load() -> None:
+    """It comes at once, when the server has loaded; the load is compared when it has passed."""
+    at_once = watch(period(0.09, rate=160.0, span_s=4.0))
+    assert verdict(at_once, later_s=10.0) is None
+    assert verdict(watch(period(0.09, rate=110.0, span_s=25.0)), later_s=28.0) is Verdict.WORSE
+    assert verdict(at_once, later_s=33.0) is Verdict.NEUTRAL  # it is one
+
+
 def test_without_a_prediction_the_slo_must_be_missed() -> None:
     """A rule that predicts nothing may make requests slower, not too slow."""
     assert verdict(watch(period(0.05), predicted_s=None)) is Verdict.NEUTRAL
