@@ -21,7 +21,7 @@ import structlog
 from conch.errors import ApplyRejected, ConchError, ConfigError, TritonUnavailable
 from conch.failpoint import failpoint
 from control.action import Action, Change, Edited, Outcome, ServerGone
-from control.baseline import Baseline, edited_hint, is_settled
+from control.baseline import Baseline, is_settled
 from control.core.types import Settings
 from control.knobs import settings_of, with_settings
 from control.proof import Answers, Prober, RowsRefused
@@ -30,7 +30,7 @@ from serving.client import InferenceFailed, TritonClient
 from serving.model_config import ModelConfig, ReloadKind
 from serving.pending import Pending
 from serving.repository import Repository
-from serving.revisions import Revision, sha256
+from serving.revisions import Revision, edited_hint, sha256
 
 __all__ = ["Action", "Actuator", "Change", "Edited", "Outcome", "ServerGone"]
 

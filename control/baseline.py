@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from conch.errors import ConchError
 from control.core.types import Settings
 from control.knobs import settings_of
-from serving import groups, model_config, revisions
+from serving import groups, model_config
 from serving.model_config import ModelConfig
 from serving.repository import Repository
 from serving.revisions import Revision, sha256
@@ -41,7 +41,6 @@ _NOT_COMPARED = ("name", "version_policy")
 NOT_THE_OWNERS = ("reconciled", "rolled back:", "reverted:", "rollback refused:")
 """Beginnings of the reasons that Conch writes by itself, without a tick."""
 FOUND = "found on disk"
-edited_hint = revisions.edited_hint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

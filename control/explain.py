@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from control.baseline import edited_hint
 from control.core.decide import CORRECTED_BEYOND
 from control.core.types import Decision, Observation, Reason, Settings
+from serving.revisions import edited_hint
 
 _TOLD = frozenset(
     {

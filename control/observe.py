@@ -16,7 +16,7 @@ import structlog
 from conch.errors import ConchError
 from conch.log import Repeated
 from control import machine
-from control.baseline import Baseline, File, edited_hint
+from control.baseline import Baseline, File
 from control.core.types import Observation
 from control.knobs import settings_of, threads_of, threads_ours, with_settings
 from control.machine import Machine, Use
@@ -26,6 +26,7 @@ from serving import statistics as counted
 from serving.client import TritonClient
 from serving.model_config import ModelConfig
 from serving.repository import Repository
+from serving.revisions import edited_hint
 from serving.statistics import ModelStatistics
 
 __all__ = [

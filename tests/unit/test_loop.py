@@ -15,7 +15,7 @@ from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from control.actuator import Actuator, Outcome
 from control.core.guard import guard
 from control.core.state import ControlState
-from control.core.types import Clamp, Decision, Reason
+from control.core.types import Clamp, Decision, Reason, Settings
 from control.journal import Journal
 from control.loop import ControlLoop
 from control.observe import settings_of
@@ -70,6 +70,24 @@ OUTAGE = TritonUnavailable("gone", hint="wait")
 REFUSED = ApplyRejected("no memory", hint="less")
 
 
+def _repository(root: Path) -> Repository:
+    """A repository with the one model."""
+    (root / "m" / "1").mkdir(parents=True)
+    (root / "m" / "config.pbtxt").write_text(CONFIG)
+    return Repository(root)
+
+
+def _to_two(now: Settings) -> Decision:
+    """A scale up to two instances."""
+    return Decision(
+        tick_id="t",
+        at_s=NOW_S,
+        reason=Reason.SCALE_UP_LOAD,
+        applied=now,
+        desired=replace(now, instances=2),
+    )
+
+
 @pytest.mark.parametrize(
     ("fails", "clamps"),
     [
@@ -83,19 +101,11 @@ def test_an_outage_blocks_nothing_and_a_refusal_does(
     tmp_path: Path, fails: list[ConchError], clamps: tuple[Clamp, ...]
 ) -> None:
     """A scale up during it: tried again after the cooldown, also by the next controller."""
-    (tmp_path / "m" / "1").mkdir(parents=True)
-    (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
-    repository = Repository(tmp_path)
+    repository = _repository(tmp_path)
     triton = Triton(repository, fails=list(fails))
     policy = a_policy(cooldown_s=5.0)
     now = settings_of(triton.served)
-    decision = Decision(
-        tick_id="t",
-        at_s=NOW_S,
-        reason=Reason.SCALE_UP_LOAD,
-        applied=now,
-        desired=replace(now, instances=2),
-    )
+    decision = _to_two(now)
     with Journal(tmp_path / "journal") as journal:
         loop = ControlLoop(
             policies={"m": policy},
@@ -119,9 +129,7 @@ def test_an_outage_blocks_nothing_and_a_refusal_does(
 
 def test_the_record_of_a_change_says_what_the_next_controller_cannot_know(tmp_path: Path) -> None:
     """What the model answered before, and that it was loaded, which it is not yet in the load."""
-    (tmp_path / "m" / "1").mkdir(parents=True)
-    (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
-    repository = Repository(tmp_path)
+    repository = _repository(tmp_path)
     records: list[Pending | None] = []
 
     @dataclass
@@ -146,18 +154,9 @@ def test_the_record_of_a_change_says_what_the_next_controller_cannot_know(tmp_pa
 
 def test_a_change_is_applied_while_the_journal_is_locked(tmp_path: Path) -> None:
     """And is in the journal, as begun and ended, when it is free."""
-    (tmp_path / "m" / "1").mkdir(parents=True)
-    (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
-    repository = Repository(tmp_path)
+    repository = _repository(tmp_path)
     triton = Triton(repository, fails=[])
-    now = settings_of(triton.served)
-    decision = Decision(
-        tick_id="t",
-        at_s=NOW_S,
-        reason=Reason.SCALE_UP_LOAD,
-        applied=now,
-        desired=replace(now, instances=2),
-    )
+    decision = _to_two(settings_of(triton.served))
     with Journal(tmp_path / "journal") as journal:
         loop = ControlLoop(
             policies={"m": a_policy()},
@@ -179,18 +178,9 @@ def test_a_change_is_applied_while_the_journal_is_locked(tmp_path: Path) -> None
 
 def test_a_model_is_not_asked_for_dead_stubs_while_its_change_is_judged(tmp_path: Path) -> None:
     """The probes would be judged along."""
-    (tmp_path / "m" / "1").mkdir(parents=True)
-    (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
-    repository = Repository(tmp_path)
+    repository = _repository(tmp_path)
     triton = Triton(repository)
-    now = settings_of(triton.served)
-    decision = Decision(
-        tick_id="t",
-        at_s=NOW_S,
-        reason=Reason.SCALE_UP_LOAD,
-        applied=now,
-        desired=replace(now, instances=2),
-    )
+    decision = _to_two(settings_of(triton.served))
     told: list[str] = []
     with Journal(tmp_path / "journal") as journal:
         loop = ControlLoop(
