@@ -18,6 +18,7 @@ from conch.units import DURATION
 if TYPE_CHECKING:
     from perf.bench.never_worse.compare import Compared, Pair, Verdict
     from perf.bench.never_worse.play import Played
+    from perf.bench.never_worse.subjects import Subject
 
 
 @click.command("never-worse")
@@ -39,7 +40,7 @@ def never_worse(
     \b
     Example:
       conch perf bench never-worse
-      conch perf bench never-worse --models sleep6,burn1 --pairs 1 --seconds 45s --json
+      conch perf bench never-worse --models sleep6,burn1 --pairs 1 --json
     """
     from perf.bench.never_worse import compare
     from perf.bench.never_worse.compare import Verdict
@@ -53,8 +54,7 @@ def never_worse(
                 f"models: {name!r}, known are: {', '.join(known)}.", hint="See --list."
             )
     if list_only:
-        for name in names:
-            echo(f"{name:18} {known[name].what}, p99 {known[name].slo_s * 1e3:g} ms")
+        _list([known[name] for name in names])
         return
     found = [
         compare.compare(
@@ -79,6 +79,14 @@ def never_worse(
             f"never worse: {unknown}: the client fell behind in every pair, twice.",
             hint="Run these again on a quieter machine: --models NAME,...",
         )
+
+
+def _list(subjects: Sequence[Subject]) -> None:
+    """What there is to be compared."""
+    table = Table("model", "p99, ms", "what", box=None)
+    for each in subjects:
+        table.add_row(each.name, f"{each.slo_s * 1e3:g}", each.what)
+    print_table(table)
 
 
 def _names(found: Sequence[Compared], verdict: Verdict) -> str:

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from cli.perf_never_worse import never_worse
 from perf.bench.never_worse.compare import Compared, Pair, Verdict, block_interval
 from perf.bench.never_worse.play import Played, changes_of
 from perf.bench.never_worse.subjects import SHARES, SUBJECTS, Kind, Subject
@@ -103,3 +105,12 @@ def test_a_subject_is_a_model_that_its_owner_could_serve(subject: Subject, tmp_p
         compile(source.read_text(), str(source), "exec")
     assert (subject.capacity_rps is None) is (subject.kind is Kind.BURNS)
     assert max(SHARES[subject.kind]) < 0.8
+
+
+def test_the_list_has_a_row_for_each_model() -> None:
+    """A reader picks from it what `--models` takes."""
+    shown = CliRunner().invoke(never_worse, ["--list"])
+    assert shown.exit_code == 0
+    for name, subject in BY_NAME.items():
+        assert f"{name} " in shown.output
+        assert subject.what in shown.output
