@@ -70,7 +70,8 @@ def now() -> str:
 def epoch_of(repository: Repository) -> str:
     """Who is the sole writer now, as text; empty where nobody ever was, or it cannot be read."""
     try:
-        return (repository.state / EPOCH).read_text(encoding="utf-8").strip()
+        text = atomic.read(repository.state / EPOCH, most_bytes=_MOST_BYTES).decode("utf-8")
+        return text.strip()
     except (OSError, UnicodeDecodeError):
         return ""
 
@@ -93,10 +94,7 @@ def write(repository: Repository, pending: Pending) -> None:
 def read(repository: Repository, model: str) -> Pending | None:
     """The model's record; None without one, or where it is damaged."""
     try:
-        path = _path(repository, model)
-        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
-            return None
-        found = json.loads(path.read_bytes().decode("utf-8"))
+        found = json.loads(atomic.read(_path(repository, model), most_bytes=_MOST_BYTES))
         record = Pending(**{"loaded": True, **found})  # an earlier version did not say
     except (OSError, ValueError, TypeError, RecursionError, ConfigError):
         return None

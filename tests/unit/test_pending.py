@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,22 @@ def test_a_damaged_record_is_none(changed: tuple[Repository, Pending], content: 
     assert pending.read(repository, "m") is None
     assert pending.every(repository) == []
     assert not pending.revert(repository, record, why="died")
+
+
+def test_a_pipe_or_a_device_is_no_record_and_no_epoch(changed: tuple[Repository, Pending]) -> None:
+    """A read of it would never end, and `conch serve` reads both before it starts Triton."""
+    repository, _ = changed
+    record, epoch = repository.state / "pending" / "m.json", repository.state / pending.EPOCH
+    for path in (record, epoch):
+        path.unlink()
+        os.mkfifo(path)
+    assert pending.read(repository, "m") is None
+    assert pending.epoch_of(repository) == ""
+    for path in (record, epoch):
+        path.unlink()
+        path.symlink_to("/dev/zero")
+    assert pending.read(repository, "m") is None
+    assert pending.epoch_of(repository) == ""
 
 
 def test_revert_brings_the_bytes_before_back_once(changed: tuple[Repository, Pending]) -> None:
