@@ -69,12 +69,8 @@ class Agreement:
             return self.broken
         newest = self.spans[-1]
         recent = [s for s in self.spans if s.end_s > newest.end_s - min(WINDOWS_S)]
-        return any(
-            abs(counted - told) > SHARE * max(counted, told) + LEAST_REQUESTS
-            for counted, told in (
-                (newest.counted, newest.told),
-                (sum(s.counted for s in recent), sum(s.told for s in recent)),
-            )
+        return _differ(newest.counted, newest.told) or _differ(
+            sum(s.counted for s in recent), sum(s.told for s in recent)
         )
 
     def absorb(self, new: Interval, *, apart_s: float = 0.0) -> Agreement:
@@ -124,8 +120,12 @@ class Agreement:
         usual = min(counted, told) if counted > told else max(counted, told)
         between_s = (APART_BROKEN_S if self.broken else APART_S) + max(0.0, apart_s)
         apart = usual * min(1.0, between_s / seconds)
-        larger = max(counted, told)
-        return abs(counted - told) > SHARE * larger + apart + LEAST_REQUESTS
+        return _differ(counted, told, apart=apart)
+
+
+def _differ(counted: float, told: float, *, apart: float = 0.0) -> bool:
+    """Whether two counts differ by more than noise and ``apart`` requests between two reads."""
+    return abs(counted - told) > SHARE * max(counted, told) + apart + LEAST_REQUESTS
 
 
 def _agree(spans: tuple[Span, ...]) -> bool:
