@@ -1,22 +1,20 @@
 """Whether a change made things better or worse, by what was seen before it and after it.
 
 Theory of operation. After a change has settled it is watched for a number of requests or seconds.
-It is worse when requests fail that did not, when the error budget begins to burn, or when requests
-take longer than before and longer than was predicted, at a load that is not higher. More instances
-are never worse because the queue of an overload still drains, or fails those who waited too long in
-it: only when the saturated model answers fewer requests with them than without (instances that
-share full cores or a full device can).
-The same holds for any change that found the queue full: request times tell of the backlog.
-Nothing is worse for a rise of the load: that is the fast loop's business.
+It is worse when requests fail that did not; when a full queue is answered at a lower rate than
+requests were before, whatever the load; when the error budget begins to burn; or when requests
+take longer than before and longer than was predicted, at a load that is not higher.
+Request times count for nothing where a backlog explains them: more instances while the queue of an
+overload drains, and any change that found the queue full and has it full. Its rate counts there.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 
-from control.core import burn_rate
+from control.core.period import Period
 from control.core.types import Policy, Settings
 from control.core.windows import Interval
 
@@ -33,8 +31,8 @@ is what was expected of them, and a minute of noise must not cost ten minutes of
 LEAST_REQUESTS = 20.0
 LEAST_FAILED = 5.0
 MORE_FAILED = 0.01
-LEAST_QUEUED_S = 2.0
-MOSTLY = 0.5
+MISSES_ANYWAY = 0.5
+"""Above this share, twice as many can not miss the SLO: slower is worse then where most do."""
 COLLAPSED = 0.1
 """Of the time that a batch took before: a model that answers so fast does not compute any more.
 Instances that no longer share the cores with others become faster by less."""
@@ -49,118 +47,6 @@ class Verdict(enum.Enum):
     BETTER = "better"
     NEUTRAL = "neutral"
     WORSE = "worse"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Period:
-    """Sums over some intervals.
-
-    Attributes:
-        span_s: how long they are.
-        arrivals, completed: requests.
-        failed, ended: of all that ended, also while a queue drained or a change settled.
-        rejected, crowded: of the failed, those that a queue's timeout refused, and of the others
-            those that failed beside a full queue.
-        missed: of those that were answered, the estimated number that missed the SLO.
-        request_s: request times of the answered ones, summed.
-        queued_s, queued_completed: span and answers of the intervals with a full queue throughout.
-        busy_s, batches, rows: what instances worked, at how many batches of how many items in all.
-    """
-
-    span_s: float = 0.0
-    arrivals: float = 0.0
-    completed: float = 0.0
-    failed: float = 0.0
-    rejected: float = 0.0
-    crowded: float = 0.0
-    ended: float = 0.0
-    missed: float = 0.0
-    request_s: float = 0.0
-    queued_s: float = 0.0
-    queued_completed: float = 0.0
-    busy_s: float = 0.0
-    batches: float = 0.0
-    rows: float = 0.0
-
-    def plus(self, new: Interval, *, slo_s: float, full_round: float) -> Period:
-        """With one more interval; ``full_round`` is how many requests all instances take at once.
-
-        What is answered while a queue drains tells of the overload before: only its rate counts.
-        """
-        began = burn_rate.pending_at_start(new)
-        queued = min(began, new.pending) >= full_round
-        more = self.plus_ended(new, full_round=full_round)
-        if new.statistics is not None:
-            sizes = new.statistics.batches.items()
-            more = replace(
-                more,
-                busy_s=more.busy_s + new.busy_s,
-                batches=more.batches + sum(stat.count for _, stat in sizes),
-                rows=more.rows + sum(size * stat.count for size, stat in sizes),
-            )
-        if queued:
-            more = replace(
-                more,
-                queued_s=more.queued_s + new.span_s,
-                queued_completed=more.queued_completed + new.completed,
-            )
-        if began >= full_round and new.pending < began:
-            return more
-        missed = burn_rate.missed_fraction(new, slo_s=slo_s) * max(new.arrivals, new.completed)
-        return replace(
-            more,
-            span_s=more.span_s + new.span_s,
-            arrivals=more.arrivals + new.arrivals,
-            completed=more.completed + new.completed,
-            missed=more.missed + missed,
-            request_s=more.request_s + new.request_s,
-        )
-
-    def plus_ended(self, new: Interval, *, full_round: float) -> Period:
-        """With the failures of one more interval and nothing else of it."""
-        rejected = min(new.rejected, new.failed)
-        full = max(burn_rate.pending_at_start(new), new.pending) >= full_round
-        return replace(
-            self,
-            failed=self.failed + new.failed,
-            rejected=self.rejected + rejected,
-            crowded=self.crowded + (new.failed - rejected if full else 0.0),
-            ended=self.ended + new.completed + new.failed,
-        )
-
-    def without(self, failed: float) -> Period:
-        """As if so many of the failed had never come."""
-        return replace(self, failed=self.failed - failed, ended=self.ended - failed)
-
-    def faded(self, keep: float) -> Period:
-        """All sums times ``keep``."""
-        return Period(**{f.name: getattr(self, f.name) * keep for f in fields(Period)})
-
-    @property
-    def rate_rps(self) -> float:
-        """Arrivals per second; 0 for an empty period."""
-        return self.arrivals / self.span_s if self.span_s > 0 else 0.0
-
-    @property
-    def mean_s(self) -> float | None:
-        """Mean request time; None without an answer."""
-        return self.request_s / self.completed if self.completed >= 1 else None
-
-    @property
-    def failed_fraction(self) -> float:
-        """Of the requests that ended."""
-        return self.failed / self.ended if self.ended >= 1 else 0.0
-
-    @property
-    def missed_fraction(self) -> float:
-        """Of the requests that came or were answered, whichever are more."""
-        total = max(self.arrivals, self.completed)
-        return min(1.0, self.missed / total) if total >= 1 else 0.0
-
-    @property
-    def queued_rps(self) -> float | None:
-        """Answers per second while the queue was full; None when it hardly was."""
-        return self.queued_completed / self.queued_s if self.queued_s >= LEAST_QUEUED_S else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,8 +66,8 @@ class Watch:
     since_s: float
     settings: Settings
     good: Settings
-    before: Period = Period()
-    after: Period = Period()
+    before: Period = field(default_factory=Period)
+    after: Period = field(default_factory=Period)
     predicted_s: float | None = None
     burning: bool = False
 
@@ -196,16 +82,20 @@ class Watch:
         return not same_batching(self.settings, self.good)
 
     @property
+    def full_round(self) -> float:
+        """How many requests all instances take at once."""
+        return float(self.settings.largest_batch * self.settings.instances)
+
+    @property
     def raised_batch(self) -> bool:
         """Whether it raised the batch limit."""
         return self.settings.max_batch_size > self.good.max_batch_size
 
     def with_interval(self, new: Interval, policy: Policy) -> Watch:
         """The watch after one more interval; until all has settled only failures count."""
-        full_round = float(self.settings.largest_batch * self.settings.instances)
         if new.start_s < self.since_s + policy.settle_s or new.old_copy_works:
-            return replace(self, after=self.after.plus_ended(new, full_round=full_round))
-        after = self.after.plus(new, slo_s=policy.slo_s, full_round=full_round)
+            return replace(self, after=self.after.plus_ended(new, full_round=self.full_round))
+        after = self.after.plus(new, slo_s=policy.slo_s, full_round=self.full_round)
         return replace(self, after=after)
 
 
@@ -223,27 +113,31 @@ def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdic
         at_s: of this look.
         burning: whether the error budget burns now.
     """
-    after = watch.after
+    before, after = watch.before, watch.after
     heavier = _heavier(watch)
     if _fails(watch, heavier=heavier) or _collapsed(watch):
         return Verdict.WORSE
-    grows = watch.grows or _is_cheaper(watch, policy) or _was_saturated(watch)
-    seen = max(after.completed, after.arrivals)
-    if burning and not watch.burning and not heavier and not grows:
+    adds = watch.grows or _is_cheaper(watch, policy)
+    if burning and not (watch.burning or heavier or adds or before.saturated):
         # What a reload itself made slow is over: the new settings must burn by themselves.
         limit = policy.burn_limit * (1.0 - policy.slo_target_fraction)
-        if seen >= LEAST_REQUESTS and after.missed_fraction > limit:
+        if after.came >= LEAST_REQUESTS and after.missed_fraction > limit:
             return Verdict.WORSE
     settled_s = watch.since_s + policy.settle_s
     if at_s < settled_s + policy.stable_window_s:  # a queue's mean over less is mostly chance
         return None
+    few = after.came < policy.watch_requests
     # What waited outside of a server that was busy loading comes at once, and is no higher load.
-    if (seen < policy.watch_requests or heavier) and at_s < settled_s + policy.watch_s:
+    if (few or heavier) and at_s < settled_s + policy.watch_s:
         return None
-    if seen < LEAST_REQUESTS or heavier:
+    if max(after.came, after.queued_completed) < LEAST_REQUESTS:
         return Verdict.NEUTRAL
-    if grows:
-        return Verdict.WORSE if _carries_less(watch) else _better(watch)
+    if _carries_less(watch):
+        return Verdict.WORSE
+    if heavier or adds or (before.saturated and after.saturated):
+        return _better(watch)
+    if few and after.saturated:  # a queue drained: only its rate could be compared until now
+        return None
     return Verdict.WORSE if _slower(watch, policy) else _better(watch)
 
 
@@ -266,16 +160,6 @@ def _collapsed(watch: Watch) -> bool:
     if after.rows / after.batches < SIZE_KEPT * before.rows / before.batches:
         return False
     return after.busy_s / after.batches < COLLAPSED * before.busy_s / before.batches
-
-
-def _was_saturated(watch: Watch) -> bool:
-    """Whether the queue was full for most of the time before: how many are answered then counts.
-
-    Request times tell of the backlog, which a reload finds and leaves. A new batching that
-    answered 450/s after 250/s was taken back for them.
-    """
-    before = watch.before
-    return before.queued_rps is not None and before.queued_s > MOSTLY * before.span_s
 
 
 def _is_cheaper(watch: Watch, policy: Policy) -> bool:
@@ -318,9 +202,18 @@ def _heavier(watch: Watch) -> bool:
 
 
 def _carries_less(watch: Watch) -> bool:
-    """Whether more instances answer fewer requests, saturated before and after."""
-    before, after = watch.before.queued_rps, watch.after.queued_rps
-    return before is not None and after is not None and after < FASTER * before
+    """Whether a full queue is answered at a lower rate than requests were before.
+
+    By more than chance: two standard deviations of the difference of two Poisson rates, or the one
+    round of batches that may have ended just before or after.
+    """
+    before_rps, after_rps = watch.before.carried_rps, watch.after.queued_rps
+    if after_rps is None or before_rps <= 0.0:
+        return False
+    seconds = watch.after.queued_s
+    spread_rps = math.sqrt(before_rps / watch.before.span_s + after_rps / seconds)
+    chance_rps = max(2.0 * spread_rps, watch.full_round / seconds)
+    return after_rps < FASTER * before_rps - chance_rps
 
 
 def _slower(watch: Watch, policy: Policy) -> bool:
@@ -333,7 +226,8 @@ def _slower(watch: Watch, policy: Policy) -> bool:
     budget = 1.0 - policy.slo_target_fraction
     if not watch.reload:
         budget *= CLEARLY_MISSED
-    misses = after.missed_fraction > max(budget, 2.0 * before.missed_fraction)
+    usual = min(2.0 * before.missed_fraction, MISSES_ANYWAY)
+    misses = after.missed_fraction > max(budget, usual)
     if after.mean_s is None:  # they came and nobody was answered
         return misses
     known = [watch.predicted_s] if watch.predicted_s is not None else []

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from control.core.correction import Correction
-from control.core.judge import Period, Verdict, Watch, fails, judge, same_batching
+from control.core.judge import Verdict, Watch, fails, judge, same_batching
+from control.core.period import Period
 from control.core.types import Policy, Settings
 from control.core.windows import Interval
 
@@ -194,7 +195,7 @@ class Safety:
         if self.predicted is not None and self.predicted[0] == settings:
             predicted_s = self.predicted[1]
         seen = self.before or Period()
-        if watch is not None and seen.completed < 1:
+        if watch is not None and seen.timed < 1:
             seen = watch.before  # nothing was seen between the two
         return replace(
             after,

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from control.core.judge import Period, Verdict, Watch, judge
+from control.core.judge import Verdict, Watch, judge
+from control.core.period import Period
 from control.core.safety import Safety
 from control.core.types import Observation, Settings
 from control.core.windows import interval
@@ -90,7 +91,7 @@ def test_failures_count_while_it_settles_and_while_a_queue_drains() -> None:
     draining = timed(T0 + 20.0, failed=20.0, completed=600.0, pending=500.0)
     seen = seen.with_interval(draining, POLICY)
     assert (seen.after.failed, seen.after.ended) == (40.0, 720.0)
-    assert seen.after.completed == 0.0
+    assert seen.after.timed == 0.0
     assert verdict(seen, later_s=20.0) is Verdict.WORSE
 
 
@@ -215,8 +216,8 @@ def test_a_draining_queue_does_not_count_as_latency() -> None:
     """1000 waited and 500 still do: the overload before, not these settings."""
     new = timed(completed=600.0, arrivals=100.0, pending=500.0, wait_s=5.0)
     seen = Period().plus(new, slo_s=0.1, full_round=16.0)
-    assert seen.completed == 0.0
-    assert seen.queued_completed == 600.0
+    assert (seen.came, seen.timed, seen.missed) == (0.0, 0.0, 0.0)
+    assert (seen.completed, seen.queued_completed) == (600.0, 600.0)
 
 
 class Told:

@@ -8,7 +8,8 @@ import pytest
 
 from control import checkpoint
 from control.core.demand import measure
-from control.core.judge import Period, Verdict, Watch, judge
+from control.core.judge import Verdict, Watch, judge
+from control.core.period import Period
 from control.core.planner import Knowledge
 from control.core.quality import CHEAPER, SHORT_FOR_S, look
 from control.core.service_time import Learnt, ServiceTime
@@ -219,7 +220,9 @@ def test_a_cheaper_version_is_judged_like_added_instances() -> None:
     """One that begins to burn the budget is worse; a cheaper version is not, for that alone."""
     policy = a_policy(versions=(1, 2))
     one, two = replace(settings(), version=1), replace(settings(), version=2)
-    after = Period(span_s=10.0, arrivals=9000.0, completed=9000.0, missed=5000.0)
+    after = Period(
+        span_s=10.0, arrivals=9000.0, completed=9000.0, came=9000.0, timed=9000.0, missed=5000.0
+    )
     before = Period(span_s=10.0, arrivals=9000.0, completed=6000.0, missed=0.0)
     watch = Watch(since_s=0.0, settings=two, good=one, before=before, after=after)
     assert judge(watch, policy, at_s=60.0, burning=True) is not Verdict.WORSE

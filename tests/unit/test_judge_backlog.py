@@ -1,0 +1,185 @@
+"""A change that finds a queue, makes one, or is watched while one drains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from control.core.judge import Verdict, Watch, judge
+from control.core.period import Period
+from control.core.policies import rule_named
+from control.core.state import Applied, InFlight
+from control.core.step import Begun, Ended
+from control.core.types import Reason
+from control.core.windows import Interval
+from serving.statistics import BatchStat, ModelStatistics
+from tests.unit.intervals import timed
+from tests.unit.life import Life
+from tests.unit.story import settings
+from tests.unit.test_judge import BIG, GOOD, POLICY, T0, period, watch
+
+LOOKS = 80
+
+
+def full(answered_rps: float, pending: float, *, full_round: float = 16.0) -> Period:
+    """Ten seconds of a queue that stays as long as it is; who comes waits for all of it."""
+    seen = Period()
+    for n in range(10):
+        new = answered(T0 - 20.0 + n, answered_rps, pending=pending)
+        seen = seen.plus(new, slo_s=POLICY.slo_s, full_round=full_round)
+    return seen
+
+
+def answered(
+    end_s: float, rps: float, *, pending: float, arrivals: float | None = None
+) -> Interval:
+    """A second in which so many are answered, and so many wait at its end."""
+    came = rps if arrivals is None else arrivals
+    new = timed(end_s, arrivals=came, completed=rps, pending=pending)
+    return replace(new, request_s=pending, queue_s=pending / 2, compute_s=pending / 2)
+
+
+def judged(seen: Watch, looks: list[Interval], *, burning: bool = True) -> Verdict | None:
+    """The first verdict while these come, one a second."""
+    for new in looks:
+        seen = seen.with_interval(new, POLICY)
+        verdict = judge(seen, POLICY, at_s=new.end_s, burning=burning)
+        if verdict is not None:
+            return verdict
+    return None
+
+
+def closed_loop(rps: float, clients: float) -> list[Interval]:
+    """So many clients that each wait for their answer, from the first look after the change on."""
+    return [answered(T0 + n, rps, pending=clients) for n in range(1, LOOKS)]
+
+
+@pytest.mark.parametrize("burnt", [False, True])
+@pytest.mark.parametrize("clients", [30.0, 60.0, 63.0, 64.0, 70.0, 500.0])
+def test_half_the_answers_to_as_many_clients_are_worse(clients: float, burnt: bool) -> None:
+    """Whether or not they fill the larger batches; 96/s before, in a queue that was full."""
+    before = full(96.0, clients)
+    assert before.queued_rps == pytest.approx(96.0)
+    seen = watch(Period(), before=before, predicted_s=None, burning=burnt)
+    assert judged(seen, closed_loop(48.0, clients)) is Verdict.WORSE
+    assert judged(seen, closed_loop(190.0, clients)) is Verdict.BETTER
+
+
+@pytest.mark.parametrize("clients", [30.0, 60.0, 70.0])
+def test_smaller_batches_that_halve_the_answers_are_worse(clients: float) -> None:
+    """32 before, 8 now: what was no full queue before is one."""
+    before = full(100.0, clients, full_round=64.0)
+    seen = watch(Period(), before=before, settings=GOOD, good=BIG, predicted_s=None)
+    assert judged(seen, closed_loop(50.0, clients)) is Verdict.WORSE
+
+
+def test_slow_answers_without_a_queue_have_no_backlog_to_blame() -> None:
+    """A full queue at 100/s before; then 30/s come, nobody waits for long, and each takes 0.9 s."""
+    seen = watch(Period(), before=full(100.0, 20.0), predicted_s=None)
+    slow = [timed(T0 + n, arrivals=30.0, completed=30.0, compute_s=0.9) for n in range(1, LOOKS)]
+    assert judged(seen, slow) is Verdict.WORSE
+    quick = [timed(T0 + n, arrivals=30.0, completed=30.0, compute_s=0.05) for n in range(1, LOOKS)]
+    assert judged(seen, quick) is Verdict.BETTER
+
+
+def draining(rps: float, arrivals: float, *, takes_s: float = 0.02) -> list[Interval]:
+    """A backlog of 3600 that sinks at each look, to its end; then an answer takes so long."""
+    looks, pending = [], 3600.0
+    for n in range(1, LOOKS):
+        pending = max(0.0, pending - rps + arrivals)
+        if pending > 0.0:
+            looks.append(answered(T0 + n, rps, pending=pending, arrivals=arrivals))
+        else:
+            new = timed(T0 + n, arrivals=arrivals, completed=arrivals, compute_s=takes_s)
+            looks.append(new)
+    return looks
+
+
+BEFORE = period(0.02, rate=1000.0)
+"""1000/s in 20 ms each."""
+
+
+@pytest.mark.parametrize("instances", [2, 3])
+def test_a_queue_that_drains_at_less_than_came_before_is_worse(instances: int) -> None:
+    """500/s now, of 480/s that come. More instances may share cores that are full."""
+    changed = GOOD if instances > 2 else BIG
+    changed = replace(changed, instances=instances)
+    seen = watch(Period(), before=BEFORE, settings=changed)
+    assert judged(seen, draining(500.0, 480.0)) is Verdict.WORSE
+    assert judged(seen, draining(1200.0, 1000.0)) is Verdict.NEUTRAL
+
+
+def test_what_drains_all_the_time_is_watched_until_the_times_can_be_compared() -> None:
+    """1100/s of 1000/s that come: the 20 ms of before are 200 ms when the queue is gone."""
+    seen = watch(Period(), before=BEFORE)
+    slow = draining(1100.0, 1000.0, takes_s=0.2)
+    assert judged(seen, slow[:35]) is None
+    assert judged(seen, slow) is Verdict.WORSE
+    assert judged(seen, draining(1100.0, 1000.0)) is Verdict.NEUTRAL
+
+
+def test_a_higher_load_is_no_excuse_for_fewer_answers() -> None:
+    """1500/s come after 1000/s."""
+
+    def overload(answered_rps: float) -> list[Interval]:
+        rise = 1500.0 - answered_rps
+        return [
+            answered(T0 + n, answered_rps, pending=1000.0 + rise * n, arrivals=1500.0)
+            for n in range(1, LOOKS)
+        ]
+
+    seen = watch(Period(), before=BEFORE)
+    assert judged(seen, overload(850.0)) is Verdict.WORSE
+    assert judged(seen, overload(950.0)) is Verdict.NEUTRAL
+
+
+def test_few_answers_of_a_full_queue_are_a_matter_of_chance() -> None:
+    """Two seconds of a model that answers ten a second: 13 instead of 20."""
+    before = period(0.5, rate=10.0)
+    short = replace(period(0.5, rate=10.0), queued_s=2.0, queued_completed=13.0)
+    long = replace(short, queued_s=20.0, queued_completed=130.0)
+    few, many = (watch(after, before=before, predicted_s=None) for after in (short, long))
+    assert judge(few, POLICY, at_s=T0 + 60.0, burning=False) is Verdict.NEUTRAL
+    small = replace(many, settings=settings(2, batch=4))
+    assert judge(small, POLICY, at_s=T0 + 60.0, burning=False) is Verdict.WORSE
+
+
+def _serves(life: Life, rps: float, size: int, clients: float) -> Life:
+    """A second in which as many clients are answered as come back, in batches of this size."""
+    life.at_s += 1.0
+    known = life.statistics.batches.get(size, BatchStat(count=0, busy_s=0.0))
+    count = round(rps / size)
+    batch_s = life.applied.instances * size / rps
+    stat = BatchStat(count=known.count + count, busy_s=known.busy_s + count * batch_s)
+    life.statistics = replace(life.statistics, batches={**life.statistics.batches, size: stat})
+    old = life.counters
+    life.counters = replace(
+        old,
+        success=old.success + rps,
+        request_s=old.request_s + clients,
+        queue_s=old.queue_s + clients - rps * batch_s,
+        compute_infer_s=old.compute_infer_s + rps * batch_s,
+        pending=clients,
+    )
+    return life
+
+
+@pytest.mark.parametrize("clients", [30.0, 70.0])
+def test_a_batching_that_halves_the_answers_is_rolled_back(clients: float) -> None:
+    """The whole way: 96/s in batches of 8, then 48/s in batches of up to 32."""
+    policy = replace(POLICY, max_instances=2)
+    life = Life(rule=rule_named("conch"), policy=policy, applied=GOOD)
+    for _ in range(60):
+        _serves(life, 96.0, 8, clients).looks()
+    life._feed(Begun(change=InFlight(since_s=life.at_s, settings=BIG, before=GOOD)))
+    done = Applied(
+        at_s=life.at_s + 1.0, settings=BIG, before=GOOD, reload=True, ok=True, seconds=1.0
+    )
+    life._feed(Ended(change=done))
+    life.applied, life.statistics = BIG, ModelStatistics()
+    size = int(min(32.0, clients / 2))
+    decided = [_serves(life, 48.0, size, clients).looks() for _ in range(60)]
+    undone = [d for d in decided if d.reason is Reason.ROLLBACK]
+    assert undone
+    assert undone[0].desired == GOOD
