@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -83,19 +82,30 @@ def show(model: str, repository: Path | None, as_json: bool) -> None:
     """
     opened = open_repository(repository)
     config = opened.read_config(model)
-    lineage = _lineage(opened, model)
+    newest = max(opened.versions(model), default=0)
+    lineage = opened.lineage(model, newest)
     if as_json:
         fields = json_format.MessageToDict(config, preserving_proto_field_name=True)
         print_json({"model": model, "config": fields, "lineage": lineage})
         return
     echo(opened.config_text(model), nl=False)
     if lineage:
-        newest = opened.versions(model)[-1]
-        echo(f"\n# version {newest}: {' → '.join(lineage.get('steps', []))}")
-        echo(f"# published {lineage.get('published_at', 'at an unknown time')}")
+        echo(f"\n# version {newest}: {_origin(lineage)}")
+
+
+def _origin(lineage: dict[str, Any]) -> str:
+    """Where a version comes from, as comment lines; anybody may have written it."""
+    try:
+        lines = [
+            " → ".join(lineage.get("steps", [])),
+            f"published {lineage.get('published_at', 'at an unknown time')}",
+        ]
         for gate in lineage.get("gates", []):
             value, limit = gate["value"], gate["limit"]
-            echo(f"# {gate['gate']} = {value:.4g}, {gate['sense']} {limit:.4g}")
+            lines.append(f"{gate['gate']} = {value:.4g}, {gate['sense']} {limit:.4g}")
+    except (LookupError, TypeError, ValueError) as error:
+        return f"its lineage.json cannot be understood ({type(error).__name__}: {error})"
+    return "\n# ".join(lines)
 
 
 @repo.command()
@@ -153,17 +163,6 @@ def _row(repository: Repository, name: str) -> dict[str, Any]:
 def _version(number: int, row: dict[str, Any]) -> str:
     """A version, with a word where its TensorRT engine is still to be built."""
     return f"{number} (no engine)" if number in row["unbuilt_versions"] else str(number)
-
-
-def _lineage(repository: Repository, model: str) -> dict[str, Any]:
-    """The newest version's lineage; empty when it has none that can be read."""
-    versions = repository.versions(model)
-    path = repository.root / model / str(versions[-1] if versions else 0) / "lineage.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 for _command in (diff, history, load, rollback):

@@ -11,9 +11,13 @@ from pathlib import Path
 
 from conch.errors import ConfigError, RepositoryError
 from conch.names import model_name
-from serving import engines, folders, hazards
+from serving import atomic, engines, folders, hazards
 from serving.model_config import ModelConfig
-from serving.repository import CONFIG, STATE_DIR, Repository
+from serving.repository import CONFIG, LINEAGE, STATE_DIR, Repository
+
+_SHOWN = 200
+"""Characters of a file's name: Linux has at most 255."""
+_CHUNK = 2**20
 
 
 class Severity(enum.StrEnum):
@@ -102,7 +106,7 @@ def _check_model_file(repository: Repository, config: ModelConfig, version: int)
     """The finding on a version without its model file; an engine may still be built."""
     folder = repository.root / config.name / str(version)
     wanted = config.default_model_filename
-    if not wanted or (folder / wanted).exists():
+    if not wanted or folders.is_file(folder / wanted) or folders.is_folder(folder / wanted):
         return None
     if engines.is_tensorrt(config) and (folder / engines.BUILD_FILE).is_file():
         return Finding(
@@ -114,7 +118,7 @@ def _check_model_file(repository: Repository, config: ModelConfig, version: int)
     return Finding(
         model=config.name,
         severity=Severity.FAULT,
-        message=f"version {version} has no {wanted}",
+        message=f"version {version} has no {wanted[:_SHOWN]}",
     )
 
 
@@ -153,25 +157,33 @@ def _implicit(config: ModelConfig) -> Iterator[str]:
 
 def _changed_files(folder: Path) -> Iterator[str]:
     """Files that are not what their lineage says."""
-    path = folder / "lineage.json"
+    path = folder / LINEAGE
     if not path.is_file():
         return
     try:
-        files = {
-            str(name): str(at) for name, at in dict(json.loads(path.read_bytes())["files"]).items()
-        }
+        named = dict(json.loads(atomic.read(path))["files"]).items()
+        files = {str(name): str(at) for name, at in named}
     except (OSError, LookupError, RecursionError, TypeError, ValueError) as error:
         yield f"lineage.json cannot be read ({type(error).__name__}: {error})"
         return
-    for file_name, expected in files.items():
-        file = folder / file_name
-        if not folders.is_file(file):
-            yield f"{file_name} is missing, lineage.json names it"
-            continue
-        with file.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if found != expected:
-            yield f"{file_name} was changed: sha256 {found[:12]}, lineage says {expected[:12]}"
+    for name, expected in files.items():
+        shown, parts = name[:_SHOWN], Path(name).parts
+        if Path(name).is_absolute() or ".." in parts:
+            yield f"lineage.json names {shown!r}, which is not in the version's folder"
+        elif not folders.is_file(folder / name):
+            yield f"{shown} is missing, lineage.json names it"
+        elif (found := _sha256(folder / name)) != expected:
+            yield f"{shown} was changed: sha256 {found[:12]}, lineage says {expected[:12]}"
+
+
+def _sha256(file: Path) -> str:
+    """Of its content, as long as its size says: some files of the kernel never end."""
+    hashed, left = hashlib.sha256(), file.stat().st_size
+    with file.open("rb") as content:
+        while left > 0 and (some := content.read(min(left, _CHUNK))):
+            hashed.update(some)
+            left -= len(some)
+    return hashed.hexdigest()
 
 
 def _stray_files(folder: Path) -> list[str]:

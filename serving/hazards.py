@@ -16,11 +16,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from google.protobuf import text_format
-
 from conch.errors import ConchError, ConfigError, RepositoryError
 from conch.names import model_name
-from serving import engines, ensembles, folders
+from serving import engines, ensembles, folders, model_config
 from serving.model_config import ModelConfig
 from serving.repository import CONFIG, STATE_DIR, Repository
 
@@ -108,7 +106,8 @@ def _of_model(repository: Repository, name: str) -> tuple[str, set[str]]:
     """The first fault of a model on disk, empty when there is none; and what it is made of."""
     try:
         model_name(name)
-        config = _lenient(repository, name)
+        config = model_config.parse(repository.config_text(name), lenient=True)
+        config.name = name
         members = ensembles.members(config)
         for member in members:
             model_name(member)
@@ -145,25 +144,6 @@ def _number(folder: str) -> int:
     """
     match = _VERSION.match(folder)
     return int(match[1]) if match else 0
-
-
-def _lenient(repository: Repository, name: str) -> ModelConfig:
-    """The config on disk; fields of a newer Triton, which we do not know, are passed over.
-
-    Raises:
-        ConfigError, RepositoryError: when it cannot be read or parsed.
-    """
-    try:
-        config = text_format.Parse(
-            repository.config_text(name), ModelConfig(), allow_unknown_field=True
-        )
-    except (text_format.ParseError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"config.pbtxt: not a model config: {error}",
-            hint="Mend the file, or bring a revision back with `conch repo rollback`.",
-        ) from None
-    config.name = name
-    return config
 
 
 def _folders(repository: Repository) -> Iterator[str]:

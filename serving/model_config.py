@@ -50,13 +50,18 @@ class Batching:
         return max(1, self.max_batch_size) if self.dynamic else 1
 
 
-MOST_CHARACTERS = 2**24
-"""Of a config's text. 8 MB of parameters have been seen to work; a parser's memory is many times
-the text."""
+MOST_CHARACTERS = 2**22
+"""Of a config's text: some 4 s of parsing, and many times its memory. Real ones have a few
+thousand."""
 
 
-def parse(text: str, *, source: str = "config.pbtxt") -> ModelConfig:
+def parse(text: str, *, source: str = "config.pbtxt", lenient: bool = False) -> ModelConfig:
     """The config in protobuf text format as a message.
+
+    Args:
+        text: the config.
+        source: what it is called in an error.
+        lenient: pass over fields that are not known, such as those of a newer Triton.
 
     Raises:
         ConfigError: when the text does not parse; it says where.
@@ -64,7 +69,7 @@ def parse(text: str, *, source: str = "config.pbtxt") -> ModelConfig:
     try:
         if len(text) > MOST_CHARACTERS:
             raise ValueError(f"{len(text)} characters, at most {MOST_CHARACTERS} are read")
-        return text_format.Parse(text, ModelConfig())
+        return text_format.Parse(text, ModelConfig(), allow_unknown_field=lenient)
     # Not only ParseError leaves it: ValueError for a number out of range, RecursionError for deep
     # nesting, UnicodeError, MemoryError, or what the C++ side thinks of; none is worth a process.
     except Exception as error:

@@ -66,6 +66,17 @@ def test_show_prints_the_file_as_it_is(repository):
     assert shown["config"]["instance_group"][0]["count"] == 3
 
 
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"steps": [1]}', '{"gates": [{}]}', '{"gates": 7}', '{"steps": null}']
+)
+def test_show_survives_an_odd_lineage(repository, text):
+    """The config is shown all the same, and what cannot be told is said."""
+    (repository.root / "m" / "1" / "lineage.json").write_text(text)
+    shown = invoke(repository, "show", "m").stdout
+    assert shown.startswith(repository.config_text("m"))
+    assert ("cannot be understood" in shown) is text.startswith("{")
+
+
 def test_diff_shows_the_last_change_and_its_cost(repository):
     """More instances are an in-place change."""
     result = invoke(repository, "diff", "m")

@@ -9,7 +9,7 @@ import pytest
 
 from conch.errors import ConfigError, RepositoryError
 from serving import check, hazards
-from serving.model_config import parse
+from serving.model_config import MOST_CHARACTERS, parse
 from serving.repository import Repository
 
 READ_BY_A_SHELL = ["$(touch x)", "`id`", "a;b", "a b", "a&b", "a|b", "a\\nb", "a'b", "-x", "../m"]
@@ -79,6 +79,15 @@ def test_left_out_names_hostile_models_and_what_is_around_them(tmp_path: Path) -
     found = hazards.left_out(Repository(tmp_path))
     assert set(found) == {"x$(id)", "file", "unreadable", "direct", "around", "outer"}
     assert found["outer"] == "its member 'around' is left out"
+
+
+def test_a_config_that_takes_minutes_to_parse_is_left_out(tmp_path: Path) -> None:
+    """Its size tells; a server's start does not wait for it."""
+    write(tmp_path, "big", " " * (MOST_CHARACTERS + 1))
+    write(tmp_path, "good", "")
+    reasons = hazards.left_out(Repository(tmp_path))
+    assert list(reasons) == ["big"]
+    assert "characters, at most" in reasons["big"]
 
 
 def test_a_field_of_a_newer_triton_is_no_reason_to_leave_a_model_out(tmp_path: Path) -> None:

@@ -90,3 +90,41 @@ def test_model_that_is_not_there_is_refused(repository):
     """A typing error must not read as all clear."""
     with pytest.raises(ConfigError, match="it has: m"):
         check.check(repository, ["n"])
+
+
+@pytest.mark.parametrize("name", ["/proc/kmsg", "../../other/1/model.onnx", "a/../../x"])
+def test_a_lineage_that_leads_out_of_the_folder_is_a_fault(repository, name):
+    """Nothing there is opened: some files of the kernel never end."""
+    lineage = {"files": {name: "0" * 64}}
+    (repository.root / "m" / "1" / "lineage.json").write_text(json.dumps(lineage))
+    ((severity, message),) = found(repository)
+    assert severity is Severity.FAULT
+    assert message == (
+        f"version 1: lineage.json names {name!r}, which is not in the version's folder"
+    )
+
+
+def test_a_file_is_read_as_far_as_its_size_says(repository):
+    """Linked to one that has none and never ends."""
+    model = repository.root / "m" / "1" / "model.onnx"
+    model.unlink()
+    model.symlink_to("/proc/self/maps")
+    assert "model.onnx was changed: sha256 e3b0c44298fc" in found(repository)[0][1]  # of nothing
+
+
+def test_a_lineage_too_large_to_be_read_is_a_fault(repository):
+    """8 GB of nothing, on a disk that holds far less."""
+    with (repository.root / "m" / "1" / "lineage.json").open("wb") as file:
+        file.truncate(8 * 2**30)
+    ((severity, message),) = found(repository)
+    assert severity is Severity.FAULT
+    assert "File too large" in message
+
+
+def test_a_name_longer_than_any_file_hides_no_other_finding(repository):
+    """5000 characters; Linux takes 255."""
+    text = GOOD.replace("model.onnx", "m" * 5000) + 'model_warmup { name: "w" batch_size: 9 }'
+    (repository.root / "m" / "config.pbtxt").write_text(text)
+    messages = [message for _, message in found(repository)]
+    assert [message[:12] for message in messages] == ["warm-up w: b", "version 1 ha"]
+    assert max(len(message) for message in messages) < 300
