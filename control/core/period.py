@@ -129,17 +129,18 @@ class Period:
         return min(1.0, self.missed / self.came) if self.came >= 1 else 0.0
 
     @property
-    def queued_rps(self) -> float | None:
-        """Answers per second while the queue was full; None when it hardly was."""
-        return self.queued_completed / self.queued_s if self.queued_s >= LEAST_QUEUED_S else None
+    def saturated(self) -> bool:
+        """Whether the queue was full for most of the time; by chance, it is at some looks."""
+        return self.queued_s >= max(LEAST_QUEUED_S, MOSTLY * self.span_s)
 
     @property
-    def saturated(self) -> bool:
-        """Whether the queue was full for most of the time."""
-        return self.queued_rps is not None and self.queued_s > MOSTLY * self.span_s
+    def queued_rps(self) -> float | None:
+        """Answers per second while the queue was full; None where it mostly was not."""
+        return self.queued_completed / self.queued_s if self.saturated else None
 
     @property
     def carried_rps(self) -> float:
-        """Answers per second that the settings can give at least: all of them, or in a queue."""
-        answered_rps = self.completed / self.span_s if self.span_s > 0 else 0.0
-        return max(answered_rps, self.queued_rps or 0.0)
+        """Answers per second that the settings can give at least."""
+        if self.queued_rps is not None:
+            return self.queued_rps
+        return self.completed / self.span_s if self.span_s > 0 else 0.0

@@ -183,3 +183,14 @@ def test_a_batching_that_halves_the_answers_is_rolled_back(clients: float) -> No
     undone = [d for d in decided if d.reason is Reason.ROLLBACK]
     assert undone
     assert undone[0].desired == GOOD
+
+
+def test_a_queue_that_is_full_at_some_looks_by_chance_tells_nothing() -> None:
+    """Two instances without batches, two thirds busy: two wait at one look in three."""
+    one = settings(2, batch=1)
+    looks = [
+        answered(T0 + n, 50.0, pending=2.0 if n % 6 < 2 else 0.0, arrivals=50.0)
+        for n in range(1, LOOKS)
+    ]
+    seen = watch(Period(), settings=one, good=replace(one, instances=3), predicted_s=None)
+    assert judged(seen, looks) is not Verdict.WORSE
