@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from math import prod
 
 import structlog
 
@@ -171,7 +170,7 @@ class Prober:
     def _rows(self, config: ModelConfig) -> bool:
         """Whether the largest batch is answered; False where it is not asked, or not in time."""
         rows = int(config.max_batch_size)
-        if rows < 2 or rows * _row_bytes(config) > MOST_BYTES:
+        if rows < 2 or rows * probe.row_bytes(config) > MOST_BYTES:
             return False
         try:
             probe.probe(self._client, config, rows=rows)
@@ -185,8 +184,3 @@ class Prober:
         if not self._client.live():
             raise error
         log.warning("probe.timed_out", model=config.name, error=error.message)
-
-
-def _row_bytes(config: ModelConfig) -> int:
-    """At most about so many bytes has one row of the synthetic inputs."""
-    return sum(8 * prod(max(1, int(dim)) for dim in tensor.dims) for tensor in config.input)

@@ -9,6 +9,7 @@ import base64
 import secrets
 import time
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from tritonclient.grpc.model_config_pb2 import DataType
 from tritonclient.utils import triton_to_np_dtype
 
 from serving import model_config
-from serving.client import SequenceStep, TritonClient
+from serving.client import InferenceFailed, SequenceStep, TritonClient
 from serving.model_config import ModelConfig
 
 PARAMETER = "probe."
+MOST_BYTES = 2**31
+"""Of one request: gRPC carries no longer message."""
 
 
 def probe(
@@ -35,16 +38,32 @@ def probe(
         deadline_s: for the answer.
 
     Raises:
-        InferenceFailed: when the model answers with an error.
+        InferenceFailed: when the model answers with an error, or no such inputs can be made.
         TritonUnavailable: when there is no answer in time.
     """
     step = None
     if config.HasField("sequence_batching"):  # a sequence of one request, of an id of its own
         step = SequenceStep(sequence=secrets.randbits(62) + 1, start=True, end=True)
     start_s = time.monotonic()
-    inputs = synthetic_inputs(config, batch_size=rows)
+    try:
+        if (size := rows * row_bytes(config)) > MOST_BYTES:
+            raise ValueError(f"{size} bytes, at most {MOST_BYTES} fit into a request")
+        inputs = synthetic_inputs(config, batch_size=rows)
+    except (MemoryError, TypeError, ValueError) as error:
+        raise InferenceFailed(
+            f"{config.name}: inputs of the shapes in its config cannot be made ({error})."
+        ) from None
     client.infer(config.name, inputs, step=step, deadline_s=deadline_s)
     return time.monotonic() - start_s
+
+
+def row_bytes(config: ModelConfig) -> int:
+    """Bytes of one row of the synthetic inputs; a string counts as a pointer."""
+    return sum(
+        np.dtype(triton_to_np_dtype(_kind(tensor.data_type))).itemsize
+        * prod(max(1, int(dim)) for dim in tensor.dims)
+        for tensor in config.input
+    )
 
 
 def synthetic_inputs(
@@ -67,7 +86,7 @@ def synthetic_inputs(
         variable = (sizes or {}).get(tensor.name, 1)
         dims = [variable if dim < 0 else int(dim) for dim in tensor.dims]
         shape = [batch_size, *dims] if config.max_batch_size else dims
-        kind = DataType.Name(tensor.data_type).removeprefix("TYPE_")
+        kind = _kind(tensor.data_type)
         if kind == "STRING":
             sample = model_config.parameter(config, f"{PARAMETER}{tensor.name}")
             string = b"x" if sample is None else base64.b64decode(sample)
@@ -75,3 +94,8 @@ def synthetic_inputs(
         else:
             tensors[tensor.name] = np.ones(shape, dtype=triton_to_np_dtype(kind))
     return tensors
+
+
+def _kind(data_type: int) -> str:
+    """The name that the client has for it, such as ``FP32``."""
+    return str(DataType.Name(data_type)).removeprefix("TYPE_")

@@ -16,6 +16,9 @@ from serving.statistics import ModelStatistics
 
 MOST_INSTANCES = 1024
 """Of one model on one server; every count up to the policy's most is looked at in each decision."""
+MOST_BATCHED = 4096
+"""Of the requests of one batch; the time of every size up to the largest is looked up in each
+prediction. A config may name two thousand million."""
 MIN_INSTANCES, MAX_INSTANCES, MAX_BATCH_SIZE = "min_instances", "max_instances", "max_batch_size"
 """Bounds of a policy that may be left unwritten."""
 BATCHED_REQUESTS = 1.05
@@ -93,8 +96,8 @@ class Settings:
 
     @property
     def largest_batch(self) -> int:
-        """The largest batch that an instance can be given from single requests."""
-        return max(1, self.max_batch_size) if self.dynamic_batching else 1
+        """The largest batch that an instance can be given from single requests, as is predicted."""
+        return min(MOST_BATCHED, max(1, self.max_batch_size)) if self.dynamic_batching else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
