@@ -58,13 +58,17 @@ def check(repository: Repository, names: list[str] | None = None) -> list[Findin
         for path in repository.root.iterdir()
         if folders.is_folder(path) and path.name != STATE_DIR
     )
+    left_out = hazards.left_out(repository)
     found: list[Finding] = []
     for name in chosen:
         try:
-            found.extend(_check_model(repository, name))
+            of_it = list(_check_model(repository, name))
         except OSError as error:  # a folder that may not be entered, or went away meanwhile
             message = f"cannot be looked at ({error.strerror or error})"
-            found.append(Finding(model=name, severity=Severity.FAULT, message=message))
+            of_it = [Finding(model=name, severity=Severity.FAULT, message=message)]
+        if name in left_out and all(one.severity is not Severity.FAULT for one in of_it):
+            of_it.append(Finding(model=name, severity=Severity.FAULT, message=left_out[name]))
+        found += of_it
     return found
 
 
@@ -83,7 +87,7 @@ def _check_model(repository: Repository, name: str) -> Iterator[Finding]:
     versions = repository.versions(name)
     if not versions and not config.HasField("ensemble_scheduling"):
         yield fault("no version folder with files in it; at least one is needed")
-    for message in [*_contradictions(config), *_hazards(repository, config)]:
+    for message in [*_contradictions(config), *hazards.of(repository, config)]:
         yield fault(message)
     for version in versions:
         folder = repository.root / name / str(version)
@@ -104,6 +108,8 @@ def _check_model(repository: Repository, name: str) -> Iterator[Finding]:
 
 def _check_model_file(repository: Repository, config: ModelConfig, version: int) -> Finding | None:
     """The finding on a version without its model file; an engine may still be built."""
+    if config.backend == "python":  # one of the hazards
+        return None
     folder = repository.root / config.name / str(version)
     wanted = config.default_model_filename
     if not wanted or folders.is_file(folder / wanted) or folders.is_folder(folder / wanted):
@@ -130,16 +136,6 @@ def _contradictions(config: ModelConfig) -> Iterator[str]:
         yield f"preferred_batch_size {too_large} above max_batch_size ({largest})"
     if config.HasField("dynamic_batching") and largest == 0:
         yield "dynamic_batching with max_batch_size 0; it must be at least 1"
-    for sample in config.model_warmup:
-        if sample.batch_size > max(1, largest):
-            yield f"warm-up {sample.name}: batch_size {sample.batch_size} above {largest}"
-
-
-def _hazards(repository: Repository, config: ModelConfig) -> Iterator[str]:
-    """What ``conch serve`` leaves the model out for."""
-    yield from hazards.faults(config)
-    if not config.default_model_filename:  # else each version is looked at below
-        yield from hazards.missing_files(repository, config)
 
 
 def _implicit(config: ModelConfig) -> Iterator[str]:

@@ -4,21 +4,24 @@ Measured on Triton 2.51, which starts the stub of each Python-based instance by 
 quotes (CVE-2025-23316): the folder's name, ``default_model_filename``, the name of an instance
 group and ``EXECUTION_ENV_PATH`` run what ``$(...)``, backquotes or ``&`` hold.
 ``cc_model_filenames`` is the file name on a GPU; ``backend``, ``runtime`` and ``platform`` become
-paths. The rule is an allow-list for all of them, so that it does not lean on which of them a shell
-reads today. A stub that cannot start (a name with a space, a model file that is not there) hangs
-the load, and with it the start of the server; a version's folder is taken by the number that its
-name begins with, and opened by that number alone. A metric tag that is no Prometheus label ends the
-server. An ensemble loads its members by itself, so one around such a model is left out too.
+paths, and so does an agent's name, whose library the server itself loads. The rule is an allow-list
+for all of them, so that it does not lean on which of them a shell reads today. A stub that cannot
+start (a name with a space) hangs the load, and with it the start of the server. A metric tag that
+is no Prometheus label with a ``_`` before it ends the server; so do numbers that no machine can
+meet, or it is busy with them for ever; so does an ensemble around a circle of ensembles. An
+ensemble loads its members by itself, so one around a model that is left out is left out too. Which
+files may be opened: ``named_files``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from math import prod
 
 from conch.errors import ConchError, ConfigError, RepositoryError
 from conch.names import model_name
-from serving import engines, ensembles, folders, model_config
+from serving import ensembles, folders, model_config, named_files
 from serving.model_config import ModelConfig
 from serving.repository import CONFIG, STATE_DIR, Repository
 
@@ -26,9 +29,16 @@ ENVIRONMENT = "EXECUTION_ENV_PATH"
 OWN_FOLDER = "$$TRITON_MODEL_DIRECTORY"
 """What Triton replaces by the model's own folder, at the start of ``EXECUTION_ENV_PATH`` only."""
 
+MOST_INSTANCES = 1024
+MOST_SEQUENCES = 2**20
+MOST_WARM_UPS = 10_000
+MOST_WARM_UP_ROWS = 1024
+"""Where the config leaves the batch to the model's own."""
+MOST_WARM_UP_BYTES = 2**33
+"""Of one tensor of a sample, at 8 bytes an element."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./+@:,=][A-Za-z0-9_./+@:,=-]*")
-_VERSION = re.compile(r"\s*\+?([1-9][0-9]{0,17})", re.ASCII)
-_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_LABEL = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_]*|")
 _MEND = "allowed are letters, digits and '_ . / + @ : , = -' (no '..', no '-' first)"
 
 
@@ -45,23 +55,28 @@ def faults(config: ModelConfig) -> list[str]:
         for field, value in _strings(config)
         if not _is_plain(value)
     ]
-    # Triton 2.51 ends on a label that Prometheus does not take, and with it every other model.
     found += [
-        f"metric_tags: {key!r}, must be a Prometheus label ([a-zA-Z_][a-zA-Z0-9_]*); "
+        f"model_repository_agents: {agent.name!r}, a name without '/'; Triton loads its library"
+        for agent in config.model_repository_agents.agents
+        if "/" in agent.name
+    ]
+    # Triton 2.51 puts a "_" before it, and ends on a label that Prometheus does not take.
+    found += [
+        f"metric_tags: {key!r}, must be a Prometheus label, without a '_' first; "
         "Triton ends on any other"
         for key in config.metric_tags
         if not _LABEL.fullmatch(key)
     ]
-    return found
+    return found + [f"{what}: {value}, at most {most}" for what, value, most in _too_many(config)]
 
 
 def require(repository: Repository, name: str) -> None:
-    """Refuse a model whose names, as they are on disk now, must not reach Triton.
+    """Refuse a model that, as it is on disk now, must not reach Triton.
 
     Raises:
         ConfigError: with the first fault.
     """
-    if found := _of_model(repository, name)[0]:
+    if found := _reasons(repository, [name]).get(name):
         raise ConfigError(f"{name}: {found}.", hint="See `conch repo check`.")
 
 
@@ -73,15 +88,44 @@ def left_out(repository: Repository) -> dict[str, str]:
     Raises:
         RepositoryError: when the repository itself cannot be listed.
     """
+    return _reasons(repository, _folders(repository))
+
+
+def _reasons(repository: Repository, names: Iterable[str]) -> dict[str, str]:
+    """Why these, and all that they are made of, must not reach Triton; by name."""
     found: dict[str, str] = {}
     members: dict[str, set[str]] = {}
-    for name in _folders(repository):
-        reason, needed = _of_model(repository, name)
+    left = list(names)
+    while left:
+        name = left.pop()
+        reason, members[name] = _of_model(repository, name)
         if reason:
             found[name] = reason
-        else:
-            members[name] = needed
-    return found | without(members, found)
+        left += [
+            member
+            for member in sorted(members[name] - members.keys())
+            if folders.is_file(repository.root / member / CONFIG)
+        ]
+    return found | circular(members) | without(members, found)
+
+
+def circular(members: dict[str, set[str]]) -> dict[str, str]:
+    """The ensembles in a circle, and those that lead into one, with the reason.
+
+    Triton 2.51 refuses the circle, and ends on one that leads into it.
+
+    Args:
+        members: by ensemble.
+
+    Example:
+        >>> sorted(circular({"a": {"b"}, "b": {"c"}, "c": {"b", "m"}, "d": {"m"}, "m": set()}))
+        ['a', 'b', 'c']
+    """
+    left = {ensemble: set(needed) for ensemble, needed in members.items()}
+    while ends := [ensemble for ensemble, needed in left.items() if not needed & left.keys()]:
+        for ensemble in ends:
+            del left[ensemble]
+    return dict.fromkeys(left, "it is made of ensembles that are made of one another")
 
 
 def without(members: dict[str, set[str]], gone: dict[str, str]) -> dict[str, str]:
@@ -113,37 +157,13 @@ def _of_model(repository: Repository, name: str) -> tuple[str, set[str]]:
             model_name(member)
     except ConchError as error:
         return error.message.rstrip("."), set()
-    return next(iter(faults(config) or missing_files(repository, config)), ""), members
+    return next(of(repository, config), ""), members
 
 
-def missing_files(repository: Repository, config: ModelConfig) -> list[str]:
-    """Versions of a Python model whose file is not where Triton will have its stub look."""
-    if config.backend != "python" and config.platform != "python":
-        return []
-    root = repository.root / config.name
-    try:
-        names = [path.name for path in root.iterdir()]
-    except OSError as error:  # what Triton would wait for cannot be told
-        return [f"its folder cannot be listed ({error.strerror or error})"]
-    numbers = {name: _number(name) for name in names}
-    there = {n for name, n in numbers.items() if n and folders.is_folder(root / name)}
-    wanted = config.default_model_filename or "model.py"
-    return [
-        f"version {number} has no {number}/{wanted}; Triton waits for its stub for ever"
-        for number in engines.served_versions(config, there)
-        if not folders.is_file(root / str(number) / wanted)
-    ]
-
-
-def _number(folder: str) -> int:
-    """The version that Triton takes a folder for; 0 for none.
-
-    Example:
-        >>> [_number(name) for name in ("3", "2_old", "02", "v1", "__pycache__")]
-        [3, 2, 0, 0, 0]
-    """
-    match = _VERSION.match(folder)
-    return int(match[1]) if match else 0
+def of(repository: Repository, config: ModelConfig) -> Iterator[str]:
+    """The faults of a config and of the files that it names."""
+    yield from faults(config)
+    yield from named_files.faults(repository.root, config)
 
 
 def _folders(repository: Repository) -> Iterator[str]:
@@ -170,9 +190,26 @@ def _strings(config: ModelConfig) -> Iterator[tuple[str, str]]:
         yield f"cc_model_filenames[{key!r}]", value
     for group in config.instance_group:
         yield "instance_group name", group.name
+    for agent in config.model_repository_agents.agents:
+        yield "model_repository_agents", agent.name
     if ENVIRONMENT in config.parameters:
         value = config.parameters[ENVIRONMENT].string_value
         yield ENVIRONMENT, value.removeprefix(OWN_FOLDER)
+
+
+def _too_many(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
+    """(what, the number asked for, the most that is allowed): Triton starts on it all the same."""
+    asked = [("instance_group: instances", model_config.instance_count(config), MOST_INSTANCES)]
+    oldest = config.sequence_batching.oldest.max_candidate_sequences
+    asked.append(("max_candidate_sequences", oldest, MOST_SEQUENCES))
+    for sample in config.model_warmup:
+        name, rows = f"warm-up {sample.name}", max(1, sample.batch_size)
+        asked.append((f"{name}: batch_size", rows, config.max_batch_size or MOST_WARM_UP_ROWS))
+        asked.append((f"{name}: count", sample.count, MOST_WARM_UPS))
+        for made in sample.inputs.values():
+            size = 8 * rows * prod(max(1, int(dim)) for dim in made.dims)
+            asked.append((f"{name}: bytes", size, MOST_WARM_UP_BYTES))
+    return ((what, value, most) for what, value, most in asked if value > most)
 
 
 def _is_plain(value: str) -> bool:

@@ -123,9 +123,11 @@ _MAY_FALL = ("pending", "cache_hits", "cache_misses", "cache_s")
 
 # A sample as Triton prints it, or a comment. Whatever else a line is, the library reads it: that
 # takes 40 µs a line, which a page of hundreds of lines, looked at each second, cannot afford.
-_LABEL = re.compile(r'(\w+)="([^"\\]*)",?')
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_LABEL = re.compile(rf"(\w+)=({_STRING}),?")
+_ESCAPED = re.compile(r'\\([\\"n])')
 _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|(?i:inf|nan))"  # 2.51 writes Nan
-_LABELS = r'\{(?P<labels>(?:\w+="[^"\\]*",?)*)\}'
+_LABELS = rf"\{{(?P<labels>(?:\w+={_STRING},?)*)\}}"
 _MOST_ODD_CHARACTERS = 2**18
 """The library's time grows with the square of a line; Triton's page has no such line at all."""
 _PLAIN = re.compile(rf"#.*|(?P<name>[a-zA-Z_:][\w:]*)(?:{_LABELS})? (?P<value>{_NUMBER})")
@@ -176,8 +178,10 @@ def parse(text: str) -> Snapshot:
 def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
     """(name, labels, value) of every series of use."""
     odd, size = [], 0
-    for line in text.splitlines():
-        plain = _PLAIN.fullmatch(line)
+    for line in text.split("\n"):  # a label's value may hold any other end of a line
+        if not line.strip():
+            continue
+        plain = _PLAIN.fullmatch(line.removesuffix("\r"))
         if plain is None:
             odd.append(line)
             size += len(line)
@@ -186,12 +190,21 @@ def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
             continue
         name = plain["name"]
         if name in NAMES:
-            yield name, dict(_LABEL.findall(plain["labels"] or "")), float(plain["value"])
+            labels = _LABEL.findall(plain["labels"] or "")
+            yield name, {key: _unquoted(text) for key, text in labels}, float(plain["value"])
     for family in text_string_to_metric_families("\n".join(odd) + "\n"):
         for sample in family.samples:
             name = sample.name.removesuffix("_total")
             if name in NAMES:
                 yield name, sample.labels, float(sample.value)  # it may be a whole number
+
+
+def _unquoted(string: str) -> str:
+    """A label's value as it was before it was written into a page."""
+    inner = string[1:-1]
+    if "\\" not in inner:
+        return inner
+    return _ESCAPED.sub(lambda found: "\n" if found[1] == "n" else found[1], inner)
 
 
 def delta(old: ModelCounters, new: ModelCounters) -> ModelCounters | None:

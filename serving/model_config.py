@@ -54,6 +54,9 @@ MOST_CHARACTERS = 2**22
 """Of a config's text: some 4 s of parsing, and many times its memory. Real ones have a few
 thousand."""
 
+_RUN = 256 * "\\"
+"""The parser's time grows with the square of such a run."""
+
 
 def parse(text: str, *, source: str = "config.pbtxt", lenient: bool = False) -> ModelConfig:
     """The config in protobuf text format as a message.
@@ -69,6 +72,8 @@ def parse(text: str, *, source: str = "config.pbtxt", lenient: bool = False) -> 
     try:
         if len(text) > MOST_CHARACTERS:
             raise ValueError(f"{len(text)} characters, at most {MOST_CHARACTERS} are read")
+        if _RUN in text:
+            raise ValueError(f"{len(_RUN)} backslashes in a row")
         return text_format.Parse(text, ModelConfig(), allow_unknown_field=lenient)
     # Not only ParseError leaves it: ValueError for a number out of range, RecursionError for deep
     # nesting, UnicodeError, MemoryError, or what the C++ side thinks of; none is worth a process.

@@ -52,7 +52,10 @@ def test_a_name_that_a_shell_reads_is_a_fault(field: str, value: str) -> None:
         FIELDS["EXECUTION_ENV_PATH"].format("$$TRITON_MODEL_DIRECTORY/env.tar.gz"),
         'parameters { key: "anything" value { string_value: "$(touch x); `y`" } }',
         'input { name: "x y;z" data_type: TYPE_FP32 dims: [1] }',
-        'metric_tags { key: "team" value: "a b $(c)" }',
+        'metric_tags { key: "team" value: "a b $(c)" } metric_tags { key: "9" value: "" }',
+        'model_repository_agents { agents { name: "checksum" } }',
+        'max_batch_size: 8 model_warmup { name: "w" batch_size: 8 count: 100 }',
+        'model_warmup { name: "w" batch_size: 16 }',
     ],
 )
 def test_what_people_write_is_no_fault(text: str) -> None:
@@ -60,9 +63,32 @@ def test_what_people_write_is_no_fault(text: str) -> None:
     assert hazards.faults(parse(text)) == []
 
 
-def test_a_metric_tag_that_ends_triton_is_a_fault() -> None:
-    """Measured: the server ends, and every other model with it."""
-    assert "Prometheus label" in hazards.faults(parse('metric_tags { key: "a-b" value: "c" }'))[0]
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('metric_tags { key: "a-b" value: "c" }', "Prometheus label"),
+        ('metric_tags { key: "_a" value: "c" }', "Prometheus label"),
+        ('model_repository_agents { agents { name: "a/b" } }', "without '/'"),
+        ('model_repository_agents { agents { name: "$(x)" } }', "a shell"),
+        ("instance_group { count: 2000 }", "instances: 2000, at most 1024"),
+        (
+            "sequence_batching { oldest { max_candidate_sequences: 2000000000 } }",
+            "max_candidate_sequences: 2000000000, at most 1048576",
+        ),
+        ('model_warmup { name: "w" batch_size: 9 } max_batch_size: 8', "batch_size: 9, at most 8"),
+        ('model_warmup { name: "w" batch_size: 4000000000 }', "at most 1024"),
+        ('model_warmup { name: "w" count: 4000000000 }', "at most 10000"),
+        (
+            'model_warmup { inputs { key: "x" value { zero_data: true dims: [2000000000000] } } }',
+            "bytes: 16000000000000, at most",
+        ),
+    ],
+)
+def test_what_ends_triton_or_keeps_it_busy_for_ever_is_a_fault(text: str, says: str) -> None:
+    """Measured: every other model goes with it."""
+    faults = hazards.faults(parse(text))
+    assert faults
+    assert says in faults[0]
 
 
 def test_left_out_names_hostile_models_and_what_is_around_them(tmp_path: Path) -> None:
@@ -174,3 +200,41 @@ def test_require_refuses_what_became_hostile(tmp_path: Path) -> None:
     (tmp_path / "m" / "config.pbtxt").write_text('default_model_filename: "a b"')
     with pytest.raises(ConfigError, match="default_model_filename"):
         hazards.require(Repository(tmp_path), "m")
+
+
+ENSEMBLE = 'ensemble_scheduling {{ step {{ model_name: "{}" model_version: -1 }} }}'
+
+
+@pytest.mark.parametrize(
+    "circle", [{"e": "e"}, {"e": "f", "f": "e"}, {"e": "f", "f": "g", "g": "e"}]
+)
+def test_an_ensemble_around_a_circle_is_left_out(tmp_path: Path, circle: dict[str, str]) -> None:
+    """Triton refuses a circle, and ends on what leads into it; what is apart is served."""
+    for name, member in {**circle, "outer": "e", "far": "outer", "apart": "m"}.items():
+        write(tmp_path, name, 'platform: "ensemble" ' + ENSEMBLE.format(member))
+    write(tmp_path, "m", "")
+    opened = Repository(tmp_path)
+    assert set(hazards.left_out(opened)) == {*circle, "outer", "far"}
+    assert "made of one another" in hazards.left_out(opened)["outer"]
+    assert {f.model for f in check.check(opened) if f.severity == "fault"} == {
+        *circle,
+        "outer",
+        "far",
+    }
+    hazards.require(opened, "apart")
+    with pytest.raises(ConfigError, match="made of one another"):
+        hazards.require(opened, "far")
+
+
+def test_a_member_that_is_hostile_is_loaded_by_its_ensemble_only_on_paper(tmp_path: Path) -> None:
+    """Triton loads the members by itself, so a load of the ensemble is refused too."""
+    write(tmp_path, "e", 'platform: "ensemble" ' + ENSEMBLE.format("m"))
+    write(tmp_path, "m", 'default_model_filename: "a b"')
+    with pytest.raises(ConfigError, match="its member 'm' is left out"):
+        hazards.require(Repository(tmp_path), "e")
+
+
+def test_an_ensemble_of_a_model_that_is_not_there_is_tritons_to_refuse(tmp_path: Path) -> None:
+    """It does, and serves the others."""
+    write(tmp_path, "e", 'platform: "ensemble" ' + ENSEMBLE.format("gone"))
+    assert hazards.left_out(Repository(tmp_path)) == {}

@@ -96,6 +96,26 @@ def test_parse_refuses_what_is_no_exposition(text: str) -> None:
         metrics.parse(text)
 
 
+HOSTILE = ["a\rb", "\x0b\x0c\x1c\x1d\x1e", "\x85\u2028\u2029", 'a\\b\nc"d', "\\" * 2000, 'x",_m="y']
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_metric_tag_of_one_model_hides_nothing_of_others(value: str) -> None:
+    """Triton writes any text as a label's value, with the three escapes of the format."""
+    written = value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+    line = f'nv_inference_request_success{{_tag="{written}",model="hostile",version="1"}} 3\n'
+    found = metrics.parse(TEXT + 200 * line).models
+    assert found["hostile"].success == 600
+    assert found["m"] == metrics.parse(TEXT).models["m"]
+    ((_, labels, _),) = metrics._samples(line)
+    assert labels == {"_tag": value, "model": "hostile", "version": "1"}
+
+
+def test_a_page_with_windows_line_ends_is_read() -> None:
+    """From a proxy that writes them."""
+    assert metrics.parse(TEXT.replace("\n", "\r\n")) == metrics.parse(TEXT)
+
+
 def test_delta_is_what_happened_in_between() -> None:
     """Counters differ, and the gauge's change may be negative."""
     old = ModelCounters(success=10, queue_s=1.0, pending=5)

@@ -52,7 +52,7 @@ def test_good_repository_has_no_findings(repository):
         (GOOD.replace('"m"', '"other"'), Severity.FAULT, 'must be "m"'),
         (GOOD.replace("100 }", "100 preferred_batch_size: 16 }"), Severity.FAULT, "[16] above"),
         (GOOD.replace("max_batch_size: 8", "max_batch_size: 0"), Severity.FAULT, "at least 1"),
-        (GOOD + 'model_warmup { name: "w" batch_size: 9 }', Severity.FAULT, "9 above 8"),
+        (GOOD + 'model_warmup { name: "w" batch_size: 9 }', Severity.FAULT, "9, at most 8"),
         (GOOD.replace("model.onnx", "other.onnx"), Severity.FAULT, "has no other.onnx"),
         (GOOD.replace("count: 1 ", ""), Severity.WARNING, "without a count"),
         (GOOD.replace('backend: "onnxruntime"', ""), Severity.WARNING, "neither backend"),
