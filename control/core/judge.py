@@ -33,6 +33,8 @@ LEAST_FAILED = 5.0
 MORE_FAILED = 0.01
 MISSES_ANYWAY = 0.5
 """Above this share, twice as many can not miss the SLO: slower is worse then where most do."""
+DRAIN_WATCHES = 3.0
+"""As many times the watch time is waited for a queue that drains to its end."""
 COLLAPSED = 0.1
 """Of the time that a batch took before: a model that answers so fast does not compute any more.
 Instances that no longer share the cores with others become faster by less."""
@@ -83,8 +85,12 @@ class Watch:
 
     @property
     def full_round(self) -> float:
-        """How many requests all instances take at once."""
-        return float(self.settings.largest_batch * self.settings.instances)
+        """How many requests all instances take at once, by the smaller of the two settings.
+
+        As many filled the queue before the change, or fill it now: a larger batch does not make
+        the backlog that it found any smaller.
+        """
+        return min(_round(self.settings), _round(self.good))
 
     @property
     def raised_batch(self) -> bool:
@@ -97,6 +103,11 @@ class Watch:
             return replace(self, after=self.after.plus_ended(new, full_round=self.full_round))
         after = self.after.plus(new, slo_s=policy.slo_s, full_round=self.full_round)
         return replace(self, after=after)
+
+
+def _round(settings: Settings) -> float:
+    """How many requests all instances take at once."""
+    return float(settings.largest_batch * settings.instances)
 
 
 def same_batching(one: Settings, other: Settings) -> bool:
@@ -132,12 +143,12 @@ def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdic
         return None
     if max(after.came, after.queued_completed) < LEAST_REQUESTS:
         return Verdict.NEUTRAL
-    if _carries_less(watch):
+    if _carries_less(watch, policy):
         return Verdict.WORSE
     if heavier or adds or (before.saturated and after.saturated):
         return _better(watch)
-    if few and after.saturated:  # a queue drained: only its rate could be compared until now
-        return None
+    if few and after.drained and at_s < settled_s + DRAIN_WATCHES * policy.watch_s:
+        return None  # only the rate could be compared until now
     return Verdict.WORSE if _slower(watch, policy) else _better(watch)
 
 
@@ -201,19 +212,25 @@ def _heavier(watch: Watch) -> bool:
     return after.rate_rps > (1.0 + SIMILAR) * before.rate_rps + 2.0 * spread_rps
 
 
-def _carries_less(watch: Watch) -> bool:
-    """Whether a full queue is answered at a lower rate than requests were before.
+def _carries_less(watch: Watch, policy: Policy) -> bool:
+    """Whether a full queue is answered at a lower rate than before, and the SLO is missed.
 
-    By more than chance: two standard deviations of the difference of two Poisson rates, or the one
-    round of batches that may have ended just before or after.
+    By more than chance: two standard deviations of the difference of two Poisson rates, or the
+    round of batches that may have ended just outside of either time. Before another batching the
+    queue need not have been full: it answered as many as came. What adds capacity is compared with
+    a full queue alone: it is called for where answers have just become slow, and the time before
+    still knows the fast ones.
     """
-    before_rps, after_rps = watch.before.carried_rps, watch.after.queued_rps
-    if after_rps is None or before_rps <= 0.0:
+    before, after = watch.before, watch.after
+    adds = watch.grows or _is_cheaper(watch, policy)
+    before_rps = before.queued_rps if adds else before.queued_rps or before.answered_rps
+    if not before_rps or after.queued_rps is None:
         return False
-    seconds = watch.after.queued_s
-    spread_rps = math.sqrt(before_rps / watch.before.span_s + after_rps / seconds)
-    chance_rps = max(2.0 * spread_rps, watch.full_round / seconds)
-    return after_rps < FASTER * before_rps - chance_rps
+    if after.came >= LEAST_REQUESTS and after.missed_fraction <= 1.0 - policy.slo_target_fraction:
+        return False
+    spread_rps = math.sqrt(before_rps / before.span_s + after.queued_rps / after.queued_s)
+    rounds_rps = _round(watch.good) / before.span_s + _round(watch.settings) / after.queued_s
+    return after.queued_rps < FASTER * before_rps - max(2.0 * spread_rps, rounds_rps)
 
 
 def _slower(watch: Watch, policy: Policy) -> bool:

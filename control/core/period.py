@@ -15,6 +15,7 @@ from control.core.windows import Interval
 
 LEAST_QUEUED_S = 2.0
 MOSTLY = 0.5
+DRAINED = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,8 @@ class Period:
 
     Attributes:
         span_s: how long they are.
-        arrivals, completed: requests that came, and that were answered.
+        arrivals, completed: requests that came, and that were answered, those of the response
+            cache aside.
         failed, ended: of all that ended, also while a change settled.
         rejected, crowded: of the failed, those that a queue's timeout refused, and of the others
             those that failed beside a full queue.
@@ -31,7 +33,8 @@ class Period:
             answered, both while no full queue drained.
         missed, request_s: of these, the estimated number that missed the SLO, and the summed
             request times.
-        queued_s, queued_completed: span and answers of the intervals with a full queue throughout.
+        queued_s, queued_completed: span and answers of the intervals that began and ended with a
+            full queue.
         busy_s, batches, rows: what instances worked, at how many batches of how many items in all.
     """
 
@@ -55,12 +58,13 @@ class Period:
     def plus(self, new: Interval, *, slo_s: float, full_round: float) -> Period:
         """With one more interval; the instances take ``full_round`` requests at once."""
         began = burn_rate.pending_at_start(new)
+        computed = max(0.0, new.completed - new.cache_hits)
         more = self.plus_ended(new, full_round=full_round)
         more = replace(
             more,
             span_s=more.span_s + new.span_s,
-            arrivals=more.arrivals + new.arrivals,
-            completed=more.completed + new.completed,
+            arrivals=more.arrivals + new.uncached,
+            completed=more.completed + computed,
         )
         if new.statistics is not None:
             sizes = new.statistics.batches.items()
@@ -74,7 +78,7 @@ class Period:
             more = replace(
                 more,
                 queued_s=more.queued_s + new.span_s,
-                queued_completed=more.queued_completed + new.completed,
+                queued_completed=more.queued_completed + computed,
             )
         if began >= full_round and new.pending < began:
             return more
@@ -130,17 +134,22 @@ class Period:
 
     @property
     def saturated(self) -> bool:
-        """Whether the queue was full for most of the time; by chance, it is at some looks."""
-        return self.queued_s >= max(LEAST_QUEUED_S, MOSTLY * self.span_s)
+        """Whether the queue was full at most looks; at some it is by chance."""
+        return self.queued_s > 0.0 and self.queued_s >= MOSTLY * self.span_s
+
+    @property
+    def drained(self) -> bool:
+        """Whether a full queue sank at nearly all looks, so that few times tell."""
+        return self.came < DRAINED * self.queued_completed
 
     @property
     def queued_rps(self) -> float | None:
         """Answers per second while the queue was full; None where it mostly was not."""
-        return self.queued_completed / self.queued_s if self.saturated else None
+        if not self.saturated or self.queued_s < LEAST_QUEUED_S:
+            return None
+        return self.queued_completed / self.queued_s
 
     @property
-    def carried_rps(self) -> float:
-        """Answers per second that the settings can give at least."""
-        if self.queued_rps is not None:
-            return self.queued_rps
+    def answered_rps(self) -> float:
+        """Answers per second; 0 for an empty period."""
         return self.completed / self.span_s if self.span_s > 0 else 0.0

@@ -145,11 +145,12 @@ BAD: dict[str, Talk] = {
     "401": _once(_answer(LINE, status="401 No")),
     "to a file": _once(_answer(b"", "Location: file:///etc/passwd", status="302 Found")),
     "to itself": _once(_answer(b"", "Location: /metrics", status="302 Found")),
-    "one huge line": _once(_answer(b"nv_x{" + b'a="\\\\",' * 200_000 + b"} 1\n")),
-    "many odd lines": _once(_answer(b'nv_x{a="\\\\"} 1\n' * 200_000)),
+    "one huge line": _once(_answer(b"nv_x{" + b'a ="b",' * 200_000 + b"} 1\n")),
+    "many odd lines": _once(_answer(b'nv_x{a ="b"} 1\n' * 200_000)),
 }
 GOOD: dict[str, Talk] = {
     "empty": _once(_answer(b"")),
+    "many escapes": _once(_answer(b"nv_x{" + b'a="\\\\",' * 200_000 + b"} 1\n")),
     "NaN": _once(_answer(b'nv_inference_request_success{model="m"} NaN\n')),
     "Inf": _once(_answer(b'nv_inference_request_success{model="m"} +Inf\n')),
     "closed at its end": _once(PLAIN + LINE),

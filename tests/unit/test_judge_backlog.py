@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+import tests.unit.life
 from control.core.judge import Verdict, Watch, judge
 from control.core.period import Period
 from control.core.policies import rule_named
@@ -16,7 +17,7 @@ from control.core.windows import Interval
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.intervals import timed
 from tests.unit.life import Life
-from tests.unit.story import settings
+from tests.unit.story import TRUE, settings
 from tests.unit.test_judge import BIG, GOOD, POLICY, T0, period, watch
 
 LOOKS = 80
@@ -100,14 +101,30 @@ BEFORE = period(0.02, rate=1000.0)
 """1000/s in 20 ms each."""
 
 
-@pytest.mark.parametrize("instances", [2, 3])
-def test_a_queue_that_drains_at_less_than_came_before_is_worse(instances: int) -> None:
-    """500/s now, of 480/s that come. More instances may share cores that are full."""
-    changed = GOOD if instances > 2 else BIG
-    changed = replace(changed, instances=instances)
-    seen = watch(Period(), before=BEFORE, settings=changed)
+def test_a_queue_that_drains_at_less_than_came_before_is_worse() -> None:
+    """500/s now, of 480/s that come."""
+    seen = watch(Period(), before=BEFORE)
     assert judged(seen, draining(500.0, 480.0)) is Verdict.WORSE
     assert judged(seen, draining(1200.0, 1000.0)) is Verdict.NEUTRAL
+
+
+def test_a_drain_without_an_end_is_watched_for_three_times_as_long() -> None:
+    """Two more are answered each second than come, of a backlog of a day."""
+    endless = [
+        answered(T0 + n, 1002.0, pending=1e6 - 2.0 * n, arrivals=1000.0) for n in range(1, 200)
+    ]
+    seen = watch(Period(), before=BEFORE)
+    until_s = POLICY.settle_s + 3.0 * POLICY.watch_s
+    assert judged(seen, endless[: int(until_s) - 1]) is None
+    assert judged(seen, endless) is Verdict.NEUTRAL
+
+
+def test_a_steady_queue_of_few_is_judged_in_the_usual_time() -> None:
+    """Three wait for a model without batches, one is answered a second: it does not drain."""
+    one = settings(1, batch=1)
+    slow = [answered(T0 + n, 1.0, pending=3.0) for n in range(1, LOOKS)]
+    seen = watch(Period(), before=full(1.0, 3.0, full_round=1.0), settings=one, good=one)
+    assert judged(seen, slow[: int(POLICY.settle_s + POLICY.watch_s)]) is Verdict.NEUTRAL
 
 
 def test_what_drains_all_the_time_is_watched_until_the_times_can_be_compared() -> None:
@@ -163,6 +180,80 @@ def _serves(life: Life, rps: float, size: int, clients: float) -> Life:
         pending=clients,
     )
     return life
+
+
+@pytest.mark.parametrize(
+    ("instances", "load", "slower"), [(1, 350.0, 6.0), (2, 700.0, 4.0), (2, 1100.0, 2.5)]
+)
+def test_instances_that_are_added_to_a_model_that_became_slow_stay(
+    instances: int, load: float, slower: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A neighbour, or longer inputs: what was answered before it is no measure of them."""
+    policy = replace(POLICY, max_instances=6)
+    life = Life(rule=rule_named("conch"), policy=policy, applied=settings(instances))
+    life.lasts([load] * 60)
+    monkeypatch.setattr(tests.unit.life, "TRUE", TRUE.scaled(slower))
+    life.lasts([load] * 90)
+    reasons = [decision.reason for decision in life.changes]
+    assert reasons
+    assert Reason.ROLLBACK not in reasons
+
+
+def test_answers_of_the_cache_are_not_what_instances_carried() -> None:
+    """900 of 1000 were hits; 600/s are computed now that all miss."""
+    hits = [
+        replace(timed(T0 - 20.0 + n, arrivals=1000.0, completed=1000.0), cache_hits=900.0)
+        for n in range(10)
+    ]
+    before = Period()
+    for new in hits:
+        before = before.plus(new, slo_s=POLICY.slo_s, full_round=16.0)
+    assert before.answered_rps == pytest.approx(100.0)
+    misses = [answered(T0 + n, 600.0, pending=400.0 * n, arrivals=1000.0) for n in range(1, LOOKS)]
+    assert judged(watch(Period(), before=before), misses) is not Verdict.WORSE
+
+
+@pytest.mark.parametrize("answered_rps", [112.0, 120.0])
+@pytest.mark.parametrize("rose_s", [6.0, 10.0, 14.0])
+def test_a_better_batching_amid_an_overload_is_not_worse(
+    answered_rps: float, rose_s: float
+) -> None:
+    """100/s, then 120/s of which 110/s are answered; then more, in batches eight times as large."""
+    before, pending = Period(), 0.0
+    for n in range(20):
+        load = 120.0 if n >= 20.0 - rose_s else 100.0
+        done = min(load + pending, 110.0)
+        pending += load - done
+        new = timed(T0 - 20.0 + n, arrivals=load, completed=done, pending=pending)
+        if pending:
+            new = answered(T0 - 20.0 + n, done, pending=max(pending, 1.0), arrivals=load)
+        before = before.faded(0.9).plus(new, slo_s=POLICY.slo_s, full_round=32.0)
+    after = []
+    for n in range(1, LOOKS):
+        pending += 120.0 - answered_rps
+        after.append(answered(T0 + n, answered_rps, pending=pending, arrivals=120.0))
+    seen = watch(
+        Period(),
+        before=before,
+        settings=settings(4, batch=64),
+        good=settings(4, batch=8),
+        predicted_s=0.1,
+        burning=True,
+    )
+    if before.saturated:
+        assert judged(seen, after) is not Verdict.WORSE
+
+
+def test_fewer_answers_within_the_slo_are_a_load_that_fell() -> None:
+    """The queue delay keeps twenty waiting, at 400/s after 500/s."""
+    looks = [
+        replace(answered(T0 + n, 400.0, pending=20.0), compute_s=8.0, queue_s=4.0)
+        for n in range(1, LOOKS)
+    ]
+    seen = watch(Period(), before=full(500.0, 40.0))
+    assert judged(seen, looks) is not Verdict.WORSE
+    late = [replace(new, compute_s=40.0) for new in looks]
+    assert judged(seen, late) is Verdict.WORSE
 
 
 @pytest.mark.parametrize("clients", [30.0, 70.0])
