@@ -103,7 +103,7 @@ def _origin(lineage: dict[str, Any]) -> str:
         for gate in lineage.get("gates", []):
             value, limit = gate["value"], gate["limit"]
             lines.append(f"{gate['gate']} = {value:.4g}, {gate['sense']} {limit:.4g}")
-    except (LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         return f"its lineage.json cannot be understood ({type(error).__name__}: {error})"
     return "\n# ".join(lines)
 

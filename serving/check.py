@@ -53,12 +53,12 @@ def check(repository: Repository, names: list[str] | None = None) -> list[Findin
     if names:
         for name in names:
             repository.config_path(name)
+    left_out = hazards.left_out(repository)
     chosen = names or sorted(
         path.name
         for path in repository.root.iterdir()
         if folders.is_folder(path) and path.name != STATE_DIR
     )
-    left_out = hazards.left_out(repository)
     found: list[Finding] = []
     for name in chosen:
         try:
@@ -108,7 +108,7 @@ def _check_model(repository: Repository, name: str) -> Iterator[Finding]:
 
 def _check_model_file(repository: Repository, config: ModelConfig, version: int) -> Finding | None:
     """The finding on a version without its model file; an engine may still be built."""
-    if config.backend == "python":  # one of the hazards
+    if "python" in (config.backend, config.platform):  # one of the hazards
         return None
     folder = repository.root / config.name / str(version)
     wanted = config.default_model_filename
@@ -167,9 +167,9 @@ def _changed_files(folder: Path) -> Iterator[str]:
         if Path(name).is_absolute() or ".." in parts:
             yield f"lineage.json names {shown!r}, which is not in the version's folder"
         elif not folders.is_file(folder / name):
-            yield f"{shown} is missing, lineage.json names it"
+            yield f"{shown!r} is missing, lineage.json names it"
         elif (found := _sha256(folder / name)) != expected:
-            yield f"{shown} was changed: sha256 {found[:12]}, lineage says {expected[:12]}"
+            yield f"{shown!r} was changed: sha256 {found[:12]}, lineage says {expected[:12]}"
 
 
 def _sha256(file: Path) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from math import prod
+from typing import Any
 
 from conch.errors import ConchError, ConfigError, RepositoryError
 from conch.names import model_name
@@ -34,8 +35,8 @@ MOST_SEQUENCES = 2**20
 MOST_WARM_UPS = 10_000
 MOST_WARM_UP_ROWS = 1024
 """Where the config leaves the batch to the model's own."""
-MOST_WARM_UP_BYTES = 2**33
-"""Of one tensor of a sample, at 8 bytes an element."""
+MOST_MADE_BYTES = 2**33
+"""Of all that is made before the first request."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./+@:,=][A-Za-z0-9_./+@:,=-]*")
 _LABEL = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_]*|")
@@ -155,9 +156,11 @@ def _of_model(repository: Repository, name: str) -> tuple[str, set[str]]:
         members = ensembles.members(config)
         for member in members:
             model_name(member)
+        return next(of(repository, config), ""), members
     except ConchError as error:
         return error.message.rstrip("."), set()
-    return next(of(repository, config), ""), members
+    except Exception as error:  # whatever is in it, the others are to be served
+        return f"cannot be looked at ({type(error).__name__}: {error})", set()
 
 
 def of(repository: Repository, config: ModelConfig) -> Iterator[str]:
@@ -194,7 +197,7 @@ def _strings(config: ModelConfig) -> Iterator[tuple[str, str]]:
         yield "model_repository_agents", agent.name
     if ENVIRONMENT in config.parameters:
         value = config.parameters[ENVIRONMENT].string_value
-        yield ENVIRONMENT, value.removeprefix(OWN_FOLDER)
+        yield ENVIRONMENT, value.removeprefix(OWN_FOLDER).replace("/..", "")  # anywhere will do
 
 
 def _too_many(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
@@ -202,14 +205,24 @@ def _too_many(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
     asked = [("instance_group: instances", model_config.instance_count(config), MOST_INSTANCES)]
     oldest = config.sequence_batching.oldest.max_candidate_sequences
     asked.append(("max_candidate_sequences", oldest, MOST_SEQUENCES))
+    if config.HasField("sequence_batching") and not config.sequence_batching.HasField("oldest"):
+        asked.append(("sequence slots (max_batch_size)", config.max_batch_size, MOST_SEQUENCES))
+    made_bytes = 0
     for sample in config.model_warmup:
         name, rows = f"warm-up {sample.name}", max(1, sample.batch_size)
         asked.append((f"{name}: batch_size", rows, config.max_batch_size or MOST_WARM_UP_ROWS))
         asked.append((f"{name}: count", sample.count, MOST_WARM_UPS))
-        for made in sample.inputs.values():
-            size = 8 * rows * prod(max(1, int(dim)) for dim in made.dims)
-            asked.append((f"{name}: bytes", size, MOST_WARM_UP_BYTES))
+        made_bytes += sum(rows * _bytes(made) for made in sample.inputs.values())
+    for state in config.sequence_batching.state:
+        made_bytes += sum(_bytes(made) for made in state.initial_state)
+    asked.append(("bytes of warm-up and initial state", made_bytes, MOST_MADE_BYTES))
     return ((what, value, most) for what, value, most in asked if value > most)
+
+
+def _bytes(made: Any) -> int:
+    """Of a tensor that a config describes."""
+    size = model_config.ITEM_BYTES.get(made.data_type, 8)
+    return size * prod(max(1, int(dim)) for dim in made.dims)
 
 
 def _is_plain(value: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
 from conch.errors import ConfigError
 
@@ -50,9 +50,20 @@ class Batching:
         return max(1, self.max_batch_size) if self.dynamic else 1
 
 
-MOST_CHARACTERS = 2**22
-"""Of a config's text: some 4 s of parsing, and many times its memory. Real ones have a few
+MOST_CHARACTERS = 2**23
+"""Of a config's text: some 7 s of parsing, and many times its memory. Real ones have a few
 thousand."""
+ITEM_BYTES = {
+    number: size
+    for size, names in {
+        1: "BOOL UINT8 INT8",
+        2: "UINT16 INT16 FP16 BF16",
+        4: "UINT32 INT32 FP32",
+        8: "UINT64 INT64 FP64",
+    }.items()
+    for number in (DataType.Value(f"TYPE_{name}") for name in names.split())
+}
+"""Bytes of one element, by data type; a string is as long as it is."""
 
 _RUN = 256 * "\\"
 """The parser's time grows with the square of such a run."""

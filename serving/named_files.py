@@ -14,16 +14,19 @@ from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
-from tritonclient.grpc.model_config_pb2 import DataType, ModelSequenceBatching
-from tritonclient.utils import triton_to_np_dtype
+from tritonclient.grpc.model_config_pb2 import ModelSequenceBatching
 
 from serving import engines, folders
-from serving.model_config import ModelConfig
+from serving.model_config import ITEM_BYTES, ModelConfig
 
 WARM_UP, INITIAL_STATE = "warmup", "initial_state"
 """The folders of a model that Triton looks in for such data."""
 
-_VERSION = re.compile(r"\s*\+?([1-9][0-9]{0,17})", re.ASCII)
+MOST_BYTES = 2**30
+"""Of a file that is read whole."""
+
+_VERSION = re.compile(r"\s*\+?([1-9][0-9]*)", re.ASCII)
+_MOST_VERSION = 2**63 - 1
 
 
 def faults(root: Path, config: ModelConfig) -> Iterator[str]:
@@ -48,33 +51,38 @@ def _named(config: ModelConfig) -> Iterator[tuple[str, str, int | None]]:
     for sample in config.model_warmup:
         for made in sample.inputs.values():
             if made.input_data_file:
-                yield "input_data_file", f"{WARM_UP}/{made.input_data_file}", None
+                yield "input_data_file", _below(WARM_UP, made.input_data_file), None
     for state in config.sequence_batching.state:
         for initial in state.initial_state:
             if initial.data_file:
-                yield "data_file", f"{INITIAL_STATE}/{initial.data_file}", _bytes(initial)
+                yield "data_file", _below(INITIAL_STATE, initial.data_file), _bytes(initial)
+
+
+def _below(folder: str, name: str) -> str:
+    """The path of a file in a folder of the model; an absolute one as it is."""
+    return name if name.startswith("/") else f"{folder}/{name}"
 
 
 def _bytes(initial: ModelSequenceBatching.InitialState) -> int | None:
-    """Of the tensor; None where that depends on what is in it."""
-    kind = triton_to_np_dtype(str(DataType.Name(initial.data_type)).removeprefix("TYPE_"))
-    if kind is None or kind is object or any(dim < 0 for dim in initial.dims):
+    """Of the tensor; None where that depends on what is in it, or the type is not known."""
+    itemsize = ITEM_BYTES.get(initial.data_type)
+    if itemsize is None or any(dim < 0 for dim in initial.dims):
         return None
-    itemsize = 2 if initial.data_type == DataType.Value("TYPE_BF16") else kind().itemsize
-    return int(itemsize * prod(int(dim) for dim in initial.dims))
+    return itemsize * prod(int(dim) for dim in initial.dims)
 
 
 def _unfit(folder: Path, path: str, size: int | None) -> str:
-    """Why Triton must not open the file; empty where it may."""
+    """Why Triton must not open the file; empty where it may. A link may lead anywhere."""
+    if path.startswith("/") or ".." in path.split("/"):
+        return "leads out of the model's folder, where it must be"
     try:
-        found = (folder / path).resolve()
-        if ".." in path.split("/") or not found.is_relative_to(folder.resolve()):
-            return "leads out of the model's folder, where it must be"
-        about = found.stat()
-    except (OSError, RuntimeError, ValueError) as error:
+        about = (folder / path).stat()
+    except (OSError, ValueError) as error:
         return f"is not there ({getattr(error, 'strerror', None) or error})"
     if not stat.S_ISREG(about.st_mode):
         return "must be a regular file; Triton ends on a folder and waits for a pipe"
+    if not 0 < about.st_size <= MOST_BYTES:  # files of the kernel have a size of 0
+        return f"has {about.st_size} bytes, must have 1 to {MOST_BYTES}"
     if size is not None and about.st_size != size:
         return f"has {about.st_size} bytes, must have {size}; Triton may end on any other size"
     return ""
@@ -104,5 +112,6 @@ def _number(name: str) -> int:
         >>> [_number(name) for name in ("3", "2_old", "02", "v1", "__pycache__")]
         [3, 2, 0, 0, 0]
     """
-    match = _VERSION.match(name)
-    return int(match[1]) if match else 0
+    match = _VERSION.match(name[:50])
+    number = int(match[1]) if match else 0
+    return number if number <= _MOST_VERSION else 0

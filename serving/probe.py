@@ -19,7 +19,7 @@ from tritonclient.utils import triton_to_np_dtype
 
 from serving import model_config
 from serving.client import InferenceFailed, SequenceStep, TritonClient
-from serving.model_config import ModelConfig
+from serving.model_config import ITEM_BYTES, ModelConfig
 
 PARAMETER = "probe."
 MOST_BYTES = 2**31
@@ -58,10 +58,9 @@ def probe(
 
 
 def row_bytes(config: ModelConfig) -> int:
-    """Bytes of one row of the synthetic inputs; a string counts as a pointer."""
+    """Bytes of one row of the synthetic inputs; a string counts as 8."""
     return sum(
-        np.dtype(triton_to_np_dtype(_kind(tensor.data_type))).itemsize
-        * prod(max(1, int(dim)) for dim in tensor.dims)
+        ITEM_BYTES.get(tensor.data_type, 8) * prod(max(1, int(dim)) for dim in tensor.dims)
         for tensor in config.input
     )
 
@@ -86,7 +85,7 @@ def synthetic_inputs(
         variable = (sizes or {}).get(tensor.name, 1)
         dims = [variable if dim < 0 else int(dim) for dim in tensor.dims]
         shape = [batch_size, *dims] if config.max_batch_size else dims
-        kind = _kind(tensor.data_type)
+        kind = DataType.Name(tensor.data_type).removeprefix("TYPE_")
         if kind == "STRING":
             sample = model_config.parameter(config, f"{PARAMETER}{tensor.name}")
             string = b"x" if sample is None else base64.b64decode(sample)
@@ -94,8 +93,3 @@ def synthetic_inputs(
         else:
             tensors[tensor.name] = np.ones(shape, dtype=triton_to_np_dtype(kind))
     return tensors
-
-
-def _kind(data_type: int) -> str:
-    """The name that the client has for it, such as ``FP32``."""
-    return str(DataType.Name(data_type)).removeprefix("TYPE_")

@@ -32,7 +32,7 @@ LINEAGE = "lineage.json"
 PLAN_FILE, PLAN_FACTS = "model.plan", "plan.json"
 """A TensorRT engine and what it was built from: added to a published version by its host."""
 LOCK_WAIT_S = 10.0
-_VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_VERSION = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 """What Triton takes for a version: an int64, and none that begins with 0."""
 
 

@@ -150,7 +150,7 @@ BAD: dict[str, Talk] = {
 }
 GOOD: dict[str, Talk] = {
     "empty": _once(_answer(b"")),
-    "many escapes": _once(_answer(b"nv_x{" + b'a="\\\\",' * 200_000 + b"} 1\n")),
+    "many escapes": _once(_answer(b"nv_x{" + b'a="\\\\",' * 200_000 + b"} 1\n" + LINE)),
     "NaN": _once(_answer(b'nv_inference_request_success{model="m"} NaN\n')),
     "Inf": _once(_answer(b'nv_inference_request_success{model="m"} +Inf\n')),
     "closed at its end": _once(PLAIN + LINE),

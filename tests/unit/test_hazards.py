@@ -50,6 +50,7 @@ def test_a_name_that_a_shell_reads_is_a_fault(field: str, value: str) -> None:
         'platform: "tensorrt_plan" cc_model_filenames { key: "9.0" value: "a.plan" }',
         'instance_group { name: "m_0" count: 2 } instance_group { count: 1 }',
         FIELDS["EXECUTION_ENV_PATH"].format("$$TRITON_MODEL_DIRECTORY/env.tar.gz"),
+        FIELDS["EXECUTION_ENV_PATH"].format("$$TRITON_MODEL_DIRECTORY/../env.tar.gz"),
         'parameters { key: "anything" value { string_value: "$(touch x); `y`" } }',
         'input { name: "x y;z" data_type: TYPE_FP32 dims: [1] }',
         'metric_tags { key: "team" value: "a b $(c)" } metric_tags { key: "9" value: "" }',
@@ -75,12 +76,13 @@ def test_what_people_write_is_no_fault(text: str) -> None:
             "sequence_batching { oldest { max_candidate_sequences: 2000000000 } }",
             "max_candidate_sequences: 2000000000, at most 1048576",
         ),
+        ("max_batch_size: 2147483647 sequence_batching { }", "slots (max_batch_size)"),
         ('model_warmup { name: "w" batch_size: 9 } max_batch_size: 8', "batch_size: 9, at most 8"),
         ('model_warmup { name: "w" batch_size: 4000000000 }', "at most 1024"),
         ('model_warmup { name: "w" count: 4000000000 }', "at most 10000"),
         (
             'model_warmup { inputs { key: "x" value { zero_data: true dims: [2000000000000] } } }',
-            "bytes: 16000000000000, at most",
+            "bytes of warm-up and initial state: 16000000000000, at most",
         ),
     ],
 )

@@ -67,7 +67,7 @@ def test_bad_config_is_found(repository, text, severity, says):
 def test_changed_weights_are_found_by_their_hash(repository):
     """A file that is not what the gates judged."""
     (repository.root / "m" / "1" / "model.onnx").write_bytes(b"other")
-    assert "model.onnx was changed" in found(repository)[0][1]
+    assert "'model.onnx' was changed" in found(repository)[0][1]
 
 
 def test_stray_file_is_a_warning(repository):
@@ -109,7 +109,7 @@ def test_a_file_is_read_as_far_as_its_size_says(repository):
     model = repository.root / "m" / "1" / "model.onnx"
     model.unlink()
     model.symlink_to("/proc/self/maps")
-    assert "model.onnx was changed: sha256 e3b0c44298fc" in found(repository)[0][1]  # of nothing
+    assert "'model.onnx' was changed: sha256 e3b0c44298fc" in found(repository)[0][1]  # of nothing
 
 
 def test_a_lineage_too_large_to_be_read_is_a_fault(repository):
