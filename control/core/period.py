@@ -134,7 +134,7 @@ class Period:
 
     @property
     def saturated(self) -> bool:
-        """Whether the queue was full at most looks; at some it is by chance."""
+        """Whether the queue was full at most looks: at a few of them it is by chance."""
         return self.queued_s > 0.0 and self.queued_s >= MOSTLY * self.span_s
 
     @property

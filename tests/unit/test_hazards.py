@@ -228,7 +228,7 @@ def test_an_ensemble_around_a_circle_is_left_out(tmp_path: Path, circle: dict[st
         hazards.require(opened, "far")
 
 
-def test_a_member_that_is_hostile_is_loaded_by_its_ensemble_only_on_paper(tmp_path: Path) -> None:
+def test_a_load_of_an_ensemble_is_refused_where_that_of_its_member_would_be(tmp_path: Path) -> None:
     """Triton loads the members by itself, so a load of the ensemble is refused too."""
     write(tmp_path, "e", 'platform: "ensemble" ' + ENSEMBLE.format("m"))
     write(tmp_path, "m", 'default_model_filename: "a b"')
