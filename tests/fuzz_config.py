@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from control.observe import settings_of, threads_of
-from serving import check, ensembles, model_config
+from serving import check, ensembles, model_config, probe
 from serving.repository import Repository
 from tests.fuzz_mutate import of_bytes
 from tests.fuzz_scratch import is_refused, scratch_repository
@@ -22,6 +22,17 @@ version_policy { specific { versions: [ 1, 2 ] } } response_cache { enable: true
 parameters { key: "intra_op_thread_count" value { string_value: "2" } }
 model_warmup { name: "w" batch_size: 4 inputs { key: "x" value { zero_data: true } } }
 """
+STATEFUL = """
+name: "m" backend: "python" max_batch_size: 8 default_model_filename: "model.py"
+input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }
+output { name: "y" data_type: TYPE_FP32 dims: [ 4 ] label_filename: "labels.txt" }
+sequence_batching { oldest { max_candidate_sequences: 4 } state { input_name: "i" output_name: "o"
+  data_type: TYPE_FP32 dims: [ 4 ]
+  initial_state { name: "s" data_type: TYPE_FP16 dims: [ 4 ] data_file: "state" } } }
+metric_tags { key: "team" value: "a" } model_repository_agents { agents { name: "checksum" } }
+model_warmup { name: "w" batch_size: 1 count: 2
+  inputs { key: "x" value { data_type: TYPE_FP32 dims: [ 4 ] input_data_file: "data" } } }
+"""
 ENSEMBLE = """
 name: "m" platform: "ensemble" max_batch_size: 8
 ensemble_scheduling { step { model_name: "n" model_version: -1
@@ -30,6 +41,7 @@ ensemble_scheduling { step { model_name: "n" model_version: -1
 CONFIGS = [
     *(path.read_text(encoding="utf-8") for path in sorted(EXAMPLES.glob("**/config.pbtxt"))),
     RICH,
+    STATEFUL,
     ENSEMBLE,
 ]
 TOKENS = (
@@ -54,7 +66,7 @@ TOKENS = (
 
 def config(draw: random.Random) -> bool:
     """A config's text: bytes and words; and what is asked of one that still parses."""
-    text = draw.choice([*CONFIGS, RICH, ENSEMBLE])
+    text = draw.choice([*CONFIGS, RICH, STATEFUL, ENSEMBLE])
     words = text.split(" ")
     for _ in range(draw.choice((0, 1, 1, 3))):
         words[draw.randrange(len(words))] = draw.choice([*TOKENS, draw.choice(words)])
@@ -75,6 +87,7 @@ def _use_config(repository: Repository) -> None:
     assert model_config.to_text(again) == model_config.to_text(read)
     settings_of(read)
     threads_of(read)
+    probe.row_bytes(read)
     model_config.can_rebatch(read)
     model_config.granularity(read)
     model_config.reload_kind(read, again)
