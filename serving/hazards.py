@@ -99,6 +99,8 @@ def _reasons(repository: Repository, names: Iterable[str]) -> dict[str, str]:
     left = list(names)
     while left:
         name = left.pop()
+        if name in members:  # looked at once: it may be another at a second look
+            continue
         reason, members[name] = _of_model(repository, name)
         if reason:
             found[name] = reason
@@ -107,7 +109,7 @@ def _reasons(repository: Repository, names: Iterable[str]) -> dict[str, str]:
             for member in sorted(members[name] - members.keys())
             if folders.is_file(repository.root / member / CONFIG)
         ]
-    return found | circular(members) | without(members, found)
+    return without(members, found) | circular(members) | found
 
 
 def circular(members: dict[str, set[str]]) -> dict[str, str]:

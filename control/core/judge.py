@@ -2,8 +2,8 @@
 
 Theory of operation. After a change has settled it is watched for a number of requests or seconds.
 It is worse when requests fail that did not; when a full queue is answered at a lower rate than
-requests were before, whatever the load; when the error budget begins to burn; or when requests
-take longer than before and longer than was predicted, at a load that is not higher.
+before, also at a higher load, and the SLO is missed; when the error budget begins to burn; or when
+requests take longer than before and longer than was predicted, at a load that is not higher.
 Request times count for nothing where a backlog explains them: more instances while the queue of an
 overload drains, and any change that found the queue full and has it full. Its rate counts there.
 """
@@ -143,7 +143,7 @@ def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdic
         return None
     if max(after.came, after.queued_completed) < LEAST_REQUESTS:
         return Verdict.NEUTRAL
-    if _carries_less(watch, policy):
+    if _carries_less(watch, policy, adds=adds):
         return Verdict.WORSE
     if heavier or adds or (before.saturated and after.saturated):
         return _better(watch)
@@ -212,7 +212,7 @@ def _heavier(watch: Watch) -> bool:
     return after.rate_rps > (1.0 + SIMILAR) * before.rate_rps + 2.0 * spread_rps
 
 
-def _carries_less(watch: Watch, policy: Policy) -> bool:
+def _carries_less(watch: Watch, policy: Policy, *, adds: bool) -> bool:
     """Whether a full queue is answered at a lower rate than before, and the SLO is missed.
 
     By more than chance: two standard deviations of the difference of two Poisson rates, or the
@@ -222,7 +222,6 @@ def _carries_less(watch: Watch, policy: Policy) -> bool:
     still knows the fast ones.
     """
     before, after = watch.before, watch.after
-    adds = watch.grows or _is_cheaper(watch, policy)
     before_rps = before.queued_rps if adds else before.queued_rps or before.answered_rps
     if not before_rps or after.queued_rps is None:
         return False

@@ -232,6 +232,8 @@ def test_a_load_of_an_ensemble_is_refused_where_that_of_its_member_would_be(tmp_
     """Triton loads the members by itself, so a load of the ensemble is refused too."""
     write(tmp_path, "e", 'platform: "ensemble" ' + ENSEMBLE.format("m"))
     write(tmp_path, "m", 'default_model_filename: "a b"')
+    write(tmp_path, "both", 'default_model_filename: "a b" ' + ENSEMBLE.format("m"))
+    assert "a shell" in hazards.left_out(Repository(tmp_path))["both"]  # its own reason first
     with pytest.raises(ConfigError, match="its member 'm' is left out"):
         hazards.require(Repository(tmp_path), "e")
 
