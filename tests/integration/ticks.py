@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 from control.loop import ControlLoop, Tick
@@ -24,5 +25,6 @@ def ticks_until(
             stop.set()
 
     loop.run(tick_s=tick_s, stop=stop, duration_s=at_most_s, on_tick=saw)
-    assert stop.is_set(), [(t.decision.reason.name, t.decision.clamps) for t in ticks]
+    told = Counter((t.decision.reason.name, t.decision.clamps) for t in ticks)
+    assert stop.is_set(), f"not in {at_most_s:g} s: {told}"
     return ticks

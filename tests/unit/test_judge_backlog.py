@@ -67,6 +67,14 @@ def test_half_the_answers_to_as_many_clients_are_worse(clients: float, burnt: bo
     assert judged(seen, closed_loop(190.0, clients)) is Verdict.BETTER
 
 
+def test_half_the_answers_of_a_full_queue_are_worse_than_those_of_one_that_was_not() -> None:
+    """14 clients are no full queue of two batches of 8; then the instances take twice as long."""
+    before = full(96.0, 14.0)
+    assert before.queued_rps is None
+    seen = watch(Period(), before=before, predicted_s=None)
+    assert judged(seen, closed_loop(48.0, 20.0)) is Verdict.WORSE
+
+
 @pytest.mark.parametrize("clients", [30.0, 60.0, 70.0])
 def test_smaller_batches_that_halve_the_answers_are_worse(clients: float) -> None:
     """32 before, 8 now: what was no full queue before is one."""
