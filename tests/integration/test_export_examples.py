@@ -12,7 +12,10 @@ import yaml
 from export import keys, pipeline
 from serving.repository import Repository
 
-pytestmark = pytest.mark.alone
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.timeout(1200),  # a real export on a crowded machine; only one that hangs is ended
+]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
