@@ -17,13 +17,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from math import prod
-from typing import Any
 
 from conch.errors import ConchError, ConfigError, RepositoryError
 from conch.names import model_name
 from serving import ensembles, folders, model_config, named_files
-from serving.model_config import ModelConfig
+from serving.model_config import ModelConfig, tensor_bytes
 from serving.repository import CONFIG, STATE_DIR, Repository
 
 ENVIRONMENT = "EXECUTION_ENV_PATH"
@@ -214,17 +212,11 @@ def _too_many(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
         name, rows = f"warm-up {sample.name}", max(1, sample.batch_size)
         asked.append((f"{name}: batch_size", rows, config.max_batch_size or MOST_WARM_UP_ROWS))
         asked.append((f"{name}: count", sample.count, MOST_WARM_UPS))
-        made_bytes += sum(rows * _bytes(made) for made in sample.inputs.values())
+        made_bytes += rows * sum(tensor_bytes(i.data_type, i.dims) for i in sample.inputs.values())
     for state in config.sequence_batching.state:
-        made_bytes += sum(_bytes(made) for made in state.initial_state)
+        made_bytes += sum(tensor_bytes(i.data_type, i.dims) for i in state.initial_state)
     asked.append(("bytes of warm-up and initial state", made_bytes, MOST_MADE_BYTES))
     return ((what, value, most) for what, value, most in asked if value > most)
-
-
-def _bytes(made: Any) -> int:
-    """Of a tensor that a config describes."""
-    size = model_config.ITEM_BYTES.get(made.data_type, 8)
-    return size * prod(max(1, int(dim)) for dim in made.dims)
 
 
 def _is_plain(value: str) -> bool:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
@@ -67,6 +68,16 @@ ITEM_BYTES = {
 
 _RUN = 256 * "\\"
 """The parser's time grows with the square of such a run."""
+
+
+def tensor_bytes(data_type: int, dims: Iterable[int]) -> int:
+    """Bytes of a tensor; a dimension that is open counts as 1, and a string as 8.
+
+    Example:
+        >>> tensor_bytes(DataType.TYPE_FP32, (-1, 3))
+        12
+    """
+    return ITEM_BYTES.get(data_type, 8) * prod(max(1, int(dim)) for dim in dims)
 
 
 def parse(text: str, *, source: str = "config.pbtxt", lenient: bool = False) -> ModelConfig:

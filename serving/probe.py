@@ -9,7 +9,6 @@ import base64
 import secrets
 import time
 from collections.abc import Mapping
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from tritonclient.utils import triton_to_np_dtype
 
 from serving import model_config
 from serving.client import InferenceFailed, SequenceStep, TritonClient
-from serving.model_config import ITEM_BYTES, ModelConfig
+from serving.model_config import ModelConfig, tensor_bytes
 
 PARAMETER = "probe."
 MOST_BYTES = 2**31
@@ -59,10 +58,7 @@ def probe(
 
 def row_bytes(config: ModelConfig) -> int:
     """Bytes of one row of the synthetic inputs; a string counts as 8."""
-    return sum(
-        ITEM_BYTES.get(tensor.data_type, 8) * prod(max(1, int(dim)) for dim in tensor.dims)
-        for tensor in config.input
-    )
+    return sum(tensor_bytes(tensor.data_type, tensor.dims) for tensor in config.input)
 
 
 def synthetic_inputs(

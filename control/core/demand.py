@@ -118,8 +118,7 @@ def measure(
     """The demand at this look, ``ahead_s`` from it; the state has absorbed it already."""
     stable = windows.rate_rps(state.intervals, window_s=policy.stable_window_s, at_s=seen.at_s)
     waiting = seen.counters.pending if seen.counters else 0.0
-    full = applied.largest_batch
-    excess = max(0.0, waiting - full * applied.instances)
+    excess = max(0.0, waiting - applied.full_round)
     spread = dispersion(state.intervals[:-1])
     bounds = bounds_of(state.intervals, spread=spread)
     now_rps = max((bound.low_rps for bound in bounds), default=0.0)
@@ -133,7 +132,7 @@ def measure(
         bounds=bounds,
         pending=waiting,
         excess=excess,
-        drain_s=excess * service.of(full) / (full * applied.instances),
+        drain_s=excess * service.of(applied.largest_batch) / applied.full_round,
         jumping_s=jumping_s(state.intervals, spread=spread),
     )
 

@@ -84,13 +84,13 @@ class Watch:
         return not same_batching(self.settings, self.good)
 
     @property
-    def full_round(self) -> float:
+    def full_round(self) -> int:
         """How many requests all instances take at once, by the smaller of the two settings.
 
         As many filled the queue before the change, or fill it now: a larger batch does not make
         the backlog that it found any smaller.
         """
-        return min(_round(self.settings), _round(self.good))
+        return min(self.settings.full_round, self.good.full_round)
 
     @property
     def raised_batch(self) -> bool:
@@ -103,11 +103,6 @@ class Watch:
             return replace(self, after=self.after.plus_ended(new, full_round=self.full_round))
         after = self.after.plus(new, slo_s=policy.slo_s, full_round=self.full_round)
         return replace(self, after=after)
-
-
-def _round(settings: Settings) -> float:
-    """How many requests all instances take at once."""
-    return float(settings.largest_batch * settings.instances)
 
 
 def same_batching(one: Settings, other: Settings) -> bool:
@@ -228,7 +223,7 @@ def _carries_less(watch: Watch, policy: Policy, *, adds: bool) -> bool:
     if after.came >= LEAST_REQUESTS and after.missed_fraction <= 1.0 - policy.slo_target_fraction:
         return False
     spread_rps = math.sqrt(before_rps / before.span_s + after.queued_rps / after.queued_s)
-    rounds_rps = _round(watch.good) / before.span_s + _round(watch.settings) / after.queued_s
+    rounds_rps = watch.good.full_round / before.span_s + watch.settings.full_round / after.queued_s
     return after.queued_rps < FASTER * before_rps - max(2.0 * spread_rps, rounds_rps)
 
 

@@ -111,7 +111,7 @@ def measured_need(
     if not any(carried > 0.0 for carried in capacities.values()):
         capacities = {count: known.throughput_rps(applied, count) for count in capacities}
     needed = fewest(capacities, rate_rps)
-    if capacities[needed] < rate_rps or waiting > applied.largest_batch * applied.instances:
+    if capacities[needed] < rate_rps or waiting > applied.full_round:
         return applied.instances
     if uses_cores:
         return needed

@@ -98,10 +98,9 @@ class Safety:
             return known
         settled = self.changed_s is None or new.start_s >= self.changed_s + policy.settle_s
         if settled and not in_flight:
-            full_round = float(applied.largest_batch * applied.instances)
             keep = 0.5 ** (new.span_s / policy.stable_window_s)
             recent = known.recent.faded(keep)
-            recent = recent.plus(new, slo_s=policy.slo_s, full_round=full_round)
+            recent = recent.plus(new, slo_s=policy.slo_s, full_round=applied.full_round)
             known = replace(known, recent=recent)
         watch = known.watch
         if watch is None or (in_flight and not watch.reload):

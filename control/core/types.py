@@ -99,6 +99,11 @@ class Settings:
         """The largest batch that an instance can be given from single requests, as is predicted."""
         return min(MOST_BATCHED, max(1, self.max_batch_size)) if self.dynamic_batching else 1
 
+    @property
+    def full_round(self) -> int:
+        """How many single requests all instances take at once; more than that wait."""
+        return self.largest_batch * self.instances
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:

@@ -34,7 +34,7 @@ def first(state: ControlState, seen: Observation, policy: Policy) -> Decision | 
         policy,
         at_s=seen.at_s,
         # A model that never idles lets an in-place change of the count wait for many seconds.
-        fresh=waiting > applied.largest_batch * applied.instances,
+        fresh=waiting > applied.full_round,
         granularity=seen.granularity,
         seen=seen,
         safety=state.safety,

@@ -177,7 +177,7 @@ def asked(
 def _is_saturated(seen: Observation, applied: Settings) -> bool:
     """Whether more waits than the next round of batches takes."""
     waiting = seen.counters.pending if seen.counters is not None else 0.0
-    return waiting > applied.largest_batch * applied.instances
+    return waiting > applied.full_round
 
 
 def _bounded(count: int, seen: Observation, policy: Policy) -> tuple[int, tuple[Clamp, ...]]:
