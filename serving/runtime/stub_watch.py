@@ -215,7 +215,8 @@ class StubWatch:
                 raise
             self._leave([stub.pid for stub in _of(seen, model)])
             seen = self._settled(client, model, triton)
-            alive = stubs.alive_count(seen, model, client.ready_versions(model))
+            count = model_config.instance_count(wanting.groups)
+            alive = stubs.alive_count(seen, model, client.ready_versions(model), count)
             if alive and all(stub.alive for stub in _of(seen, model)):
                 past.complete = (wanting.groups, alive)
         now_s = self._clock()
@@ -246,10 +247,11 @@ class StubWatch:
             return None
         groups = _groups(config)
         complete = self._models.setdefault(model, _Past()).complete
-        expected = model_config.instance_count(config) * len(versions)
+        count = model_config.instance_count(config)
+        expected = count * len(versions)
         if complete is not None and complete[0] == groups:
             expected = min(expected, complete[1])
-        alive = stubs.alive_count(seen, model, versions)
+        alive = stubs.alive_count(seen, model, versions, count)
         if alive >= expected:
             return None
         if not self.knows(model) and stubs.has_strangers(self._triton, self._repository.root):

@@ -4,8 +4,9 @@ Theory of operation. A Triton 2.51 with a dead stub says ready, and fails each r
 to it. A probe cannot choose its instance, but each instance of a Python-based backend is a child
 process of tritonserver, whose command line names the model's file and the instance. A child that
 was killed, or crashed, stays a zombie for as long as Triton keeps the instance; Triton reaps those
-that it ends itself at once. So a zombie that stays is a dead instance, unless a newer process has
-taken its place: a second copy that was loaded since.
+that it ends itself at once. So a zombie that stays is a dead instance, unless as many newer
+processes as the model has instances are there: a second copy that was loaded since. Names do not
+tell: after a smaller and a larger count in place two instances of one copy have the same.
 The path on the command line is as Triton was given its repository: relative, by a link, or as a
 container sees it. A stub of a path that does not lead to the repository is a stranger: whose it is
 cannot be told, and so not either which instances are missing.
@@ -35,8 +36,8 @@ class Stub:
     Attributes:
         model: whose; empty when it died before anyone looked at it.
         version: of the model.
-        instance: Triton's name of the instance; unique within a loaded copy of the model.
-        started_s: when it started, s since boot: which of two of a name is the newer one.
+        instance: Triton's name of the instance; two of a copy may have the same.
+        started_s: when it started, s since boot: which of two is the newer one.
         alive: whether it runs.
         stopped: whether it was stopped by a signal (SIGSTOP).
         resident_bytes: of memory when it last ran.
@@ -50,11 +51,6 @@ class Stub:
     alive: bool = True
     stopped: bool = False
     resident_bytes: int = 0
-
-    @property
-    def key(self) -> tuple[str, int, str]:
-        """What two copies of one instance have in common."""
-        return self.model, self.version, self.instance
 
 
 def parse(
@@ -128,29 +124,32 @@ def has_strangers(triton: int, repository: Path) -> bool:
     return False
 
 
-def serving(stubs: Iterable[Stub]) -> dict[tuple[str, int, str], Stub]:
-    """Of each instance its newest process: the one that Triton gives requests to."""
-    return {stub.key: stub for stub in sorted(stubs, key=lambda stub: stub.started_s)}
+def alive_count(stubs: Collection[Stub], model: str, versions: Collection[int], count: int) -> int:
+    """How many of the instances of these versions run, by the newest processes of each.
 
-
-def alive_count(stubs: Iterable[Stub], model: str, versions: Collection[int]) -> int:
-    """How many instances of these versions of the model run."""
-    return sum(
-        stub.alive
-        for stub in serving(stubs).values()
-        if stub.model == model and stub.version in versions
-    )
-
-
-def suspects(before: Iterable[Stub], now: Iterable[Stub]) -> set[str]:
-    """Models that have fewer instances alive than they had, or a dead one; empty name: unknown.
-
-    What Triton itself has ended (a smaller count, a model unloaded) is among them: who asks next
-    is Triton's config.
+    Args:
+        stubs: what is there.
+        model: whose.
+        versions: that are served.
+        count: instances that each of them has: an older process is one of a copy before.
     """
-    alive = {key for key, stub in serving(now).items() if stub.alive}
-    lost = {key[0] for key, stub in serving(before).items() if stub.alive and key not in alive}
-    return lost | {stub.model for stub in serving(now).values() if not stub.alive}
+    alive = 0
+    for version in versions:
+        own = [stub for stub in stubs if stub.model == model and stub.version == version]
+        own.sort(key=lambda stub: stub.started_s, reverse=True)
+        alive += sum(stub.alive for stub in own[:count])
+    return alive
+
+
+def suspects(before: Iterable[Stub], now: Collection[Stub]) -> set[str]:
+    """Models with fewer processes alive than they had, or a dead one; empty name: unknown.
+
+    What Triton itself has ended (a smaller count, a copy that was replaced, a model unloaded) is
+    among them: who asks next is Triton's config.
+    """
+    alive = {stub.pid for stub in now if stub.alive}
+    lost = {stub.model for stub in before if stub.alive and stub.pid not in alive}
+    return lost | {stub.model for stub in now if not stub.alive}
 
 
 def backends(folder: Path) -> frozenset[str]:

@@ -11,9 +11,10 @@ from serving.runtime.supervisor import TritonServer
 
 
 def alive(server: TritonServer, repository: Repository, model: str) -> list[int]:
-    """Pids of the model's stubs, the newest of each instance."""
+    """Pids of the model's stubs, the newest of each name."""
     seen = stubs.look(server.endpoint.pid or 0, repository.root, {}).values()
-    return [s.pid for s in stubs.serving(seen).values() if s.alive and s.model == model]
+    own = sorted((s for s in seen if s.model == model), key=lambda stub: stub.started_s)
+    return [s.pid for s in {s.instance: s for s in own}.values() if s.alive]
 
 
 def kill(pids: list[int]) -> None:

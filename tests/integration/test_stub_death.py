@@ -24,7 +24,7 @@ from tests.integration.load import ONES, Load
 from tests.integration.onnx_models import publish_double
 from tests.integration.processes import runs
 
-COUNTS = {"one": 1, "two": 2, "other": 1, "kept": 2, "ahead": 1}
+COUNTS = {"one": 1, "two": 2, "other": 1, "kept": 2, "ahead": 1, "again": 3}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_stubs_are_found_by_model_version_and_instance(
 ) -> None:
     """From the command lines of a real Triton, for both Python-based backends."""
     seen = stubs.look(server.endpoint.pid or 0, repository.root, {}).values()
-    assert {s.key for s in seen} == {
+    assert {(s.model, s.version, s.instance) for s in seen} == {
         ("one", 1, "one_0_0"),
         ("two", 1, "two_0_0"),
         ("two", 1, "two_0_1"),
@@ -57,6 +57,9 @@ def test_stubs_are_found_by_model_version_and_instance(
         ("ahead", 1, "ahead_0_0"),
         ("kept", 1, "kept_0_0"),
         ("kept", 1, "kept_0_1"),
+        ("again", 1, "again_0_0"),
+        ("again", 1, "again_0_1"),
+        ("again", 1, "again_0_2"),
         ("double", 1, "double_0_0"),
     }
     assert all(s.alive and s.resident_bytes > 2**20 for s in seen)
@@ -133,6 +136,34 @@ def test_a_change_in_place_works_after_a_stub_died(
         client.infer("two", {"x": ONES})
         after = set(alive(server, repository, "two"))
         assert before < after if count == 3 else before & after  # in place, no second copy
+
+
+def test_the_older_of_two_instances_of_one_name_is_healed_too(
+    server: TritonServer, repository: Repository, client: TritonClient
+) -> None:
+    """Triton 2.51 names a new one by its place, whatever those are called that it keeps."""
+
+    def own() -> list[stubs.Stub]:
+        seen = stubs.look(server.endpoint.pid or 0, repository.root, {}).values()
+        return sorted((s for s in seen if s.model == "again"), key=lambda stub: stub.started_s)
+
+    def older() -> list[int]:
+        last = {stub.instance: stub.pid for stub in own()}
+        return [stub.pid for stub in own() if last[stub.instance] != stub.pid]
+
+    for count in 4 * (2, 3):  # which one goes is not always the same
+        with repository.lock("again"):
+            scripted.set_count(repository.root, "again", count)
+            client.load("again", deadline_s=60)
+        assert wait_until(lambda wanted=count: len(own()) == wanted)
+        if count == 3 and older():
+            break
+    assert older(), own()
+    with capture_logs() as logs:
+        kill(older()[:1])
+        assert wait_until(lambda: healed(logs, "again"), 60)
+    (found,) = [e for e in logs if e["event"] == "model.stub_dead"]
+    assert (found["dead"], found["of"]) == (1, 3)
 
 
 def test_what_triton_ends_itself_is_no_dead_stub(

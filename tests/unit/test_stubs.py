@@ -97,20 +97,35 @@ def test_a_living_stub_that_cannot_be_told_is_a_stranger(
     assert stubs.has_strangers(1, Path("/repo")) == strange
 
 
-def test_the_newest_process_of_an_instance_is_the_one_that_serves() -> None:
+def test_the_newest_processes_are_those_that_serve() -> None:
     """An old copy that goes away counts neither as alive nor as dead."""
     old, new = stub(1, alive=False), stub(2)
-    assert stubs.alive_count([new, old], "m", {1}) == 1
-    assert stubs.suspects([], [new, old]) == set()
+    assert stubs.alive_count([new, old], "m", {1}, 1) == 1
+    assert (
+        stubs.alive_count([replace(old, alive=True), replace(new, alive=False)], "m", {1}, 1) == 0
+    )
     assert stubs.suspects([], [replace(old, alive=True), replace(new, alive=False)]) == {"m"}
+
+
+@pytest.mark.parametrize("dead", [1, 2, 3])
+def test_instances_of_the_same_name_are_told_apart(dead: int) -> None:
+    """As Triton names them after a smaller and a larger count in place."""
+    names = {1: "m_0_2", 2: "m_0_3", 3: "m_0_3"}
+    before = [stub(pid, name) for pid, name in names.items()]
+    now = [replace(one, alive=one.pid != dead) for one in before]
+    assert stubs.alive_count(before, "m", {1}, 3) == 3
+    assert stubs.alive_count(now, "m", {1}, 3) == 2
+    assert stubs.suspects(before, now) == {"m"}
+    gone = [one for one in before if one.pid != dead]
+    assert stubs.suspects(before, gone) == {"m"}
 
 
 def test_another_version_and_another_model_do_not_count() -> None:
     """Only what is served of the model."""
     seen = [stub(1), stub(2, version=2), stub(3, model="n")]
-    assert stubs.alive_count(seen, "m", {1}) == 1
-    assert stubs.alive_count(seen, "m", {1, 2}) == 2
-    assert stubs.alive_count(seen, "m", set()) == 0
+    assert stubs.alive_count(seen, "m", {1}, 1) == 1
+    assert stubs.alive_count(seen, "m", {1, 2}, 1) == 2
+    assert stubs.alive_count(seen, "m", set(), 1) == 0
 
 
 def test_fewer_than_before_are_suspect_even_without_a_zombie() -> None:
