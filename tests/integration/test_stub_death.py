@@ -151,15 +151,22 @@ def test_the_older_of_two_instances_of_one_name_is_healed_too(
         last = {stub.instance: stub.pid for stub in own()}
         return [stub.pid for stub in own() if last[stub.instance] != stub.pid]
 
-    for count in 4 * (2, 3):  # which one goes is not always the same
-        with repository.lock("again"):
-            scripted.set_count(repository.root, "again", count)
-            client.load("again", deadline_s=60)
-        assert wait_until(lambda wanted=count: len(own()) == wanted)
-        if count == 3 and older():
-            break
-    assert older(), own()
+    def settled() -> bool:
+        past = server._stubs._models.values()
+        return all(one.suspected_s is None and not one.busy for one in past)
+
     with capture_logs() as logs:
+        for count in 4 * (2, 3):  # which one goes is not always the same
+            with repository.lock("again"):
+                scripted.set_count(repository.root, "again", count)
+                client.load("again", deadline_s=60)
+            assert wait_until(lambda wanted=count: len(own()) == wanted)
+            if count == 3 and older():
+                break
+        assert older(), own()
+        time.sleep(1.0)  # two looks
+        assert wait_until(settled, 30)
+        assert not [e for e in logs if e["event"] == "model.stub_dead"]
         kill(older()[:1])
         assert wait_until(lambda: healed(logs, "again"), 60)
     (found,) = [e for e in logs if e["event"] == "model.stub_dead"]
