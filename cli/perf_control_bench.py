@@ -251,7 +251,7 @@ def _extent(
                 hint="Example: --seeds 1,2",
             ) from None
     lengths = {
-        name: duration_s or usual.get(name, None if name not in plans.FULL_S else 100.0)
+        name: duration_s or usual.get(name)
         for name in (traces or tuple(usual))
     }
     return lengths, numbers, before_s if warm_up_s is None else warm_up_s

@@ -15,15 +15,13 @@ from control.core.types import Decision, Observation, Policy, Reason
 from perf import slo
 from perf.bench.control import side_by_side
 from perf.bench.control.scenarios import (
-    DIURNAL_HIGH_RPS,
-    DIURNAL_LOW_RPS,
-    DIURNAL_S,
     EMULATED,
     KINDS,
     POLICY,
     Scenario,
     scenario,
 )
+from perf.bench.control.shapes import DIURNAL_HIGH_RPS, DIURNAL_LOW_RPS, DIURNAL_S
 from perf.bench.control.shell import simulate
 from perf.bench.control.side_by_side import Job
 from perf.bench.control.simulated import IDEAL
@@ -128,7 +126,7 @@ def test_a_burst_lies_in_each_slot_of_the_bursts() -> None:
 def test_an_unknown_trace_is_refused() -> None:
     """The message names what is known."""
     with pytest.raises(ConfigError, match="stationary, step, bursts, azure"):
-        scenario("sawtooth", duration_s=60.0, seed=1)
+        scenario("mountain", duration_s=60.0, seed=1)
 
 
 def test_runs_are_the_same_in_any_process_and_are_stored(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ CLAIRVOYANT = "clairvoyant"
 SHOWN = ("conch", STATIC_BEST, "hpa-utilisation:target=0.7", "inferline")
 """The rules that are compared on a real Triton where nobody says otherwise."""
 FULL_S: Mapping[str, float] = {"stationary": 120.0, "step": 240.0, "azure": 300.0, "bursts": 300.0}
+OTHER_S = 300.0
+"""Of a known load that is not among these."""
 QUICK_S: Mapping[str, float] = {"step": 80.0, "azure": 100.0}
 FULL_WARM_UP_S, QUICK_WARM_UP_S = 25.0, 20.0
 LEAST_WARM_UP_S: Mapping[str, float] = {"bursts": 90.0}
@@ -207,7 +209,7 @@ def _scenario(
     if name in KINDS:
         return scenarios.scenario(
             name,
-            duration_s=duration_s or FULL_S[name],
+            duration_s=duration_s or FULL_S.get(name, OTHER_S),
             seed=seed,
             warm_up_s=warm_up_s,
             model=served,
