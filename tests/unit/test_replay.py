@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import json
-import math
+import typing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +14,20 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import root as cli
-from control import checkpoint, codec, replay
+from control import checkpoint, codec, explain, replay
 from control import journal as journals
+from control.core.curves import ServiceTime
 from control.core.policies import rule_named
 from control.core.state import Applied, ControlState
 from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision, Observation, Policy
-from control.history import Rates
 from control.journal import Journal
 from control.journal_reader import Run
-from tests.unit.story import Story, a_policy, in_flight
+from tests.unit.story import Story, a_policy, held_for, in_flight
 from tests.unit.test_journal import ACTION
 
 RULE = rule_named("conch")
-POLICY = a_policy(quiet_s=20.0, cooldown_s=5.0, rebatch=True, rebatch_after_s=10.0)
+POLICY = a_policy(idle_cost=held_for(20.0), cooldown_s=5.0, rebatch=True, rebatch_after_s=10.0)
 
 
 class Recorder:
@@ -36,8 +38,8 @@ class Recorder:
         self.state = ControlState()
         self.decisions: list[Decision] = []
 
-    def starts(self, history: Rates = ()) -> None:
-        """A controller begins, and knows what the journal kept and a Prometheus told."""
+    def starts(self) -> None:
+        """A controller begins, and knows what the journal kept."""
         now_s = self.story.at_s
         self.journal.start_run(
             at_s=now_s, mode="active", policies={"m": self.policy}, rules={"m": RULE}, tick_s=1.0
@@ -45,7 +47,7 @@ class Recorder:
         self.state = ControlState()
         tried = self.journal.tried("m", since_s=now_s - 3600)
         learnt = self.journal.learnt("m")
-        self.takes(Started(at_s=now_s, changes=tried, learnt=learnt, history=history))
+        self.takes(Started(at_s=now_s, changes=tried, learnt=learnt))
 
     def takes(self, event: Event) -> Decision | None:
         """One event."""
@@ -124,23 +126,6 @@ def test_replay_gives_every_decision_again(tmp_path: Path) -> None:
     assert all(r.original_instance_s == r.replayed_instance_s > 100 for _, r in done)
 
 
-def test_replay_begins_with_the_history_that_the_run_began_with(tmp_path: Path) -> None:
-    """Decisions of a season from before are exact; a journal without the key has no history."""
-    with Journal(tmp_path / "j") as journal:
-        recorder = Recorder(journal, Story(policy=POLICY, at_s=20_000.0))
-        recorder.starts(tuple((k * 5.0, 500.0 + 400.0 * math.sin(k / 6)) for k in range(4001)))
-        recorder.passes(50, 500)
-        assert recorder.decisions[1].terms["season_s"] == pytest.approx(60 * math.pi, abs=2.0)
-    ((_, done),) = _runs(tmp_path / "j")
-    assert (done.looks, done.equal) == (50, 50)
-    with Journal(tmp_path / "j") as journal:
-        older = json.dumps({"at_s": 20_000.0, "changes": [], "learnt": {}})
-        journal._execute("UPDATE event SET data = ? WHERE kind = 'started'", (codec.packed(older),))
-    ((_, done),) = _runs(tmp_path / "j")
-    assert done.looks == 50
-    assert done.equal < 10
-
-
 def test_replay_finds_a_decision_that_was_changed(tmp_path: Path) -> None:
     """One bit of one term is enough."""
     _record(tmp_path / "j")
@@ -204,6 +189,50 @@ def test_checkpoint_gives_the_same_memory_back(tmp_path: Path) -> None:
             checkpoint.unpack(evil)
 
 
+def test_checkpoint_names_every_type_that_is_remembered() -> None:
+    """By the annotations, whatever the memory holds; each name is of one type."""
+    named = set(checkpoint.KINDS.values())
+    assert len(named) == len(checkpoint.KINDS)
+    for kind in named:
+        for found in _remembered(kind):
+            assert found in named, f"{found.__name__}, a field of {kind.__name__}"
+
+
+def _remembered(kind: type) -> list[type]:
+    """The records and enums in the fields of one, those in containers, too."""
+    hints = typing.get_type_hints(kind, localns={"ServiceTime": ServiceTime})
+    if dataclasses.is_dataclass(kind):
+        hints = {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
+    pending, found = list(hints.values()), []
+    while pending:
+        hint = pending.pop()
+        pending += typing.get_args(hint)
+        record = dataclasses.is_dataclass(hint) or hasattr(hint, "_fields")
+        if isinstance(hint, type) and (record or issubclass(hint, enum.Enum)):
+            found.append(hint)
+    return found
+
+
+STORED = Path(__file__).parent / "stored" / "journal_1.sqlite"
+"""Written on 2026-11-30, pruned: its second run begins with a checkpoint that names modules."""
+
+
+def test_journal_of_an_older_version_opens_and_replays(tmp_path: Path) -> None:
+    """From its checkpoint on; what this version decides otherwise is counted."""
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(STORED.read_bytes())
+    done = _runs(path)[-1][1]
+    assert (done.looks, done.forgotten) == (55, 0)
+    with Journal(path, read_only=True) as journal:
+        entries = list(journal.entries("m", last=5))
+        told = [explain.lines("m", e.decision, now_s=2000.0, seen=e.observation) for e in entries]
+        assert len(told) == 5
+        assert any("forecast_rps" in line for line in told[0])  # in its own words
+        assert any("1 × instance" in line for line in told[0])
+        assert len(journal.tried("m", since_s=0.0)) == 5
+        assert ControlState.restored(changes=(), learnt=journal.learnt("m"), at_s=2000.0).learnt
+
+
 def _cli(*arguments: str) -> Any:
     return CliRunner().invoke(cli, ["control", "replay", *arguments])
 
@@ -248,7 +277,7 @@ def test_replay_takes_a_value_that_nobody_can_decide_on_for_a_gap(tmp_path: Path
     with Journal(tmp_path / "j", read_only=True) as journal:
         run = journal.runs()[0]
         records = list(journal.records(run.id, "m"))
-    endless = replace(POLICY, step_down_fraction=math.inf)
+    endless = replace(POLICY, slo_target_fraction=1.0)  # nothing may be late: a division by zero
     done = replay.replay(records, RULE, endless)
     assert done.forgotten > 0
     assert done.looks + done.forgotten == sum(isinstance(r.event, Looked) for r in records)
