@@ -76,7 +76,11 @@ if TYPE_CHECKING:
 @click.option("--slo", type=OBJECTIVE, help="p99 objective. [default: 400ms; 100ms with --model]")
 @click.option("--max-instances", type=click.IntRange(1), help="[default: 16; cores with --model]")
 @click.option(
-    "--headroom", type=click.FloatRange(1, 10), default=1.0, help="The policy's headroom preset."
+    "--idle-cost",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Late requests that an idle instance is worth for each hour; 0 holds what there is.",
 )
 @click.option(
     "--load",
@@ -115,7 +119,7 @@ def control_bench(
     shapes: tuple[str, ...],
     slo: float | None,
     max_instances: int | None,
-    headroom: float,
+    idle_cost: float,
     load: float,
     load_time: float | None,
     out: Path,
@@ -145,7 +149,7 @@ def control_bench(
         echo("No GPU: nvidia-smi finds none here. The comparison on one is skipped.")
         return
     served, policy, emulated = _subject(
-        model, repository, shapes, slo, max_instances, headroom, load_time
+        model, repository, shapes, slo, max_instances, idle_cost, load_time
     )
     if device:
         served = gpus.served(gpus.TorchModel(), device)
@@ -186,7 +190,7 @@ def _subject(
     shapes: tuple[str, ...],
     slo_s: float | None,
     max_instances: int | None,
-    headroom: float,
+    idle_cost: float,
     load_s: float | None,
 ) -> tuple[Served, Any, Any]:
     """What is served, what the rules are held to, and the emulator (None for a real model)."""
@@ -194,7 +198,7 @@ def _subject(
     from perf.inputs import parse_shapes
     from serving.repository import Repository
 
-    policy = replace(scenarios.POLICY, headroom=headroom)
+    policy = replace(scenarios.POLICY, idle_cost=idle_cost)
     if model is None:
         emulated = scenarios.EMULATED
         if load_s is not None:
@@ -250,10 +254,7 @@ def _extent(
                 f"seeds: {seeds!r}, must be whole numbers with commas between them.",
                 hint="Example: --seeds 1,2",
             ) from None
-    lengths = {
-        name: duration_s or usual.get(name)
-        for name in (traces or tuple(usual))
-    }
+    lengths = {name: duration_s or usual.get(name) for name in (traces or tuple(usual))}
     return lengths, numbers, before_s if warm_up_s is None else warm_up_s
 
 

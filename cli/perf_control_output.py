@@ -64,7 +64,7 @@ def meta_of(
     hardware = f"{_processor()}, {os.cpu_count()} cores, {gib:.0f} GiB"
     if not plan.simulated:
         hardware += f", Triton {find.find().version}"
-    notes = [f"The policy's headroom is {plan.policy.headroom:g}."]
+    notes = [f"An idle instance-hour is worth {plan.policy.idle_cost:g} late requests."]
     notes += [f"Not finished: {text}" for text in failures]
     return Meta(
         title="Controllers compared" + (" in the simulator" if plan.simulated else ""),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from control.core.types import Clamp, Reason
+from control.core.types import RETIRED, Clamp, Reason
 
 REASONS: Mapping[Reason, str] = MappingProxyType(
     {
+        **dict.fromkeys(RETIRED, "Nothing: only journals of earlier versions have it."),
         Reason.HOLD_NO_DATA: (
             "See the log for `triton.unreachable` or `counters.unreachable`: is the server up, is "
             "`--metrics-url` right?"
@@ -19,13 +20,9 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
             "change anything but a backlog."
         ),
         Reason.HOLD_STEADY: "Nothing.",
-        Reason.HOLD_LOOK_AGAIN: (
-            "Nothing. One look later it knows how many instances the new load takes; an instance "
-            "too few would cost another loading."
-        ),
         Reason.HOLD_QUIET_TIME: (
-            "Nothing. It waits for `quiet`, or for five loading times of an instance where these "
-            "are longer; `patience_s` in its terms says how long."
+            "Nothing. An instance that nobody needs is held until that has cost as much as loading "
+            "it again would, by the `idle_cost` of the policy."
         ),
         Reason.SCALE_UP_LOAD: (
             "Nothing. It is an in-place change of the instance count, or a reload where arrivals "
@@ -35,13 +32,13 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
         Reason.SCALE_UP_BACKLOG: (
             "Nothing. It is mostly a reload, as arrivals wait behind the backlog after a change in "
             "place; on cores that the model fills, in place is faster. When it comes often, "
-            "set `headroom`, or raise `min_instances`, so that bursts find an instance."
+            "lower `idle_cost`, or raise `min_instances`, so that bursts find an instance."
         ),
-        Reason.SCALE_UP_BURSTS: (
-            "Nothing. The load that is there is carried; the largest burst on record would not be. "
-            "`held_rps` in the terms says what it was."
+        Reason.SCALE_UP_RESERVE: (
+            "Nothing. The load is carried; the instances are there for one that nobody foresees. "
+            "Lower `max_instances`, or set `idle_cost`, where others have a use for their room."
         ),
-        Reason.SCALE_DOWN: "Nothing. When it goes down and up in turns, raise `quiet`.",
+        Reason.SCALE_DOWN: "Nothing. When it goes down and up in turns, lower `idle_cost`.",
         Reason.HOLD_CONTRADICTED: (
             "Find out which source is wrong; `conch control explain MODEL` has both figures. "
             "Counters that stand still are those of a server with `--metrics-config "
@@ -130,8 +127,8 @@ CLAMPS: Mapping[Clamp, str] = MappingProxyType(
             "when that is over. If it does not, raise `max_instances` or shrink the model."
         ),
         Clamp.CHANGE_BUDGET: (
-            "Nothing; what adds capacity is never held. When it comes often, raise `quiet`: the "
-            "count goes up and down too much."
+            "Nothing; what adds capacity is never held. When it comes often, lower `idle_cost`: "
+            "the count goes up and down too much."
         ),
         Clamp.CHANGE_IN_FLIGHT: "Nothing; it passes when the change has ended.",
     }

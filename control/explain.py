@@ -14,10 +14,8 @@ _TOLD = frozenset(
         "drain_s",
         "service_alpha_s",
         "service_beta_s",
-        "forecast_rps",
         "expected_p99_s",
         "load_rps",
-        "held_rps",
         "need_rps",
         "slo_s",
         "applied_instances",
@@ -116,8 +114,6 @@ def _inputs(decision: Decision) -> list[str]:
             f"          service time ℓ(b) = {terms['service_alpha_s'] * 1e3:.2f} ms·b + "
             f"{terms['service_beta_s'] * 1e3:.2f} ms (learnt from batch_stats)"
         )
-    if "forecast_rps" in terms:
-        text.append(f"          forecast {terms['forecast_rps']:.1f} req/s")
     if "expected_p99_s" in terms:
         text.append(f"          p99 expected as it is: {terms['expected_p99_s'] * 1e3:.0f} ms")
     return text
@@ -179,6 +175,8 @@ def _formula(decision: Decision) -> list[str]:
     for count, carried in _capacities(decision):
         verdict = "enough" if carried >= terms["need_rps"] else "too little"
         text.append(f"            {count} × instance: {carried:7.1f} req/s  {verdict}")
+    if decision.need is not None:
+        text.append(f"          goal = {decision.need.goal} instances: {_goal(decision)}")
     if "plan_gain" in terms:
         text.append(
             f"          batching plan: batches of {terms['plan_max_batch_size']:.0f}, delay "
@@ -191,17 +189,31 @@ def _formula(decision: Decision) -> list[str]:
 def _need(decision: Decision) -> str:
     """Where the need comes from, in words."""
     terms = decision.terms
-    need_rps, held_rps = terms["need_rps"], terms.get("held_rps", 0.0)
+    need_rps = terms["need_rps"]
     load_rps = terms.get("load_rps", need_rps)
-    if 0.0 < held_rps >= need_rps:
-        return f"held for bursts; the load is at least {load_rps:.1f} req/s"
     if need_rps > load_rps:
         return f"a load of surely {load_rps:.1f} req/s is too much, and is met by its likely rate"
-    return "what the load is at least, over all windows and by its trend"
+    return "what the load is at least, over all windows"
+
+
+def _goal(decision: Decision) -> str:
+    """Where the goal comes from, in words."""
+    need = decision.need
+    assert need is not None  # noqa: S101  # the caller says so
+    applied = decision.applied
+    if need.goal == need.needed:
+        return "what the need takes"
+    if applied is not None and need.goal == need.hold < applied.instances:
+        return "the rest has cost as much idle as loading it again would"
+    if applied is not None and need.goal <= applied.instances:
+        return "held, as nobody else needs their room, or loading them again would cost more"
+    return "all that add capacity, as nobody else needs their room"
 
 
 def _capacities(decision: Decision) -> list[tuple[int, float]]:
-    """(instances, capacity) out of the terms."""
+    """(instances, capacity); out of the terms where an earlier version wrote the decision."""
+    if decision.need is not None:
+        return sorted(decision.need.capacities.items())
     found = [
         (int(name.split("_")[1]), value)
         for name, value in decision.terms.items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,7 +26,6 @@ from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision, Policy, Reason, Settings
 from control.freeze import Freezes
 from control.healer import Healer
-from control.history import Rates, nothing
 from control.journal import Journal
 from control.mending import Mender
 from control.observe import Observer, Survey
@@ -73,7 +72,6 @@ class ControlLoop:
         shares: of the budget that the models have together; None without one.
         frozen: what a person froze, read at each tick.
         fence: raises when another controller has taken over; asked before each tick.
-        history: the arrival rates of these models from before, asked once at the start.
         keep_journal_s: ticks without an action are forgotten after this long.
         clock: seconds since the epoch; must not jump (``control.clock``).
         wall: what people's clocks say: a freeze ends by it.
@@ -91,7 +89,6 @@ class ControlLoop:
     shares: Shares | None = None
     frozen: Callable[[], Freezes] = Freezes
     fence: Callable[[], None] = lambda: None
-    history: Callable[[Collection[str]], Mapping[str, Rates]] = nothing
     keep_journal_s: float = 7 * 86400.0
     clock: Callable[[], float] = time.time
     wall: Callable[[], float] = time.time
@@ -112,25 +109,17 @@ class ControlLoop:
     def start(self, *, stop: threading.Event | None = None) -> None:
         """Bring what is on disk into force, where an earlier controller died in between.
 
-        And remember what it tried in the last hour: budget, cooldown and what failed; and what
-        came before, where a history tells. A model that cannot be reconciled does not keep the
-        others from being controlled. An advisory loop has only the history. ``stop`` ends the
-        waiting for a server that hangs in a load.
+        And remember what it tried in the last hour: budget, cooldown and what failed. A model that
+        cannot be reconciled does not keep the others from being controlled. An advisory loop
+        remembers nothing. ``stop`` ends the waiting for a server that hangs in a load.
         """
-        active = self.mode is Mode.ACTIVE
-        for model in self.policies if active else ():
-            jobs.alone(model, "model.not_reconciled", partial(self._reconcile, model, stop))
-        try:
-            rates = self.history(list(self.policies))  # last: it must reach up to the first look
-        except Exception as error:
-            log.warning("history.unreadable", error=outcome.said(error))
-            rates = {}
+        if self.mode is not Mode.ACTIVE:
+            return
         for model in self.policies:
-            began = Started(at_s=self.clock(), history=rates.get(model, ()))
-            if active:
-                began = outcome.remembered(self.journal, model, began)
-            if active or began.history:
-                jobs.alone(model, "model.not_restored", partial(self._step, model, began))
+            jobs.alone(model, "model.not_reconciled", partial(self._reconcile, model, stop))
+        for model in self.policies:
+            began = outcome.remembered(self.journal, model, Started(at_s=self.clock()))
+            jobs.alone(model, "model.not_restored", partial(self._step, model, began))
 
     def _load(self, model: str) -> bool:
         """Bring the model's file into force, where it is ours."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import structlog
 from pydantic import Field, model_validator
 
 from conch import config_file
@@ -24,7 +27,18 @@ from control.core.types import (
     Policy,
 )
 
+log = structlog.get_logger()
+
 BOUNDS = (MIN_INSTANCES, MAX_INSTANCES, MAX_BATCH_SIZE)
+RETIRED: Mapping[str, str] = MappingProxyType(
+    {
+        "quiet": "Instances are no longer given up for quiet; set `idle_cost` where they cost "
+        "something.",
+        "headroom": "All instances that the policy allows are held; set `idle_cost` where they "
+        "cost something.",
+    }
+)
+"""Keys that earlier versions had: what a policy with one of them is told."""
 
 
 class ModelPolicy(FileModel):
@@ -61,9 +75,12 @@ class ModelPolicy(FileModel):
     rebatch_after: Duration = Field(
         30.0, description="Watch the same settings this long before each batching plan."
     )
-    quiet: Duration = Field(
-        30.0,
-        description="Scale down only after this long without need, or five loading times if more.",
+    idle_cost: float = Field(
+        0.0,
+        ge=0,
+        description="Late requests that an idle instance is worth for each hour, where others have "
+        "a use for what it takes (a cluster, a power budget); it is given back when holding it has "
+        "cost as much as loading it again. 0: instances are held.",
     )
     cooldown: Duration = Field(
         5.0, description="Least time between a change and a scale down or rebatch."
@@ -86,12 +103,6 @@ class ModelPolicy(FileModel):
     )
     target: float = Field(
         0.99, gt=0, lt=1, description="Share of the requests that must meet the objective."
-    )
-    headroom: float = Field(
-        1.0,
-        ge=1,
-        le=10,
-        description="Hold instances for this many times the load: 2 meets a doubling at once.",
     )
     weight: float = Field(1.0, gt=0, description="Of this model where a budget is shared.")
     versions: list[int] = Field(
@@ -143,7 +154,7 @@ class ModelPolicy(FileModel):
             margin_fraction=self.margin,
             fast_window_s=self.fast_window,
             stable_window_s=self.stable_window,
-            quiet_s=self.quiet,
+            idle_cost=self.idle_cost,
             cooldown_s=self.cooldown,
             blocked_s=self.blocked,
             rebatch=self.rebatch,
@@ -151,7 +162,6 @@ class ModelPolicy(FileModel):
             reloads_per_hour=self.reloads_per_hour,
             copies_per_hour=self.copies_per_hour,
             slo_target_fraction=self.target,
-            headroom=self.headroom,
             weight=self.weight,
             versions=tuple(self.versions),
             response_cache=self.response_cache,
@@ -205,7 +215,10 @@ class PolicyFile(FileModel):
     @classmethod
     def _inherit(cls, data: Any) -> Any:
         """Each model's section, laid over the defaults."""
-        if not isinstance(data, dict) or not isinstance(data.get("models"), dict):
+        if not isinstance(data, dict):
+            return data
+        data = _without_retired(data)
+        if not isinstance(data.get("models"), dict):
             return data
         base = data.get("defaults") or {}
         if not isinstance(base, dict):
@@ -243,6 +256,27 @@ class PolicyFile(FileModel):
         """
         section = self.models.get(name, self.defaults)
         return rule_named(section.rule, section.rule_options)
+
+
+def _without_retired(data: dict[Any, Any]) -> dict[Any, Any]:
+    """The file without the keys that have no meaning any more, each of which is told once."""
+    models = data.get("models")
+    sections = list(models.values()) if isinstance(models, dict) else []
+    sections.append(data.get("defaults"))
+    found = {key for section in sections if isinstance(section, dict) for key in section}
+    for key in RETIRED.keys() & found:
+        log.warning("policy.key_retired", key=key, hint=RETIRED[key])
+
+    def kept(section: Any) -> Any:
+        if not isinstance(section, dict):
+            return section
+        return {key: value for key, value in section.items() if key not in RETIRED}
+
+    if "defaults" in data:
+        data = {**data, "defaults": kept(data["defaults"])}
+    if isinstance(models, dict):
+        data = {**data, "models": {name: kept(section) for name, section in models.items()}}
+    return data
 
 
 def load(path: Path) -> PolicyFile:

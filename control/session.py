@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -16,11 +16,9 @@ from control import freeze, jobs
 from control.actuator import Actuator
 from control.baseline import Baseline
 from control.clock import OnClock, SteadyClock
-from control.core import seasonal
 from control.core.budget import Limit, Shares
 from control.core.types import Policy
 from control.healer import Healer
-from control.history import PrometheusHistory, Rates, nothing
 from control.journal import Journal, OnTrouble
 from control.lease import sole_writer
 from control.loop import ControlLoop, Mode
@@ -133,7 +131,6 @@ def session(
             shares=shares_of(policy, found.policies),
             frozen=partial(freeze.read, repository),
             fence=fence,
-            history=history_of(policy),
             keep_journal_s=policy.keep_journal,
             clock=clock,
             probation=probation,
@@ -240,14 +237,6 @@ def shares_of(policy: PolicyFile, policies: Mapping[str, Policy]) -> Shares | No
             hint="Raise it, or control fewer models.",
         )
     return Shares(limit=limit, policies=policies)
-
-
-def history_of(policy: PolicyFile) -> Callable[[Collection[str]], Mapping[str, Rates]]:
-    """Who tells the arrival rates from before: Prometheus where the policy names one, or nobody."""
-    if not policy.prometheus:
-        return nothing
-    before = PrometheusHistory(policy.prometheus, instance=policy.prometheus_instance)
-    return partial(before.rates, last_s=seasonal.RECALLED_S, step_s=seasonal.BIN_S)
 
 
 def _source(

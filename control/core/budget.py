@@ -169,28 +169,22 @@ def want_of(
             second = min(in_flight.settings.instances, in_flight.before.instances)
         elif before is not None:
             second = before.second
-    terms = decision.terms
+    need = decision.need
     old = before or Want(model=model, needed=held, hold=held)
     if decision.reason is Reason.HOLD_IDLE:
         old = Want(model=model, needed=policy.min_instances, hold=policy.min_instances)
-    capacities = {
-        int(name[9:-4]): value
-        for name, value in terms.items()
-        if name.startswith("capacity_") and name.endswith("_rps")
-    }
-    needed = int(terms.get("needed_instances", old.needed))
     on_gpu = seen.gpu_fraction is not None
     return Want(
         model=model,
         weight=policy.weight,
         held=held,
         second=second,
-        needed=needed,
-        hold=max(needed, int(terms.get("hold_instances", old.hold))),
+        needed=need.needed if need else old.needed,
+        hold=max(need.needed, need.hold) if need else max(old.needed, old.hold),
         min_instances=policy.min_instances,
         max_instances=policy.max_instances,
-        rate_rps=_averaged(old.rate_rps, terms.get("fast_rps"), policy.fast_window_s),
-        capacities=capacities or old.capacities,
+        rate_rps=_averaged(old.rate_rps, need.rate_rps if need else None, policy.fast_window_s),
+        capacities=need.capacities if need else old.capacities,
         cores_each=0.0 if on_gpu else float(seen.threads),
         bytes_each=seen.memory_copy_bytes or old.bytes_each,
     )

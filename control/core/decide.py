@@ -1,13 +1,12 @@
 """One tick: what was seen and what is remembered become a decision.
 
-Theory of operation. The load that must be carried is a lower confidence bound over several windows
-(``demand``), times the headroom that the owner asks for; while the error budget is spent, at least
-the level times the largest burst on record (``headroom``). Capacity per instance count comes from
-the learnt service time through the queue model. Up at once: in place, or by a second copy where
-what waits at the end of the loading would miss the SLO. Down when fewer instances were enough for
-the whole patience. The batching is planned when the settings have been watched for a while. Missing
-data, and a controller that has just started, can only hold; only a backlog may act before the first
-stable window is full.
+Theory of operation. The load is a lower confidence bound over several windows (``demand``).
+Capacity per instance count comes from the learnt service time through the queue model. The goal is
+what carries the load, and beyond it what costs nobody anything (``wanted``). Up at once: in place,
+or by a second copy where what waits at the end of the loading would miss the SLO. Down only where
+an idle instance has a price, or others need its room. The batching is planned when the settings
+have been watched for a while. Missing data, and a controller that has just started, can only hold;
+only a backlog may act before the first stable window is full.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
-from control.core import cache_switch, out_of_bounds, quality, reload_cost, shortage, undo, windows
+from control.core import cache_switch, out_of_bounds, quality, reload_cost, undo, windows
 from control.core import demand as demands
 from control.core.demand import Demand
 from control.core.guard import guard, may_act_at_s, no_count_helps
 from control.core.planner import BatchingPlan, Knowledge, plan_batching
-from control.core.state import LOOK_S, ControlState
+from control.core.state import ControlState
 from control.core.terms import terms_of
 from control.core.types import (
     MAX_BATCH_SIZE,
@@ -31,19 +30,17 @@ from control.core.types import (
     Reason,
     Settings,
 )
-from control.core.wanted import Expected, Wanted, expected, load_ends, wanted
+from control.core.wanted import Expected, Wanted, expected, held_for_s, wanted
 
 WAIT_FOR_SHARE_S = 10.0
 """So long those that hold more than their share of the budget may take to give it up."""
-LOOKS_A_LOAD = 0.25
-"""A second look at a jump may take this share of a loading time: it spares a second loading."""
 FIRST_PLAN_S = 2.0
 DRAINED_IN_S = 2.0
 """What waits when a batching is planned is to be gone after so long. With the arrivals alone, one
 MiniLM instance was chosen amid 137 that waited, and a second one 4 s later."""
 LEAST_LOOKS = 3
 """A time without need is made up by several looks, not by one long one."""
-SCALE_UPS = (Reason.SCALE_UP_BACKLOG, Reason.SCALE_UP_LOAD, Reason.SCALE_UP_BURSTS)
+SCALE_UPS = (Reason.SCALE_UP_BACKLOG, Reason.SCALE_UP_LOAD, Reason.SCALE_UP_RESERVE)
 CALM = (Reason.HOLD_STEADY, Reason.HOLD_QUIET_TIME)
 CORRECTED_BEYOND = 0.1
 """Predictions within this share of what is seen are good enough; κ corrects what is beyond."""
@@ -77,7 +74,6 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         state,
         seen,
         policy,
-        ahead_s=state.load_s(policy) + LOOK_S,
         applied=applied,
         service=service,
         fast_rps=fast_rps,
@@ -86,7 +82,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     if state.intervals != before:
         state = _account(state, seen, demand, now, policy)
     want = wanted(state, demand, known, applied, at_s=seen.at_s)
-    state = _remember(state, seen.at_s, applied, want, policy)
+    state = _remember(state, seen.at_s, want, seen.cap)
     versions = quality.look(state, seen, applied, want, known)
     state = cache_switch.judged(versions.state, applied, known)
     reason, proposal, plan = _propose(state, seen, applied, want, known)
@@ -99,7 +95,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     if versions.decision is not None and not _comes_first(reason, want):
         decision, known = versions.decision, versions.known
     terms = terms_of(state, want, service, now, plan, decision, policy, cap=seen.cap)
-    decision = replace(decision, terms={**terms, **versions.terms})
+    decision = replace(decision, need=want.need, terms={**terms, **versions.terms})
     if decision.changes and decision.desired is not None:
         state = _proposed(state, decision.reason, decision.desired, demand, known)
     return decision, state
@@ -178,9 +174,6 @@ def _account(
     return replace(
         state,
         safety=safety,
-        headroom=state.headroom.update(
-            at_s=newest.end_s, mean_rps=demand.fast_rps, low_rps=demand.load_rps
-        ),
         budget=state.budget.absorb(newest, policy),
     )
 
@@ -194,8 +187,10 @@ def _propose(
     if warm and out_of_bounds.surplus(seen, applied, policy):
         most = applied.instances - out_of_bounds.surplus(seen, applied, policy)
         return Reason.OVER_BUDGET, replace(applied, instances=most), None
-    if want.needed > applied.instances and (warm or want.panic):
-        return *_more(state, seen, applied, want), None
+    if want.goal > applied.instances and (warm or want.panic):
+        more = _more(state, seen, applied, want)
+        if more is not None:
+            return *more, None
     plan = None
     due = _plan_is_due(state, policy, want, warm=warm, at_s=at_s)
     if policy.rebatch and known.can_rebatch and due:
@@ -215,14 +210,21 @@ def _propose(
         return Reason.HOLD_WARMING_UP, applied, plan
     if want.overloaded or (want.panic and applied.instances >= max(want.capacities)):
         return Reason.AT_LIMIT, applied, plan
-    if want.needed < applied.instances:
-        quiet = at_s - (state.started_s or at_s) >= want.patience_s and state.looks >= LEAST_LOOKS
-        to_carry_rps = policy.hysteresis * max(want.need_rps, demand.stable_rps)
-        room = want.capacities.get(want.hold, 0.0) >= to_carry_rps
-        if quiet and want.hold < applied.instances and room and not want.panic:
-            return Reason.SCALE_DOWN, replace(applied, instances=want.hold), plan
-        return Reason.HOLD_QUIET_TIME, applied, plan
+    if policy.idle_cost > 0.0 and min(want.needed, want.goal) < applied.instances:
+        return *_fewer(state, seen, applied, want, policy), plan
     return want.steady, applied, plan
+
+
+def _fewer(
+    state: ControlState, seen: Observation, applied: Settings, want: Wanted, policy: Policy
+) -> tuple[Reason, Settings]:
+    """Reason and proposal where an idle instance has a price and fewer would do."""
+    held_s = held_for_s(policy, want.capacities[applied.instances], load_s=want.load_s)
+    # Before the first look somebody may have needed them all.
+    watched = seen.at_s - (state.started_s or seen.at_s) >= held_s and state.looks >= LEAST_LOOKS
+    if want.goal < applied.instances and not want.panic and watched:
+        return Reason.SCALE_DOWN, replace(applied, instances=want.goal)
+    return Reason.HOLD_QUIET_TIME, applied
 
 
 def _may_rebatch(want: Wanted, policy: Policy) -> bool:
@@ -232,18 +234,15 @@ def _may_rebatch(want: Wanted, policy: Policy) -> bool:
 
 def _more(
     state: ControlState, seen: Observation, applied: Settings, want: Wanted
-) -> tuple[Reason, Settings]:
-    """Reason and proposal where more instances are needed."""
+) -> tuple[Reason, Settings] | None:
+    """Reason and proposal where more instances are called for; None where those may wait."""
+    short = want.needed > applied.instances
     if _waits_for_share(state, seen, applied, want):
-        return Reason.AT_LIMIT, applied
-    if 0.0 < want.demand.jumping_s <= LOOKS_A_LOAD * want.load_s:
-        return Reason.HOLD_LOOK_AGAIN, applied
-    reason = Reason.SCALE_UP_BACKLOG if want.panic else Reason.SCALE_UP_LOAD
-    if want.for_bursts:
-        reason = Reason.SCALE_UP_BURSTS
-        if load_ends(state, want, at_s=seen.at_s):
-            return want.steady, applied
-    return reason, replace(applied, instances=want.needed)
+        return (Reason.AT_LIMIT, applied) if short else None
+    reason = Reason.SCALE_UP_LOAD if short else Reason.SCALE_UP_RESERVE
+    if want.panic:
+        reason = Reason.SCALE_UP_BACKLOG
+    return reason, replace(applied, instances=want.goal)
 
 
 def _guarded(
@@ -312,14 +311,17 @@ def _plan_is_due(
 def _waits_for_share(
     state: ControlState, seen: Observation, applied: Settings, want: Wanted
 ) -> bool:
-    """Whether the budget allows only a part of the need, and may soon allow all of it.
+    """Whether the budget allows no more, or a part of a need that it may soon allow as a whole.
 
     A saturated model that grows by too little has that change in flight until its queue is empty.
     """
-    if seen.cap is None or not applied.instances < seen.cap < want.needed:
+    if seen.cap is None:
         return False
-    recent = [count for at_s, count in state.wanted if at_s > seen.at_s - WAIT_FOR_SHARE_S]
-    return len(recent) < 2 or min(recent) <= seen.cap
+    if seen.cap <= applied.instances:
+        return True
+    if seen.cap >= want.needed or state.short_since_s is None:
+        return False
+    return seen.at_s - state.short_since_s < WAIT_FOR_SHARE_S
 
 
 def _no_data(
@@ -349,15 +351,17 @@ def _missing(state: ControlState, seen: Observation, fast_rps: float | None) -> 
     return [name for name, value in parts.items() if value is None]
 
 
-def _remember(
-    state: ControlState, at_s: float, applied: Settings, want: Wanted, policy: Policy
-) -> ControlState:
-    """The memory with this tick's need, older than the patience is dropped, and its shortage."""
-    recent = tuple(w for w in state.wanted if w[0] > at_s - want.patience_s)
-    state = replace(state, wanted=(*recent, (at_s, want.at_least)))
-    if want.needed <= applied.instances or not _is_warm(state, at_s, policy):
-        return state
-    return replace(state, shortages=shortage.seen(state, want, applied, policy, at_s=at_s))
+def _remember(state: ControlState, at_s: float, want: Wanted, cap: int | None) -> ControlState:
+    """The memory with this look's need: of earlier ones only those that are greater."""
+    longer = tuple(w for w in state.wanted if w[1] > want.at_least)
+    short = cap is not None and want.needed > cap
+    since_s = at_s if state.short_since_s is None else state.short_since_s
+    return replace(
+        state,
+        wanted=(*longer, (at_s, want.at_least)),
+        peak_rps=max(state.peak_rps, want.demand.load_rps),
+        short_since_s=since_s if short else None,
+    )
 
 
 def _is_warm(state: ControlState, at_s: float, policy: Policy) -> bool:

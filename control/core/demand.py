@@ -1,4 +1,4 @@
-"""The load that must be carried: what it is at least, where it goes, and what already waits.
+"""The load that must be carried: what it is at least, and what already waits.
 
 Theory of operation. A short window sees a jump early but is noisy: 150 req/s counted for one second
 are 150 ± 12. A long one is exact but late. So each window gives a lower confidence bound, the mean
@@ -26,9 +26,6 @@ WINDOWS = ((0.5, 3.0), (1.0, 3.0), (2.0, 2.5), (4.0, 2.0), (8.0, 1.5), (16.0, 1.
 WHOLE = 0.9
 """Of a window, looks make it up: ticks of 0.4998 s would put two of them into half a second, and
 see half of a jump."""
-SURE = 2.0
-"""Standard deviations of its error that are taken off a forecast. With one, a stationary load cost
-9 % more for nothing in the simulator; with two, a climb still adds an instance in time."""
 JUMP, JUMP_Z, JUMP_WITHIN_S, JUMP_BEFORE_S = 1.5, 4.0, 2.0, 2.0
 """The level has jumped where a window of at most 2 s has 1.5 times the rate of what came before it
 (2 s or more), by 4 standard deviations."""
@@ -36,8 +33,6 @@ JUMPED = 0.5
 """The share of its z that such a window keeps. That there is a new level is sure then, and only how
 high it is is not: a load just above the capacity no longer waits for certainty while the queue
 grows. In the simulator, 3 seeds: bursts 99.3 to 99.8 % for 2 % more cost, the Azure trace equal."""
-LEAP_Z = 2.0
-"""Standard deviations by which two looks in a row differ where the load jumped within one."""
 DISPERSION = (1.0, 16.0)
 """Limits of the index of dispersion; measured request streams have 1 to 16."""
 
@@ -65,25 +60,20 @@ class Demand:
 
     Attributes:
         fast_rps, stable_rps: mean arrival rates over the policy's two windows.
-        load_rps: what the arrival rate is at least, over all windows; with the trend, where it
-            will be when a change made now is in force.
-        forecast_rps: the rate by level and damped trend when a change made now is in force.
+        load_rps: what the arrival rate is at least, over all windows.
         bounds: by window, the shortest first.
         pending: requests that wait.
         excess: of these, what the next round of batches does not take.
         drain_s: how long the excess takes at full batches.
-        jumping_s: length of the newest look, where the load has jumped within it; 0 elsewhere.
     """
 
     fast_rps: float
     stable_rps: float
     load_rps: float
-    forecast_rps: float
     bounds: tuple[Bound, ...]
     pending: float
     excess: float
     drain_s: float
-    jumping_s: float = 0.0
 
     def sized_rps(self, capacity_rps: float) -> float:
         """What to size for once the load is surely more than ``capacity_rps``; else the load.
@@ -110,30 +100,24 @@ def measure(
     seen: Observation,
     policy: Policy,
     *,
-    ahead_s: float,
     applied: Settings,
     service: ServiceTime,
     fast_rps: float,
 ) -> Demand:
-    """The demand at this look, ``ahead_s`` from it; the state has absorbed it already."""
+    """The demand at this look; the state has absorbed it already."""
     stable = windows.rate_rps(state.intervals, window_s=policy.stable_window_s, at_s=seen.at_s)
     waiting = seen.counters.pending if seen.counters else 0.0
     excess = max(0.0, waiting - applied.full_round)
     spread = dispersion(state.intervals[:-1])
     bounds = bounds_of(state.intervals, spread=spread)
-    now_rps = max((bound.low_rps for bound in bounds), default=0.0)
-    ahead_rps = state.foresight.ahead_rps(ahead_s)
-    trend_rps = ahead_rps - SURE * state.foresight.residual_rps
     return Demand(
         fast_rps=fast_rps,
         stable_rps=fast_rps if stable is None else stable,
-        load_rps=max(now_rps, trend_rps),
-        forecast_rps=ahead_rps,
+        load_rps=max((bound.low_rps for bound in bounds), default=0.0),
         bounds=bounds,
         pending=waiting,
         excess=excess,
         drain_s=excess * service.of(applied.largest_batch) / applied.full_round,
-        jumping_s=jumping_s(state.intervals, spread=spread),
     )
 
 
@@ -174,26 +158,6 @@ def bounds_of(intervals: Sequence[Interval], *, spread: float) -> tuple[Bound, .
         if not at and span_s < WHOLE * window_s:
             break
     return tuple(found)
-
-
-def jumping_s(intervals: Sequence[Interval], *, spread: float) -> float:
-    """Length of the newest interval if the load jumped within it, and did not in the one before.
-
-    Such an interval has seen a part of the new level only.
-    """
-    if len(intervals) < 3:
-        return 0.0
-    earlier, before, newest = intervals[-3:]
-    if _leapt(before, newest, spread=spread) and not _leapt(earlier, before, spread=spread):
-        return newest.span_s
-    return 0.0
-
-
-def _leapt(one: Interval, other: Interval, *, spread: float) -> bool:
-    """Whether the other interval has surely ``JUMP`` times the rate of the first."""
-    expected = one.uncached * other.span_s / one.span_s
-    error = math.sqrt(spread * (other.uncached + expected * other.span_s / one.span_s))
-    return other.uncached > JUMP * expected and other.uncached - expected > LEAP_Z * error
 
 
 def _jumped(

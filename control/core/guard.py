@@ -15,6 +15,9 @@ from control.core.types import Clamp, Observation, Policy, Settings
 
 COPY_MARGIN = 1.2
 """A copy is expected to take this many times what one took so far."""
+STEP_DOWN = 0.5
+"""Of the instances, at most this share goes in one step, at least one: what fewer carry is a
+prediction."""
 LEAST_WAIT_S = 1.0
 """After a first failure, where there is no cooldown."""
 MOST_DOUBLED = 20
@@ -241,7 +244,7 @@ def _bounded(
     if cap is not None and count > max(cap, 1) and count > applied.instances:
         count = max(cap, 1, applied.instances)
         clamps.append(Clamp.BUDGET)
-    step = max(granularity, math.floor(applied.instances * policy.step_down_fraction))
+    step = max(granularity, math.floor(applied.instances * STEP_DOWN))
     owed = cap is not None and applied.instances > cap and count >= cap
     if applied.instances - count > step and not undo and not owed:
         count = applied.instances - step

@@ -28,6 +28,8 @@ CHEAPER = 0.9
 """A version that was seen must take less than this share of the time to be changed to."""
 AS_DEAR = 0.97
 """The version in force goes when it takes this share of the time of a better one, or more."""
+TO_SPARE = 1.05
+"""A better version must carry this many times the load to come back."""
 EVIDENT_BATCHES = 10.0
 
 
@@ -63,7 +65,6 @@ def look(
     most = policy.max_instances if seen.cap is None else min(policy.max_instances, seen.cap)
     allowed = range(policy.min_instances, max(most, policy.min_instances) + 1)
     most_rps = max(want.capacities[count] for count in {*allowed, applied.instances})
-    # What is held for bursts costs instances, never quality.
     short = most_rps < want.demand.sized_rps(most_rps) and _hurts(state, want, known)
     better = _better(ladder, applied, want, allowed)
     fits = better is not None and better.fits and not want.panic
@@ -169,7 +170,7 @@ def _better(ladder: _Ladder, applied: Settings, want: Wanted, allowed: range) ->
     counts = [count for count in allowed if count <= sure] or [allowed[0]]
     every = known.capacities(applied)
     carried = {count: every[count] for count in counts}
-    need_rps = policy.hysteresis * max(want.demand.load_rps, want.demand.stable_rps)
+    need_rps = TO_SPARE * max(want.demand.load_rps, want.demand.stable_rps)
     count = fewest(carried, need_rps)
     return _Better(
         version=version,

@@ -125,6 +125,13 @@ def refused_from_plain(data: Mapping[str, Any], refused: Iterable[int | None] = 
     return min((count for count in rows if count > 1), default=None)
 
 
+def peak_from_plain(data: Mapping[str, Any]) -> float:
+    """The highest load on record; 0 where that cannot be read, or in what an older journal has."""
+    with suppress(KeyError, TypeError, ValueError, OverflowError):
+        return _number(data["peak_rps"])
+    return 0.0
+
+
 def away_s(data: Mapping[str, Any], *, at_s: float) -> float:
     """How long ago it was saved, by the ``saved_s`` in it; 0 where it does not say, or says later.
 

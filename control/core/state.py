@@ -12,21 +12,18 @@ from control.core.agreement import Agreement
 from control.core.bounds import CpuUse, effective
 from control.core.burn_rate import ErrorBudget
 from control.core.cache_use import CacheUse
-from control.core.foresight import Foresight
-from control.core.headroom import Headroom
 from control.core.pace import Pace
 from control.core.safety import Safety
 from control.core.service_time import Learnt
-from control.core.shortage import Shortage
 from control.core.types import Observation, Policy, Settings
 from control.core.versions import Versions
 from control.core.windows import Interval
 
 LOADS_LOOKED_AT = 5
+HORIZON_S = 30.0
+"""So long intervals are kept: for the widest window, and to tell how arrivals scatter."""
 LONGER_TICK = 1.5
 """Ticks that take longer than the policy's limit are trusted up to this many times the last one."""
-LOOK_S = 1.0
-"""How old a look is on average when what follows from it begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,18 +84,17 @@ class ControlState:
         last: the newest look.
         intervals: trusted ones, newest last.
         learnt: service times.
-        wanted: (at_s, instances that the load needed) over the quiet time.
+        wanted: (at_s, instances) that the load needed, each until it needed as many again.
         changes: what was tried in the last hour, newest last.
         settings_since_s: since when the batching settings in force are the same.
         planned_s: when the batching was planned last.
         in_flight: the change that is being applied, if any.
-        foresight: of the arrival rate.
-        headroom: the bursts that came before.
+        peak_rps: the highest load on record: what was sure of it.
+        short_since_s: since when more is needed than the budget allows; None where it allows it.
         budget: requests that met and missed the SLO lately.
         safety: the change that is being judged, what is undone and blocked, and κ.
         cache: what its response cache answered.
         versions: what is known of the versions that are not in force.
-        shortages: counts that were too few lately.
         gap_s: how long the gap before the newest look was; 0 where it came in time.
         owner: the settings of the owner's own configuration, else those that were found in force.
         owner_told: whether a look told of it.
@@ -118,13 +114,12 @@ class ControlState:
     settings_since_s: float = 0.0
     planned_s: float = 0.0
     in_flight: InFlight | None = None
-    foresight: Foresight = field(default_factory=Foresight)
-    headroom: Headroom = field(default_factory=Headroom)
+    peak_rps: float = 0.0
+    short_since_s: float | None = None
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     safety: Safety = field(default_factory=Safety)
     cache: CacheUse = field(default_factory=CacheUse)
     versions: Versions = field(default_factory=Versions)
-    shortages: tuple[Shortage, ...] = ()
     gap_s: float = 0.0
     owner: Settings | None = None
     owner_told: bool = False
@@ -158,8 +153,8 @@ class ControlState:
             waits=self.cpu.waits,
         )
 
-    def absorb(self, seen: Observation, policy: Policy) -> ControlState:
-        """The memory after one more look.
+    def absorb(self, seen: Observation, policy: Policy, *, keep_s: float = 0.0) -> ControlState:
+        """The memory after one more look; intervals are kept for at least ``keep_s``.
 
         A look without a trusted interval is a gap: what was quiet before it proves nothing after
         it, so the quiet time starts again. But for one that comes again and again: then the ticks
@@ -169,19 +164,17 @@ class ControlState:
         if self._same_sample(seen) or (self.last is not None and not _is_whole(seen)):
             return self
         if self.last is not None and seen.at_s < self.last.at_s:
-            return self._set_back(seen.at_s, policy)._absorbed(seen, policy)
-        return self._absorbed(seen, policy)
+            return self._set_back(seen.at_s, policy)._absorbed(seen, policy, keep_s)
+        return self._absorbed(seen, policy, keep_s)
 
-    def _absorbed(self, seen: Observation, policy: Policy) -> ControlState:
+    def _absorbed(self, seen: Observation, policy: Policy, keep_s: float) -> ControlState:
         """The memory with a look that has a sample of its own."""
         new, gap_s = None, 0.0
         if self.last is not None:
-            # No single look may make up the quiet time: what it spans it does not tell apart.
-            longest_s = min(policy.stale_s, policy.quiet_s / 2)
-            stale_s = max(longest_s, LONGER_TICK * self.gap_s)
+            stale_s = max(policy.stale_s, LONGER_TICK * self.gap_s)
             new = windows.interval(self.last, seen, stale_s=stale_s)
             span_s = min(seen.sampled_s - self.last.sampled_s, seen.at_s - self.last.at_s)
-            gap_s = span_s if span_s > longest_s else 0.0
+            gap_s = span_s if span_s > policy.stale_s else 0.0
         agreement, pace, stepped = self.agreement, self.pace, False
         if new is not None:
             agreement = agreement.absorb(new, apart_s=seen.at_s - seen.sampled_s)
@@ -195,7 +188,6 @@ class ControlState:
         since_s = self.settings_since_s
         if self.last is None or not _same_batching(self.last.applied, seen.applied):
             since_s = seen.at_s
-        horizon_s = max(policy.stable_window_s, policy.quiet_s)
         return replace(
             self,
             started_s=seen.at_s if gap or self.started_s is None else self.started_s,
@@ -204,8 +196,8 @@ class ControlState:
             # Those before a contradiction was noticed may be of the same lie.
             intervals=windows.keep(
                 () if agreement.broken else (*self.intervals, new) if new else self.intervals,
-                window_s=horizon_s,
-                at_s=seen.at_s,
+                window_s=max(policy.stable_window_s, HORIZON_S, keep_s),
+                at_s=seen.sampled_s,
             ),
             # Statistics are summed over versions: across their change they are of both.
             learnt=self._learn(new, policy) if versions is self.versions else learnt,
@@ -214,7 +206,6 @@ class ControlState:
             pace=pace,
             looks=0 if gap else self.looks + 1,
             cpu=self.cpu.absorb(self.last, seen, busy_s=new.busy_s if new else 0.0),
-            foresight=self.foresight.absorb(new, horizon_s=self.load_s(policy) + LOOK_S),
             cache=self.cache.absorb(
                 new,
                 on=seen.applied is not None and seen.applied.response_cache,
@@ -256,10 +247,6 @@ class ControlState:
                     for block in safety.blocked
                 ),
             ),
-            shortages=tuple(
-                replace(one, until_s=min(one.until_s, at_s + policy.blocked_s))
-                for one in self.shortages
-            ),
         )
 
     def _same_sample(self, seen: Observation) -> bool:
@@ -289,6 +276,7 @@ class ControlState:
             learnt=saved.from_plain(learnt, away_s=away_s),
             versions=saved.versions_from_plain(learnt, away_s=away_s),
             cache=CacheUse(trials=trials),
+            peak_rps=saved.peak_from_plain(learnt),
             safety=Safety(
                 refused_rows=saved.refused_from_plain(learnt, (c.refused_rows for c in changes))
             ),
@@ -302,6 +290,7 @@ class ControlState:
             **saved.versions_to_plain(self.versions, now=now),
             **saved.trials_to_plain(self.cache.trials),
             "refused_rows": self.safety.refused_rows,
+            "peak_rps": self.peak_rps,
             "saved_s": at_s,
         }
 

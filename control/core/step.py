@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from control.core import undo, windows
-from control.core.foresight import Foresight
 from control.core.policies.rule import Rule
 from control.core.state import Applied, ControlState, InFlight
 from control.core.types import Decision, Observation, Policy, Reason
@@ -25,13 +24,11 @@ class Started:
         at_s: when.
         changes: what was tried in the last hour, by the journal.
         learnt: service times in their saved form; empty when there are none.
-        history: arrival rates from before, as ``Foresight.recalled`` takes them.
     """
 
     at_s: float
     changes: tuple[Applied, ...] = ()
     learnt: Mapping[str, Any] = field(default_factory=dict)
-    history: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +67,9 @@ def step(
     """
     match event:
         case Started():
-            restored = ControlState.restored(
+            return ControlState.restored(
                 changes=event.changes, learnt=event.learnt, at_s=event.at_s
-            )
-            foresight = Foresight.recalled(event.history, until_s=event.at_s)
-            return replace(restored, foresight=foresight), None
+            ), None
         case Looked():
             seen = windows.usable(event.seen)
             if seen is None:

@@ -33,16 +33,15 @@ class Reason(enum.Enum):
     HOLD_IDLE = "hold: nobody has asked this model anything yet"
     HOLD_WARMING_UP = "hold: the first stable window is not full"
     HOLD_STEADY = "hold: the capacity fits the load"
-    HOLD_LOOK_AGAIN = "hold: the load jumped within this look, the next one shows how far"
-    HOLD_QUIET_TIME = "hold: smaller would do, but not for long enough yet"
+    HOLD_QUIET_TIME = "hold: smaller would do, but loading again may cost more than holding"
     HOLD_CONTRADICTED = "hold: the counters and the statistics of the server contradict each other"
     HOLD_FROZEN = "hold: a person froze this model"
     HOLD_EDITED = "hold: config.pbtxt was edited by hand and is not in force"
     HOLD_RULE = "hold: the rule is content with what is applied"
     SCALE_UP_LOAD = "scale up: the load needs more capacity"
     SCALE_UP_BACKLOG = "scale up: the waiting requests endanger the SLO"
-    SCALE_UP_BURSTS = "scale up: bursts as they came before would need more capacity"
-    SCALE_DOWN = "scale down: fewer instances carried the peak of the whole window"
+    SCALE_UP_RESERVE = "scale up: more instances carry more, and nobody else needs their room"
+    SCALE_DOWN = "scale down: an idle instance has cost as much as loading it again"
     SCALE_BY_RULE = "scale: the rule asks for another instance count"
     ROLLBACK = "rollback: the last change made things worse"
     QUALITY_DOWN = "quality down: a cheaper version, as no allowed count carries the load"
@@ -52,6 +51,12 @@ class Reason(enum.Enum):
     OUT_OF_BOUNDS = "out of bounds: the applied count is not what the policy allows"
     AT_LIMIT = "at the limit: the load needs more than the policy allows"
     OVER_BUDGET = "over budget: others need the instances that are beyond this model's share"
+    HOLD_LOOK_AGAIN = "hold: the load jumped within this look, the next one shows how far"
+    SCALE_UP_BURSTS = "scale up: bursts as they came before would need more capacity"
+
+
+RETIRED = frozenset({Reason.HOLD_LOOK_AGAIN, Reason.SCALE_UP_BURSTS})
+"""Of earlier versions, whose journals can be read; no decision has them any more."""
 
 
 class Clamp(enum.Enum):
@@ -198,9 +203,8 @@ class Policy:
         margin_fraction: ε; capacity is what keeps p99 within (1 - ε) of the SLO.
         utilisation_limit: ρ; capacity is never above this share of the full-batch rate.
         fast_window_s, stable_window_s: averaging of the arrival rate.
-        quiet_s: how long a smaller count must have been enough before a scale down.
-        hysteresis: a scale down needs this many times the load as capacity.
-        step_down_fraction: of the instances, at most this share goes in one step (at least one).
+        idle_cost: late requests that an instance costs for each hour in which nobody needs it; 0
+            where nobody else has a use for what it takes.
         cooldown_s: least time between a change and the next scale down or rebatch.
         settle_s: measurements this soon after a change are not learnt from.
         stale_s: a gap longer than this between looks makes the older ones useless.
@@ -211,7 +215,6 @@ class Policy:
         copies_per_hour: second copies for a scale up of a saturated model, at most.
         blocked_s: how long a target that failed is not tried again.
         slo_target_fraction: share of the requests that must meet the SLO.
-        headroom: instances are held for this many times the load; 1 trusts the forecast.
         weight: of this model where a budget is shared.
         versions: interchangeable ones, best quality first; empty switches the quality knob off.
         response_cache: whether the response cache may be switched on and off.
@@ -235,9 +238,7 @@ class Policy:
     utilisation_limit: float = 0.95
     fast_window_s: float = 2.0
     stable_window_s: float = 6.0
-    quiet_s: float = 30.0
-    hysteresis: float = 1.05
-    step_down_fraction: float = 0.5
+    idle_cost: float = 0.0
     cooldown_s: float = 5.0
     settle_s: float = 3.0
     stale_s: float = 10.0
@@ -248,7 +249,6 @@ class Policy:
     copies_per_hour: int = 20
     blocked_s: float = 600.0
     slo_target_fraction: float = 0.99
-    headroom: float = 1.0
     weight: float = 1.0
     versions: tuple[int, ...] = ()
     response_cache: bool = False
@@ -265,6 +265,26 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """The instances that a model's load calls for.
+
+    Attributes:
+        rate_rps: mean arrivals over the fast window.
+        needed: the fewest instances that carry the load; the most useful where none does.
+        hold: the most that were needed while what an instance costs idle is less than loading it
+            again would; of the last half minute where idle instances cost nothing.
+        goal: what to have where no other model needs the room; at least ``needed``.
+        capacities: Λ in requests/s by instance count.
+    """
+
+    rate_rps: float
+    needed: int
+    hold: int
+    goal: int
+    capacities: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """What to do, why, and every number that led there.
 
@@ -275,7 +295,8 @@ class Decision:
         desired: what to apply; equal to ``applied`` for a hold.
         fresh: apply it by a full reload even where an in-place update would do. A saturated model
             can starve an in-place update for many seconds; a second copy has a queue of its own.
-        terms: the numbers of the formula, by name with unit suffix.
+        need: what the load calls for; None where this look does not tell.
+        terms: the numbers of the formula, by name with unit suffix, for people.
         clamps: what the guard changed, in order.
         may_act_at_s: when the guard allows the next change.
     """
@@ -286,6 +307,7 @@ class Decision:
     applied: Settings | None
     desired: Settings | None
     fresh: bool = False
+    need: Need | None = None
     terms: Mapping[str, float] = field(default_factory=dict)
     clamps: tuple[Clamp, ...] = ()
     may_act_at_s: float = 0.0

@@ -1,4 +1,14 @@
-"""What the load calls for: the capacity that is needed, and the fewest instances that have it."""
+"""What the load calls for: the capacity that is needed, and the instances to have.
+
+Theory of operation. Where idle instances cost nothing, the goal is the most that still add
+capacity: nobody else has a use for them, and each is room for a load that nobody foresaw. Where the
+owner named no most, they are added up to ``RESERVE`` times the highest load on record. Nothing is
+given up for quiet.
+Where the policy has an ``idle_cost``, an instance is held until what it cost while nobody needed it
+equals what loading it again would cost in late requests. This break-even rule costs at most twice
+the best release times in hindsight (ski rental; Karlin et al., *Competitive Randomized Algorithms
+for Nonuniform Problems*, 1994, the deterministic case).
+"""
 
 from __future__ import annotations
 
@@ -6,25 +16,26 @@ import functools
 import math
 from dataclasses import dataclass
 
-from control.core import queueing, shortage
+from control.core import queueing
 from control.core.demand import Demand
 from control.core.planner import Knowledge, fewest
 from control.core.second_copy import ScaleUp
 from control.core.service_time import ServiceTime
 from control.core.state import ControlState
-from control.core.types import Reason, Settings
+from control.core.types import MAX_INSTANCES, Need, Policy, Reason, Settings
 
+RESERVE = 2.0
+"""Capacity as a multiple of the highest load on record; more is worth nothing."""
 LOADS_KEPT = 5.0
-"""Patience is at least this many load times: instances that load slowly are let go late."""
+"""A better version must have carried the load for this many loading times to come back."""
 SEEN_AND_DRAINED_S = 2.0
-"""What it takes to see a burst and to drain what it left, beside the loading."""
-LEVEL_OF_LOAD = 1.5
-"""The level that bursts are held upon is at most this many times the load that is there now."""
-LEVEL_KEPT = 0.5
-"""No instance is added for bursts while less than this share of the last minute's load comes."""
+"""What it takes to see a rise and to drain what it left, beside the loading."""
+RECENT_S = 30.0
+"""Where idle instances cost nothing, what was needed this long ago is still held before others."""
 OUT_OF_REACH = 0.5
 """Where no count keeps the SLO, instances are counted by this share of their throughput: the queue
 must not grow."""
+HOUR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,33 +45,31 @@ class Wanted:
     Attributes:
         demand: the load.
         need_rps: what the capacity must be.
-        held_rps: of that, for bursts that came before, or the headroom that the policy asks for.
-        capacities: Λ by instance count, of those that were too few at most what was seen.
+        capacities: Λ by instance count.
         needed: the fewest instances that carry the need.
-        at_least: of these, what the load needs for sure, or a panic; the patience looks at it.
-        hold: the most that were needed over the patience.
+        at_least: what the load of the stable window needs, or a panic; what is held looks at it.
+        hold: the most that were needed while holding them was the cheaper way.
+        goal: the instances to have.
         load_s: how long an instance takes to load.
-        patience_s: how long a smaller count must have been enough.
+        patience_s: how long a better version must have carried the load to come back.
         panic: the backlog alone takes more than half the SLO to drain.
         fresh: whether a scale up is made by a second copy.
         reachable: whether any count keeps the SLO at any load; ``capacities`` are shares of the
             throughput where none does.
-        for_bursts: whether more than is applied is needed for bursts that came before alone.
     """
 
     demand: Demand
     need_rps: float
-    held_rps: float
     capacities: dict[int, float]
     needed: int
     at_least: int
     hold: int
+    goal: int
     load_s: float
     patience_s: float
     panic: bool
     fresh: bool
     reachable: bool = True
-    for_bursts: bool = False
 
     @property
     def overloaded(self) -> bool:
@@ -72,6 +81,17 @@ class Wanted:
         """Why nothing is changed where the count fits."""
         return Reason.HOLD_STEADY if self.reachable else Reason.AT_LIMIT
 
+    @property
+    def need(self) -> Need:
+        """For the budget, and for whoever reads the decision."""
+        return Need(
+            rate_rps=self.demand.fast_rps,
+            needed=self.needed,
+            hold=self.hold,
+            goal=self.goal,
+            capacities=self.capacities,
+        )
+
 
 def wanted(
     state: ControlState, demand: Demand, known: Knowledge, applied: Settings, *, at_s: float
@@ -79,43 +99,77 @@ def wanted(
     """The instances that the load calls for, with these settings of the batching."""
     policy = known.policy
     load_s = state.load_s(policy)
-    patience_s = max(policy.quiet_s, LOADS_KEPT * load_s)
-    capacities = shortage.capped(known.capacities(applied), state.shortages, applied, at_s=at_s)
+    capacities = known.capacities(applied)
     reachable = any(carried > 0 for carried in capacities.values())
     if not reachable:
         capacities = {
             count: OUT_OF_REACH * known.throughput_rps(applied, count) for count in capacities
         }
-    held_rps = _held_rps(state, demand, known, capacities, load_s=load_s, at_s=at_s)
-    need_rps = max(demand.sized_rps(capacities[applied.instances]), held_rps)
+    need_rps = demand.sized_rps(capacities[applied.instances])
     panic = demand.drain_s > policy.slo_s / 2
     if panic:  # what waits is evidence of a greater load: its mean counts, not its lower bound
         need_rps = max(need_rps, demand.fast_rps)
     needed = fewest(capacities, need_rps)
-    at_least = fewest(capacities, demand.load_rps)
+    at_least = fewest(capacities, max(demand.load_rps, demand.stable_rps))
     if panic:  # more instances never hurt a backlog as long as they add capacity at all
         needed = max(needed, applied.instances)
-        at_least = max(at_least, needed)  # fewer were not enough: not for the patience, either
-    before = (count for at, count in state.wanted if at > at_s - patience_s)
+        at_least = max(at_least, needed)  # fewer were not enough: nor are they to be held
+    before = (
+        count
+        for needed_s, count in state.wanted
+        if at_s - needed_s < held_for_s(policy, capacities.get(count, 0.0), load_s=load_s)
+    )
+    hold = max((at_least, *before))
+    goal = max(needed, _goal(state, applied, capacities, hold, policy))
     return Wanted(
         demand=demand,
         need_rps=need_rps,
-        held_rps=held_rps,
         capacities=capacities,
         needed=needed,
         at_least=at_least,
-        hold=max(at_least, fewest(capacities, held_rps), *before),
+        hold=hold,
+        goal=goal,
         load_s=load_s,
-        patience_s=patience_s,
+        patience_s=LOADS_KEPT * load_s,
         panic=panic,
-        fresh=needed > applied.instances
-        and _scale_up(state, demand, known, applied, needed, load_s=load_s, panic=panic).by_copy(),
+        fresh=goal > applied.instances
+        and _scale_up(state, demand, known, applied, goal, load_s=load_s, panic=panic).by_copy(),
         reachable=reachable,
-        for_bursts=not panic
-        and policy.headroom <= 1.0
-        and needed > applied.instances
-        and capacities[applied.instances] >= demand.sized_rps(capacities[applied.instances]),
     )
+
+
+def held_for_s(policy: Policy, carried_rps: float, *, load_s: float) -> float:
+    """For how long an instance is held that nobody needs.
+
+    Until it has cost as much as the requests that come while it is loaded again: all of those are
+    late, as they wait in one queue.
+
+    Args:
+        policy: its ``idle_cost``.
+        carried_rps: what comes when it is needed again: Λ of its count.
+        load_s: how long an instance takes to load.
+
+    Example:
+        100 late requests an instance-hour, 50 req/s, 3 s to load: 5 s · 50 = 250 late requests, as
+        much as 2.5 hours idle.
+    """
+    if policy.idle_cost <= 0.0:
+        return RECENT_S
+    return HOUR_S * carried_rps * (load_s + SEEN_AND_DRAINED_S) / policy.idle_cost
+
+
+def _goal(
+    state: ControlState,
+    applied: Settings,
+    capacities: dict[int, float],
+    hold: int,
+    policy: Policy,
+) -> int:
+    """The instances to have, whatever the load of this moment."""
+    if policy.idle_cost > 0.0:
+        return min(hold, applied.instances)
+    enough_rps = RESERVE * state.peak_rps if MAX_INSTANCES in policy.unwritten else math.inf
+    return max(applied.instances, fewest(capacities, enough_rps))
 
 
 def _scale_up(
@@ -141,44 +195,6 @@ def _scale_up(
         load_s=load_s,
         reload_s=state.reload_s(known.policy),
         slo_s=known.policy.slo_s,
-    )
-
-
-def _held_rps(
-    state: ControlState,
-    demand: Demand,
-    known: Knowledge,
-    capacities: dict[int, float],
-    *,
-    load_s: float,
-    at_s: float,
-) -> float:
-    """The load to hold instances for beside the present one; 0 for none."""
-    policy = known.policy
-    level_rps = min(state.headroom.level_rps(), demand.load_rps)
-    learnt_rps = state.headroom.held_rps(
-        allowed_fraction=1.0 - policy.slo_target_fraction,
-        loss_s=load_s + SEEN_AND_DRAINED_S,
-        carried_rps=capacities[fewest(capacities, level_rps)],
-        at_s=at_s,
-        most_rps=LEVEL_OF_LOAD * demand.load_rps,
-    )
-    if policy.headroom <= 1.0:
-        return learnt_rps
-    now_rps = max(demand.load_rps, demand.stable_rps)
-    return max(learnt_rps, policy.headroom * min(state.headroom.climbed_rps(), now_rps))
-
-
-def load_ends(state: ControlState, want: Wanted, *, at_s: float) -> bool:
-    """Whether the load has just fallen: what it was before looks like a burst then."""
-    level_rps = state.headroom.level_rps()
-    if min(want.demand.fast_rps, want.demand.stable_rps) < LEVEL_KEPT * level_rps:
-        return True
-    return any(
-        change.before is not None
-        and change.settings.instances < change.before.instances
-        and at_s - change.at_s < want.patience_s
-        for change in state.changes
     )
 
 

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from conch.errors import ConchError, ConfigError, TritonUnavailable
-from control.history import PrometheusHistory
 from control.page import MOST_BYTES
 from control.sources import PrometheusCounters, Sample, ScrapedCounters
 from tests.integration.conftest import wait_until
@@ -260,16 +259,13 @@ ANSWERS: dict[str, object] = {
 
 @pytest.mark.parametrize("kind", [*BAD, *ANSWERS])
 def test_a_bad_prometheus_is_no_data(kind: str) -> None:
-    """Nor is it a history; the same pages and some of its own."""
+    """The same pages and some of its own."""
     talk = BAD[kind] if kind in BAD else _once(_answer(json.dumps(ANSWERS[kind]).encode()))
     with _server(talk) as url:
         source = PrometheusCounters(url, deadline_s=DEADLINE_S / 4)
         found = _bounded(lambda: source.sample(["m"]))
         assert isinstance(found, TritonUnavailable)
         assert not isinstance(found, ConfigError)
-    with _server(talk) as url:
-        history = PrometheusHistory(url, deadline_s=DEADLINE_S)
-        assert _bounded(lambda: history.rates(["m"], last_s=60, step_s=5)) == {}
 
 
 def test_a_deep_answer_of_a_prometheus_is_no_data() -> None:

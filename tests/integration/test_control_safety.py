@@ -52,7 +52,7 @@ QUICK = ModelPolicy(
     rebatch=False,
     fast_window=0.5,
     stable_window=1.5,
-    quiet=3.0,
+    idle_cost=1_000_000.0,  # the third of three is held for some 6 s
     cooldown=0.5,
 )
 RATE_RPS = 60.0
@@ -259,7 +259,7 @@ class Controller:
 
 
 def test_a_killed_controller_is_followed_by_the_one_that_waits(served, tmp_path: Path) -> None:
-    """Not while the first is only stopped; and three instances stay for one whole quiet time."""
+    """Not while the first is only stopped; and three instances stay for as long as they pay."""
     repository, client, endpoint = served
     config = repository.read_config("restarted")
     config.instance_group[0].count = 3
@@ -269,7 +269,7 @@ def test_a_killed_controller_is_followed_by_the_one_that_waits(served, tmp_path:
     policy.write_text(
         f"tick: {TICK_S}\nmodels:\n  restarted: "
         "{slo: 200ms, max_instances: 3, max_batch_size: 4, rebatch: false, fast_window: 500ms, "
-        "stable_window: 1500ms, quiet: 3s, cooldown: 500ms, load_time: 200ms}\n"
+        "stable_window: 1500ms, idle_cost: 400000, cooldown: 500ms, load_time: 200ms}\n"
     )
     with ExitStack() as stack:
         results = stack.enter_context(
@@ -287,12 +287,14 @@ def test_a_killed_controller_is_followed_by_the_one_that_waits(served, tmp_path:
         assert second.process.poll() is None
         first.ends()
         assert wait_until(
-            lambda: any(d["desired"] != d["applied"] for d in second.decisions), timeout_s=20
+            lambda: any(d["desired"] != d["applied"] for d in second.decisions), timeout_s=30
         )
     assert all(d["desired"] == d["applied"] for d in first.decisions)
     change = next(d for d in second.decisions if d["desired"] != d["applied"])
     assert change["reason"] == Reason.SCALE_DOWN.name
-    assert change["at_s"] - second.decisions[0]["at_s"] >= QUICK.quiet
+    need = change["need"]
+    held_s = 3600.0 * need["capacities"]["3"] * 2.2 / 400_000  # 0.2 s to load, 2 s to see
+    assert change["at_s"] - second.decisions[0]["at_s"] >= 0.8 * held_s > 5.0
     assert results[0].number_of(Outcome.FAILED) == 0
 
 

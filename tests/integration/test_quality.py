@@ -33,7 +33,6 @@ POLICY = ModelPolicy(
     rebatch=False,
     fast_window=0.5,
     stable_window=1.5,
-    quiet=2.0,
     cooldown=0.5,
     load_time=0.3,
 )

@@ -46,10 +46,20 @@ def loaded_in(seconds: float) -> Applied:
     )
 
 
+def held_for(seconds: float) -> float:
+    """An ``idle_cost`` at which the story's second instance is held so long without need, some."""
+    return 3600.0 * 1200.0 * 4.0 / seconds
+
+
 def a_policy(**changes: object) -> Policy:
-    """A policy with an SLO of 50 ms, 4 instances on 4 cores, and short windows."""
+    """A policy with an SLO of 50 ms, 4 instances on 4 cores, and a price for idle ones."""
     base = Policy(
-        slo_s=0.05, max_instances=4, max_batch_size=32, cores=4, rebatch=False, quiet_s=40
+        slo_s=0.05,
+        max_instances=4,
+        max_batch_size=32,
+        cores=4,
+        rebatch=False,
+        idle_cost=held_for(40),
     )
     return replace(base, **changes)
 

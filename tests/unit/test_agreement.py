@@ -16,9 +16,9 @@ from serving.statistics import ModelStatistics
 from tests.unit import story
 from tests.unit.intervals import counted
 from tests.unit.life import EVERY, Life, again, settled
-from tests.unit.story import a_policy
+from tests.unit.story import a_policy, held_for
 
-QUIET = a_policy(max_instances=6, cores=6, load_s=2.0, quiet_s=5.0, cooldown_s=1.0)
+QUIET = a_policy(max_instances=6, cores=6, load_s=2.0, idle_cost=held_for(5.0), cooldown_s=1.0)
 Lie = Callable[[ModelCounters, ModelCounters], ModelCounters]
 """From the counters at the start of the lie and the true ones now."""
 

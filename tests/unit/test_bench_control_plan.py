@@ -113,5 +113,7 @@ def test_contender_of_a_constant_count_begins_with_it() -> None:
     made = plan.made({"step": 40.0}, plan.contenders("conch"), (1,), warm_up_s=5, simulated=True)
     scene = made.items[0].scenario
     constant = Contender(rule="static", options={"count": 7.0})
-    assert campaign.started(constant, scene).instances == 7
-    assert campaign.started(Contender(rule="conch"), scene) is scene
+    assert campaign.started(constant, scene, made.policy).instances == 7
+    most = campaign.started(Contender(rule="static-max"), scene, made.policy)
+    assert most.instances == made.policy.max_instances
+    assert campaign.started(Contender(rule="conch"), scene, made.policy) is scene

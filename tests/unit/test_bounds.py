@@ -13,7 +13,7 @@ from control.policy_file import ModelPolicy
 from tests.unit import story
 from tests.unit.life import Life
 
-UNWRITTEN = replace(ModelPolicy(slo=0.2, quiet=5.0, cooldown=1.0).typed(cores=2))
+UNWRITTEN = ModelPolicy(slo=0.2, cooldown=1.0).typed(cores=2)
 SIX = story.settings(6, batch=4)
 
 
@@ -79,10 +79,11 @@ def _lives(policy: Policy, applied: Settings, loads: list[float]) -> Life:
 
 
 def test_control_without_a_policy_never_falls_below_the_owners_count() -> None:
-    """A minute of almost nothing: with a written least it goes down, without one it stays."""
+    """Almost nothing, and idle ones are dear: a written least is gone down to."""
     loads = [20.0] * 60
-    assert _lives(UNWRITTEN, SIX, loads).applied.instances == 6
-    written = replace(UNWRITTEN, unwritten=(), max_instances=6)
+    dear = replace(UNWRITTEN, idle_cost=story.held_for(5.0))
+    assert _lives(dear, SIX, loads).applied.instances == 6
+    written = replace(dear, unwritten=(), max_instances=6)
     assert _lives(written, SIX, loads).applied.instances < 6
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from conch.errors import ConfigError
 from control.core.budget import Limit, Shares, Want, cap, share, want_of
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.types import Decision, Need, Observation, Policy, Reason
 from control.policy_file import Budget, PolicyFile
 from control.session import shares_of
 from perf.bench.control import many
@@ -159,15 +160,20 @@ def _look(instances: int) -> Observation:
     )
 
 
-def _held(seen: Observation, **terms: float) -> Decision:
-    """A hold with these terms."""
+ONE = {"needed": 1, "hold": 1, "goal": 1, "capacities": {}}
+
+
+def _held(seen: Observation, **need: Any) -> Decision:
+    """A hold that tells of this need; of none without one."""
     return Decision(
         tick_id="t",
         at_s=1.0,
         reason=Reason.HOLD_STEADY,
         applied=seen.applied,
         desired=seen.applied,
-        terms=terms,
+        need=Need(**{"needed": 1, "hold": 1, "goal": 1, "capacities": {}, **need})
+        if need
+        else None,
     )
 
 
@@ -183,7 +189,7 @@ def test_nobody_grows_before_all_were_looked_at() -> None:
 def test_what_a_look_does_not_say_stays_as_it_was() -> None:
     """Without data a model keeps its need, and what it holds."""
     seen = _look(3)
-    known = _held(seen, needed_instances=3.0, fast_rps=50.0, capacity_1_rps=20.0)
+    known = _held(seen, needed=3, rate_rps=50.0, capacities={1: 20.0})
     before = want_of("a", seen, known, None, a_policy(), None)
     after = want_of("a", replace(seen, applied=None), _held(seen), None, a_policy(), before)
     assert (after.held, after.needed, after.rate_rps, after.capacities) == (3, 3, 50.0, {1: 20.0})
@@ -192,11 +198,11 @@ def test_what_a_look_does_not_say_stays_as_it_was() -> None:
 def test_the_averaged_load_follows_a_jump_at_once_and_noise_slowly() -> None:
     """100 to 103 is noise, 100 to 200 is not."""
     seen = _look(1)
-    start = want_of("a", seen, _held(seen, fast_rps=100.0), None, a_policy(), None)
+    start = want_of("a", seen, _held(seen, rate_rps=100.0), None, a_policy(), None)
     assert start.rate_rps == 100.0
-    noise = want_of("a", seen, _held(seen, fast_rps=103.0), None, a_policy(), start)
+    noise = want_of("a", seen, _held(seen, rate_rps=103.0), None, a_policy(), start)
     assert 100.0 < noise.rate_rps < 101.0
-    jump = want_of("a", seen, _held(seen, fast_rps=200.0), None, a_policy(), start)
+    jump = want_of("a", seen, _held(seen, rate_rps=200.0), None, a_policy(), start)
     assert jump.rate_rps == 200.0
 
 

@@ -207,7 +207,7 @@ def test_instances_are_for_what_misses_the_cache() -> None:
     hits.passes(30, load_rps=1000)
     assert plain.last.terms["needed_instances"] == 2
     assert hits.last.terms["needed_instances"] == 1
-    for term in ("fast_rps", "stable_rps", "forecast_rps"):
+    for term in ("fast_rps", "stable_rps"):
         assert hits.last.terms[term] == pytest.approx(200)
     assert hits.last.terms["need_rps"] <= 200
 

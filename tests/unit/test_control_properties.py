@@ -20,7 +20,7 @@ from control.core.step import Event, Looked, Started, step
 from control.core.types import Decision
 from tests.unit import story
 from tests.unit.life import EVERY, FEW, POLICY, Life, again
-from tests.unit.story import TRUE
+from tests.unit.story import TRUE, held_for
 
 # --- within bounds ---
 
@@ -59,7 +59,7 @@ def test_whatever_comes_the_desired_count_is_within_bounds(
         max_instances=max(granularity, least + more),
         rebatch=rebatch,
         rebatch_after_s=6.0,
-        quiet_s=5.0,
+        idle_cost=held_for(5.0),
     )
     life = Life(rule=rule_named(name), policy=policy, applied=story.settings(start * granularity))
     for load, seconds in loads:
@@ -161,7 +161,9 @@ def test_a_replay_of_the_events_gives_the_same_decisions_bit_by_bit(name: str) -
     """From memory, and from the text that the journal keeps."""
     rng = np.random.default_rng(11)
     loads = np.repeat([60.0, 900.0, 2600.0, 300.0, 0.0], 25)
-    life = Life(rule=rule_named(name), policy=replace(POLICY, rebatch=True, quiet_s=8.0))
+    life = Life(
+        rule=rule_named(name), policy=replace(POLICY, rebatch=True, idle_cost=held_for(8.0))
+    )
     life.events.append(Started(at_s=999.0))
     life.lasts(rng.poisson(loads).tolist()[:60])
     life.serves(100.0)
@@ -205,7 +207,7 @@ def test_two_models_never_exceed_their_budget(
     total: int, loads: list[tuple[float, float, int]], weight: float, load_s: float
 ) -> None:
     """What is in force, what is being loaded, and a second copy of a scale up, all together."""
-    policy = replace(POLICY, quiet_s=5.0)
+    policy = replace(POLICY, idle_cost=held_for(5.0))
     lives = {
         name: Life(
             rule=rule_named("conch"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.demand import Bound, Demand, bounds_of, dispersion, jumping_s
+from control.core.demand import Bound, Demand, bounds_of, dispersion
 from tests.unit.intervals import in_a_row
 
 
@@ -73,7 +73,6 @@ def test_while_a_change_is_made_the_most_of_a_new_level_counts() -> None:
         fast_rps=100.0,
         stable_rps=50.0,
         load_rps=70.0,
-        forecast_rps=60.0,
         bounds=(bound,),
         pending=0.0,
         excess=0.0,
@@ -84,17 +83,6 @@ def test_while_a_change_is_made_the_most_of_a_new_level_counts() -> None:
     steady = replace(demand, bounds=(replace(bound, jumped=False),))
     assert [steady.at_most_rps(c, panic=False) for c in (60.0, 80.0)] == [110.0, 70.0]
     assert [steady.at_most_rps(c, panic=True) for c in (60.0, 80.0)] == [130.0, 130.0]
-
-
-def test_a_jump_within_the_newest_look_is_seen_once() -> None:
-    """100, 100, then 170 for a part of the second at 240; the next look is whole."""
-    whole = [100.0] * 5
-    assert jumping_s(in_a_row([*whole, 170.0]), spread=1.0) == 1.0
-    assert jumping_s(in_a_row([*whole, 170.0, 240.0]), spread=1.0) == 0.0
-    assert jumping_s(in_a_row([*whole, 170.0, 300.0]), spread=1.0) == 0.0  # looked twice
-    assert jumping_s(in_a_row([*whole, 149.0]), spread=1.0) == 0.0  # not 1.5 times
-    assert jumping_s(in_a_row([5.0, 5.0, 12.0]), spread=1.0) == 0.0  # 1.7 deviations
-    assert jumping_s(in_a_row([100.0, 170.0]), spread=1.0) == 0.0
 
 
 def test_bursty_arrivals_need_more_to_be_sure() -> None:

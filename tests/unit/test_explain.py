@@ -9,7 +9,7 @@ import pytest
 
 from cli.control import _effect
 from control import explain
-from control.core.types import Decision, Observation, Reason, Settings
+from control.core.types import Decision, Need, Observation, Reason, Settings
 from control.tick import Tick
 from serving.metrics import ModelCounters
 
@@ -17,7 +17,6 @@ ONE = Settings(instances=1, max_batch_size=8, dynamic_batching=True, max_queue_d
 TERMS = {
     "fast_rps": 90.0,
     "load_rps": 80.0,
-    "held_rps": 0.0,
     "need_rps": 80.0,
     "slo_s": 0.4,
     "capacity_1_rps": 100.0,
@@ -38,13 +37,41 @@ def told(reason: Reason = Reason.HOLD_STEADY, *, applied: Settings = ONE, **term
     [
         ({}, "need = 80.0 req/s: what the load is at least"),
         ({"need_rps": 120.0}, "need = 120.0 req/s: a load of surely 80.0 req/s is too much"),
-        ({"need_rps": 150.0, "held_rps": 150.0}, "need = 150.0 req/s: held for bursts"),
     ],
-    ids=["load", "jump", "bursts"],
+    ids=["load", "jump"],
 )
 def test_explain_says_where_the_need_comes_from(terms: dict[str, float], says: str) -> None:
-    """The load itself, the likely rate of a jump, or what is held for bursts."""
+    """The load itself, or the likely rate of a jump."""
     assert says in told(**{**TERMS, **terms})
+
+
+@pytest.mark.parametrize(
+    ("need", "applied", "says"),
+    [
+        ((1, 1, 1), 1, "goal = 1 instances: what the need takes"),
+        ((1, 1, 4), 1, "goal = 4 instances: all that add capacity"),
+        ((1, 1, 4), 4, "goal = 4 instances: held, as nobody else"),
+        ((1, 2, 2), 4, "goal = 2 instances: the rest has cost as much idle"),
+    ],
+)
+def test_explain_says_where_the_goal_comes_from(
+    need: tuple[int, int, int], applied: int, says: str
+) -> None:
+    """The load, what is free, or the price of idle instances; and what each count carries."""
+    needed, hold, goal = need
+    carried = {1: 100.0, 2: 200.0, 4: 400.0}
+    decision = Decision(
+        tick_id="t",
+        at_s=0.0,
+        reason=Reason.HOLD_STEADY,
+        applied=replace(ONE, instances=applied),
+        desired=replace(ONE, instances=applied),
+        need=Need(rate_rps=90.0, needed=needed, hold=hold, goal=goal, capacities=carried),
+        terms=TERMS,
+    )
+    text = "\n".join(explain.lines("m", decision, now_s=1.0))
+    assert says in text
+    assert "4 × instance:   400.0 req/s" in text
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,9 @@ def test_guard_raises_to_min_instances() -> None:
 
 
 def test_guard_makes_small_steps_down() -> None:
-    """From 8 to 2 at once is cut to a quarter."""
-    seen = _guard(settings(2), settings(8), max_instances=8, step_down_fraction=0.25)
-    assert seen.settings.instances == 6
+    """From 8 to 2 at once is cut to half."""
+    seen = _guard(settings(2), settings(8), max_instances=8)
+    assert seen.settings.instances == 4
     assert seen.clamps == (Clamp.STEP_DOWN,)
 
 

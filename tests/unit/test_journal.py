@@ -252,7 +252,6 @@ EVENTS = st.one_of(
     st.builds(
         Started,
         learnt=st.dictionaries(st.text(max_size=3), FLOATS, max_size=2),
-        history=st.lists(st.tuples(FLOATS, FLOATS), max_size=2).map(tuple),
     ),
     st.builds(Begun, change=st.builds(InFlight)),
     st.builds(Ended, change=st.none() | st.builds(Applied)),

@@ -22,18 +22,18 @@ from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit import story
 from tests.unit.life import Life, again
-from tests.unit.story import a_policy
+from tests.unit.story import a_policy, held_for
 
 SEQUENCES = int(os.environ.get("CONCH_TEST_LIES", "60"))
 NEEDED = 5
 LOAD_RPS = 2800.0
 """Four instances of the story carry some 2500 req/s within the SLO, five 3150."""
 POLICIES: dict[str, Policy] = {
-    "defaults": a_policy(max_instances=NEEDED, cores=6, quiet_s=30.0),
+    "defaults": a_policy(max_instances=NEEDED, cores=6, idle_cost=held_for(30.0)),
     "quick": a_policy(
         max_instances=NEEDED,
         cores=6,
-        quiet_s=3.0,
+        idle_cost=held_for(3.0),
         cooldown_s=1.0,
         fast_window_s=0.5,
         stable_window_s=1.5,
@@ -175,7 +175,7 @@ def test_nothing_shrinks_and_nothing_raises_on_looks_that_lie(name: str) -> None
 def test_an_honest_fall_of_the_load_still_shrinks(name: str) -> None:
     """The test above tests something."""
     life = again(_steady(name, 1.0))
-    for _ in range(80):
+    for _ in range(120):
         life.serves(100.0)
         life.obeys(life.looks())
     assert life.applied.instances < NEEDED

@@ -130,12 +130,11 @@ def test_a_fence_is_nobody_s_own(parts: Any) -> None:
 def test_any_error_of_a_start_leaves_the_others_started(
     parts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reconciling, and each thing that the journal or a history remembers."""
+    """Reconciling, and each thing that the journal remembers."""
     loop, _, hands = parts
     hands.work["reconcile bad"] = _boom
     monkeypatch.setattr(loop.journal, "tried", lambda *_, **__: _boom())
     monkeypatch.setattr(loop.journal, "learnt", lambda *_, **__: _boom())
-    loop.history = lambda _: _boom()
     loop.start()
     assert hands.reconciled == ["bad", "good"]
     assert set(loop._states) == {"bad", "good"}

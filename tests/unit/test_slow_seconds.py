@@ -19,7 +19,7 @@ from control.core.types import Reason
 from control.core.versions import Versions, learnt_of
 from serving.statistics import BatchStat
 from tests.unit.evidence import after, executed
-from tests.unit.story import TRUE, Story, a_policy, in_flight, settings
+from tests.unit.story import TRUE, Story, a_policy, held_for, in_flight, settings
 
 ONE = (1, 1)
 
@@ -169,7 +169,9 @@ def test_capacity_is_that_of_a_slow_second() -> None:
 def test_a_count_that_a_backlog_called_for_is_held_for_the_quiet_time() -> None:
     """The machine stood still for a second; by the load for sure, one would do all the time."""
     stands_still = ServiceTime(alpha_s=0.0, beta_s=10.0)
-    story = Story(curves={1: TRUE}, policy=a_policy(quiet_s=40)).passes(60, load_rps=350)
+    story = Story(curves={1: TRUE}, policy=a_policy(idle_cost=held_for(40))).passes(
+        60, load_rps=350
+    )
     story.passes(40, load_rps=540)
     assert story.changes == []
     story.curves = {1: stands_still}

@@ -10,7 +10,7 @@ from control.core.safety import Safety
 from control.core.state import Applied, ControlState
 from control.core.step import Looked, Started, step
 from control.core.types import Clamp, Observation, Reason
-from tests.unit.story import Story, a_policy, in_flight, settings
+from tests.unit.story import Story, a_policy, held_for, in_flight, settings
 
 GOOD, BAD = settings(2, batch=8), settings(2, batch=32)
 
@@ -30,7 +30,7 @@ def _look(story: Story, load_rps: float) -> Observation:
 
 def test_a_new_controller_does_not_scale_down_before_a_whole_quiet_time() -> None:
     """The old one was about to; what it knew of quiet died with it, what it tried did not."""
-    policy = a_policy(quiet_s=20.0, load_s=0.1)
+    policy = a_policy(idle_cost=held_for(40.0), load_s=0.1)
     story = Story(policy=policy, applied=settings(3), obeys=False)
     story.passes(40, load_rps=50.0)
     assert story.last.reason is Reason.SCALE_DOWN
@@ -50,7 +50,7 @@ def test_a_new_controller_does_not_scale_down_before_a_whole_quiet_time() -> Non
         decisions.append(decision)
     first = next(d for d in decisions if d.changes)
     assert first.reason is Reason.SCALE_DOWN
-    assert first.at_s - decisions[0].at_s >= policy.quiet_s
+    assert first.at_s - decisions[0].at_s >= 15.0
     assert state.changes == (failed,)
 
 

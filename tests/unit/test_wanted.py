@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from control.core.judge import Watch
 from control.core.safety import Block
 from control.core.state import ControlState
 from control.core.types import Clamp, Policy, Reason
-from tests.unit.bursts import held_rps, played
 from tests.unit.story import Story, a_policy, settings
 
 
@@ -50,39 +47,6 @@ def test_every_term_is_a_number_where_nothing_is_carried() -> None:
     gains = [d.terms["plan_gain"] for d in story.decisions if "plan_gain" in d.terms]
     assert gains
     assert max(gains) == 1e6
-
-
-def test_a_burst_upon_next_to_nothing_is_no_ratio_for_a_real_load() -> None:
-    """200/s upon 0.5/s are ×400; with 100/s of load, 200/s are held for and not 40,000."""
-    record = played([0.5] * 60 + [200.0] * 15 + [0.5] * 60)
-    assert record.ratio == pytest.approx(400.0)
-    record = played([100.0] * 90, record, at_s=1135.0)
-    assert held_rps(record, at_s=1225.0) == pytest.approx(0.95 * 200.0)
-
-
-def test_a_burst_of_a_real_load_grows_with_it() -> None:
-    """Twice 100/s was seen, so twice 200/s is held for at 200/s."""
-    record = played([100.0] * 60 + [200.0] * 15 + [100.0] * 60)
-    record = played([200.0] * 90, record, at_s=1135.0)
-    assert held_rps(record, at_s=1225.0) == pytest.approx(0.95 * 400.0)
-
-
-def test_a_huge_burst_is_not_held_for_below_the_load_itself() -> None:
-    """The record never lowers what the level needs."""
-    record = played([0.5] * 60 + [20.0] * 15 + [0.5] * 60)
-    record = played([300.0] * 90, record, at_s=1135.0)
-    assert held_rps(record, at_s=1225.0) in (0.0, pytest.approx(0.95 * 300.0))
-
-
-def test_after_a_long_burst_its_own_load_is_not_the_level() -> None:
-    """Twice 100/s was seen; 40 s at 300/s are over: 100/s are the level, and 200/s are held for."""
-    record = played([100.0] * 60 + [200.0] * 15 + [100.0] * 60 + [300.0] * 40 + [100.0] * 5)
-    now_s = 1180.0
-    assert held_rps(record, at_s=now_s) > 500.0  # by the median of the last minute alone
-    capped_rps = record.held_rps(
-        allowed_fraction=0.01, loss_s=5.0, carried_rps=150.0, at_s=now_s, most_rps=100.0
-    )
-    assert capped_rps == pytest.approx(0.95 * 200.0)
 
 
 def test_a_failed_look_now_and_then_does_not_hold_instances_for_ever() -> None:

@@ -139,7 +139,9 @@ def test_odd_files_are_refused_with_their_reason(tmp_path: Path) -> None:
 
 def test_a_thousand_models_are_no_bomb() -> None:
     """The bounds are far from what people write."""
-    lines = [f"  m{n}: {{slo: 50ms, max_instances: 4, weight: 2, quiet: 9s}}" for n in range(1000)]
+    lines = [
+        f"  m{n}: {{slo: 50ms, max_instances: 4, weight: 2, cooldown: 9s}}" for n in range(1000)
+    ]
     text = "\n".join(["models:", *lines])
     assert len(text) < yaml_reader.MAX_BYTES / 10
     assert len(config_file.loads(text, PolicyFile, source="p.yaml").models) == 1000
@@ -165,9 +167,9 @@ def test_a_thousand_faults_are_not_a_thousand_lines() -> None:
         "defaults: {max_batch_size: '99999999999'}",
         "defaults: {min_instances: 99999999999}",
         "defaults: {versions: [99999999999]}",
-        "defaults: {quiet: .inf}",
-        "defaults: {quiet: 1.0e+300}",
-        f"defaults: {{quiet: {'9' * 400}h}}",
+        "defaults: {cooldown: .inf}",
+        "defaults: {cooldown: 1.0e+300}",
+        f"defaults: {{cooldown: {'9' * 400}h}}",
         "defaults: {rule_options: {target: .nan}}",
         "budget: {cores: .inf}",
         "models: {1: {}}",

@@ -28,13 +28,14 @@ from control.core.policies.inferline import InferLine
 from control.core.policies.knative_kpa import KnativeKpa
 from control.core.policies.ray_serve import RayServe
 from control.core.policies.rule import Rule
-from control.core.policies.static import Static, StaticDefault, StaticMean
+from control.core.policies.static import Static, StaticDefault, StaticMax, StaticMean
 
 RULES: Mapping[str, Callable[..., Rule]] = MappingProxyType(
     {
         "conch": Conch,
         "static": Static,
         "static-default": StaticDefault,
+        "static-max": StaticMax,
         "static-mean": StaticMean,
         "hpa-utilisation": HpaUtilisation,
         "hpa-queue-compute": HpaQueueCompute,
@@ -53,6 +54,7 @@ SOURCES: Mapping[str, str] = MappingProxyType(
         "conch": "this project: docs/explanation/control-loop.md",
         "static": static.SOURCE,
         "static-default": static.SOURCE,
+        "static-max": static.SOURCE,
         "static-mean": static.SOURCE,
         "hpa-utilisation": hpa_utilisation.SOURCE,
         "hpa-queue-compute": hpa_queue_compute.SOURCE,

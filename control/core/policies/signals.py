@@ -92,7 +92,7 @@ def absorbed(
     state: ControlState, seen: Observation, policy: Policy, *, window_s: float = 0.0
 ) -> ControlState:
     """The memory with this look; intervals are kept for at least ``window_s``."""
-    return state.absorb(seen, replace(policy, quiet_s=max(policy.quiet_s, window_s)))
+    return state.absorb(seen, policy, keep_s=window_s)
 
 
 def trusted(state: ControlState, seen: Observation) -> bool:

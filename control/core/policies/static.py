@@ -1,6 +1,7 @@
-"""Counts that never move: Triton's default, a chosen one, and one sized to the mean rate.
+"""Counts that never move: Triton's default, the most, a chosen one, and one for the mean rate.
 
 ``static-default`` is what Triton does without anybody: one instance, as the model was configured.
+``static-max`` holds all instances that the policy allows.
 ``static`` holds a chosen count; with the count that a search over the same trace found it is the
 best static choice in hindsight, which no operator can know beforehand.
 ``static-mean`` watches the first seconds and then holds the fewest instances that carry their mean
@@ -54,6 +55,19 @@ class StaticDefault:
     ) -> tuple[Decision, ControlState]:
         """As ``Static`` with a count of one."""
         return Static(count=1).decide(state, seen, policy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticMax:
+    """Hold all instances that the policy allows, as an operator does who has the room."""
+
+    name: str = "static-max"
+
+    def decide(
+        self, state: ControlState, seen: Observation, policy: Policy
+    ) -> tuple[Decision, ControlState]:
+        """As ``Static`` with a count of ``max_instances``."""
+        return Static(count=policy.max_instances).decide(state, seen, policy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

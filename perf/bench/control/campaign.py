@@ -31,7 +31,7 @@ from perf.replay import Progress
 
 BUSY_LIMIT = 0.6
 MOST_SIDE_BY_SIDE = 8
-STATIC = "static"
+STATIC, STATIC_MAX = "static", "static-max"
 GOAL, NEAR = 0.99, 0.97
 """The attainment that the best static count in hindsight needs, and that of one worth a try."""
 
@@ -144,7 +144,7 @@ class Campaign:
                 rule=item.contender.rule,
                 options=item.contender.options,
                 label=item.contender.label,
-                scenario=started(item.contender, item.scenario),
+                scenario=started(item.contender, item.scenario, self.plan.policy),
                 policy=self.plan.policy,
                 model=self.plan.model or EMULATED,
             )
@@ -182,7 +182,7 @@ class Campaign:
 
     def _played(self, item: Item, chosen: Contender) -> tuple[ControlRun, bool]:
         """One run of one rule, stored when it is valid."""
-        scenario = started(chosen, item.scenario)
+        scenario = started(chosen, item.scenario, self.plan.policy)
         key = self._key(chosen, scenario)
         if found := store.load(self.folder, key):
             return found, True
@@ -230,7 +230,7 @@ class Campaign:
                 "tick_s": TICK_S,
             },
             arrivals=scenario.trace.arrival_s,
-            deciding=chosen.rule != STATIC,
+            deciding=chosen.rule not in (STATIC, STATIC_MAX),
         )
 
 
@@ -246,8 +246,10 @@ def room_for(busy_fraction: float) -> int:
     return max(1, min(MOST_SIDE_BY_SIDE, int(BUSY_LIMIT / busy_fraction)))
 
 
-def started(chosen: Contender, scenario: Scenario) -> Scenario:
+def started(chosen: Contender, scenario: Scenario, policy: Policy) -> Scenario:
     """The scenario as this rule begins it: a chosen constant count is there from the start."""
+    if chosen.rule == STATIC_MAX:
+        return replace(scenario, instances=policy.max_instances)
     if chosen.rule != STATIC:
         return scenario
     return replace(scenario, instances=int(chosen.options.get("count", 1)))

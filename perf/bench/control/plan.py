@@ -19,7 +19,7 @@ from perf.traces import Times
 
 STATIC_BEST = "static-best"
 CLAIRVOYANT = "clairvoyant"
-SHOWN = ("conch", STATIC_BEST, "hpa-utilisation:target=0.7", "inferline")
+SHOWN = ("conch", "static-max", STATIC_BEST, "hpa-utilisation:target=0.7")
 """The rules that are compared on a real Triton where nobody says otherwise."""
 FULL_S: Mapping[str, float] = {"stationary": 120.0, "step": 240.0, "azure": 300.0, "bursts": 300.0}
 OTHER_S = 300.0

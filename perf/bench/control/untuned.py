@@ -73,7 +73,8 @@ def _heavy_tails(duration_s: float, warm_up_s: float, seed: int) -> Shape:
 
     def rate(times: Times) -> Times:
         inside = (times[..., None] >= starts_s) & (times[..., None] < ends_s)
-        return TAILS_BASE_RPS + np.minimum((inside * heights).sum(axis=-1), most_rps)
+        more_rps = np.minimum((inside * heights).sum(axis=-1), most_rps)
+        return np.asarray(TAILS_BASE_RPS + more_rps, dtype=np.float64)
 
     return Shape(
         rate=rate,
@@ -118,9 +119,7 @@ def _quiet(duration_s: float, warm_up_s: float, seed: int) -> Shape:
 
 def _recorded_bursts(duration_s: float, warm_up_s: float, seed: int) -> Shape:
     """The recording with its seconds as they were, bursts and silences and all."""
-    return recorded(
-        duration_s, warm_up_s, seed, factor=RECORDED_SPEED_FACTOR, bin_s=RECORDED_BIN_S
-    )
+    return recorded(duration_s, warm_up_s, seed, factor=RECORDED_SPEED_FACTOR, bin_s=RECORDED_BIN_S)
 
 
 UNTUNED: Mapping[str, Callable[[float, float, int], Shape]] = MappingProxyType(
