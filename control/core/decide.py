@@ -12,6 +12,8 @@ only a backlog may act before the first stable window is full.
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from control.core import cache_switch, out_of_bounds, quality, reload_cost, undo, windows
@@ -19,7 +21,7 @@ from control.core import demand as demands
 from control.core.demand import Demand
 from control.core.guard import guard, may_act_at_s, no_count_helps
 from control.core.planner import BatchingPlan, Knowledge, plan_batching
-from control.core.state import ControlState
+from control.core.state import ControlState, Loads
 from control.core.terms import terms_of
 from control.core.types import (
     MAX_BATCH_SIZE,
@@ -38,6 +40,8 @@ FIRST_PLAN_S = 2.0
 DRAINED_IN_S = 2.0
 """What waits when a batching is planned is to be gone after so long. With the arrivals alone, one
 MiniLM instance was chosen amid 137 that waited, and a second one 4 s later."""
+ALIKE = 0.02
+"""Loads are remembered in steps of this share: of a slow fall only some."""
 LEAST_LOOKS = 3
 """A time without need is made up by several looks, not by one long one."""
 SCALE_UPS = (Reason.SCALE_UP_BACKLOG, Reason.SCALE_UP_LOAD, Reason.SCALE_UP_RESERVE)
@@ -352,16 +356,23 @@ def _missing(state: ControlState, seen: Observation, fast_rps: float | None) -> 
 
 
 def _remember(state: ControlState, at_s: float, want: Wanted, cap: int | None) -> ControlState:
-    """The memory with this look's need: of earlier ones only those that are greater."""
-    longer = tuple(w for w in state.wanted if w[1] > want.at_least)
+    """The memory with this look's load, and since when the budget is short."""
     short = cap is not None and want.needed > cap
     since_s = at_s if state.short_since_s is None else state.short_since_s
     return replace(
         state,
-        wanted=(*longer, (at_s, want.at_least)),
+        sure_loads=_remembered(state.sure_loads, at_s, want.sure_rps, math.floor),
+        likely_loads=_remembered(state.likely_loads, at_s, want.likely_rps, math.ceil),
         peak_rps=max(state.peak_rps, want.demand.load_rps),
         short_since_s=since_s if short else None,
     )
+
+
+def _remembered(loads: Loads, at_s: float, rps: float, rounded: Callable[[float], int]) -> Loads:
+    """The loads with the newest, rounded; of earlier ones only those that were greater."""
+    if rps > 0.0:
+        rps = math.exp(rounded(math.log(rps) / ALIKE) * ALIKE)
+    return (*(load for load in loads if load[1] > rps), (at_s, rps))
 
 
 def _is_warm(state: ControlState, at_s: float, policy: Policy) -> bool:

@@ -84,6 +84,11 @@ class Demand:
         surely = (b.likely_rps for b in self.bounds if b.low_rps > capacity_rps)
         return max(surely, default=self.load_rps)
 
+    @property
+    def likely_rps(self) -> float:
+        """What it may well be by the widest window."""
+        return self.bounds[-1].likely_rps if self.bounds else 0.0
+
     def at_most_rps(self, capacity_rps: float, *, panic: bool) -> float:
         """What to reckon with while a change is made: the most that the load may be.
 

@@ -19,6 +19,7 @@ from control.core.types import Observation, Policy, Settings
 from control.core.versions import Versions
 from control.core.windows import Interval
 
+Loads = tuple[tuple[float, float], ...]
 LOADS_LOOKED_AT = 5
 HORIZON_S = 30.0
 """So long intervals are kept: for the widest window, and to tell how arrivals scatter."""
@@ -84,7 +85,8 @@ class ControlState:
         last: the newest look.
         intervals: trusted ones, newest last.
         learnt: service times.
-        wanted: (at_s, instances) that the load needed, each until it needed as many again.
+        sure_loads, likely_loads: (at_s, requests/s), the newest last, each until as much came
+            again: what the load was at least, and what it may well have been.
         changes: what was tried in the last hour, newest last.
         settings_since_s: since when the batching settings in force are the same.
         planned_s: when the batching was planned last.
@@ -109,7 +111,8 @@ class ControlState:
     last: Observation | None = None
     intervals: tuple[Interval, ...] = ()
     learnt: Learnt = field(default_factory=Learnt)
-    wanted: tuple[tuple[float, int], ...] = ()
+    sure_loads: Loads = ()
+    likely_loads: Loads = ()
     changes: tuple[Applied, ...] = ()
     settings_since_s: float = 0.0
     planned_s: float = 0.0
@@ -212,7 +215,8 @@ class ControlState:
                 at_s=seen.at_s,
                 fill_s=policy.watch_s,
             ),
-            wanted=() if gap else self.wanted,
+            sure_loads=() if gap else self.sure_loads,
+            likely_loads=() if gap else self.likely_loads,
             settings_since_s=since_s,
             changes=tuple(c for c in self.changes if seen.at_s - 3600.0 < c.at_s <= seen.at_s),
             safety=self.safety.absorb(

@@ -21,7 +21,7 @@ from control.core.demand import Demand
 from control.core.planner import Knowledge, fewest
 from control.core.second_copy import ScaleUp
 from control.core.service_time import ServiceTime
-from control.core.state import ControlState
+from control.core.state import ControlState, Loads
 from control.core.types import MAX_INSTANCES, Need, Policy, Reason, Settings
 
 RESERVE = 2.0
@@ -47,7 +47,7 @@ class Wanted:
         need_rps: what the capacity must be.
         capacities: Λ by instance count.
         needed: the fewest instances that carry the need.
-        at_least: what the load of the stable window needs, or a panic; what is held looks at it.
+        sure_rps, likely_rps: the load that is remembered: at least, and as far as it may well be.
         hold: the most that were needed while holding them was the cheaper way.
         goal: the instances to have.
         load_s: how long an instance takes to load.
@@ -62,7 +62,8 @@ class Wanted:
     need_rps: float
     capacities: dict[int, float]
     needed: int
-    at_least: int
+    sure_rps: float
+    likely_rps: float
     hold: int
     goal: int
     load_s: float
@@ -110,23 +111,30 @@ def wanted(
     if panic:  # what waits is evidence of a greater load: its mean counts, not its lower bound
         need_rps = max(need_rps, demand.fast_rps)
     needed = fewest(capacities, need_rps)
-    at_least = fewest(capacities, max(demand.load_rps, demand.stable_rps))
+    sure_rps, likely_rps = demand.load_rps, max(demand.likely_rps, demand.stable_rps)
     if panic:  # more instances never hurt a backlog as long as they add capacity at all
         needed = max(needed, applied.instances)
-        at_least = max(at_least, needed)  # fewer were not enough: nor are they to be held
-    before = (
-        count
-        for needed_s, count in state.wanted
-        if at_s - needed_s < held_for_s(policy, capacities.get(count, 0.0), load_s=load_s)
-    )
-    hold = max((at_least, *before))
+        sure_rps, likely_rps = need_rps, max(likely_rps, capacities[needed])  # nor fewer enough
+
+    def pays(loads: Loads, now_rps: float) -> int:
+        counts = [fewest(capacities, now_rps)]
+        for loaded_s, load_rps in loads:
+            count = fewest(capacities, load_rps)
+            if at_s - loaded_s < held_for_s(policy, capacities[count], load_s=load_s):
+                counts.append(count)
+        return max(counts)
+
+    # What surely was needed is had; what may well have been is not given back.
+    kept = min(applied.instances, pays(state.likely_loads, likely_rps))
+    hold = max(pays(state.sure_loads, sure_rps), kept)
     goal = max(needed, _goal(state, applied, capacities, hold, policy))
     return Wanted(
         demand=demand,
         need_rps=need_rps,
         capacities=capacities,
         needed=needed,
-        at_least=at_least,
+        sure_rps=sure_rps,
+        likely_rps=likely_rps,
         hold=hold,
         goal=goal,
         load_s=load_s,
@@ -167,7 +175,7 @@ def _goal(
 ) -> int:
     """The instances to have, whatever the load of this moment."""
     if policy.idle_cost > 0.0:
-        return min(hold, applied.instances)
+        return hold
     enough_rps = RESERVE * state.peak_rps if MAX_INSTANCES in policy.unwritten else math.inf
     return max(applied.instances, fewest(capacities, enough_rps))
 
