@@ -8,7 +8,6 @@ import structlog
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from control.action import Action, Edited, Outcome, ServerGone
-from control.core.guard import is_reload
 from control.core.state import Applied
 from control.core.step import Started
 from control.core.types import Decision, Reason, Settings
@@ -59,7 +58,7 @@ def applied(
 
 def undone(good: Settings, bad: Settings, *, at_s: float) -> Applied:
     """A change that was taken back for what it did to the server: it is not tried again soon."""
-    reload = is_reload(good, bad)
+    reload = not good.same_but_count(bad)
     return Applied(at_s=at_s, settings=good, before=bad, reload=reload, ok=True, undo=True)
 
 
@@ -67,7 +66,7 @@ def reloads(decision: Decision) -> bool:
     """Whether a second copy of the model is loaded for it."""
     if decision.applied is None or decision.desired is None:
         return False
-    return decision.fresh or is_reload(decision.desired, decision.applied)
+    return decision.fresh or not decision.desired.same_but_count(decision.applied)
 
 
 def said(error: BaseException) -> str:

@@ -19,7 +19,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from control.core.guard import is_reload
 from control.core.planner import fewest
 from control.core.state import InFlight
 from control.core.types import Decision, Observation, Policy, Reason
@@ -163,7 +162,7 @@ def want_of(
     held = max(counts)
     second = 0
     if in_flight is not None:
-        reload = is_reload(in_flight.settings, in_flight.before)
+        reload = not in_flight.settings.same_but_count(in_flight.before)
         begun = decision.changes and decision.desired == in_flight.settings
         if reload or (decision.fresh and begun):
             second = min(in_flight.settings.instances, in_flight.before.instances)

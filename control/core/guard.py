@@ -60,12 +60,12 @@ class _Proposal:
     @property
     def reload(self) -> bool:
         """Whether it takes a full reload whatever we wish."""
-        return is_reload(self.wanted, replace(self.applied, version=self.wanted.version))
+        return not self.wanted.same_but_count(replace(self.applied, version=self.wanted.version))
 
     @property
     def copies(self) -> bool:
         """Whether all its instances are loaded beside the old ones: a reload, or a version."""
-        return is_reload(self.wanted, self.applied)
+        return not self.wanted.same_but_count(self.applied)
 
     @property
     def may_burn(self) -> bool:
@@ -130,7 +130,7 @@ def guard(
     if fresh and not undo and _copies_spent(state, policy):
         clamps.append(Clamp.RELOAD_BUDGET)
         fresh = False
-    grows = wanted.instances > applied.instances and not is_reload(wanted, applied)
+    grows = wanted.instances > applied.instances and wanted.same_but_count(applied)
     if fresh and grows and cap is not None and applied.instances + wanted.instances > cap:
         clamps.append(Clamp.BUDGET)  # no room for both copies
         fresh = False
@@ -207,14 +207,9 @@ def _retry_at_s(failures: Iterable[Applied], policy: Policy) -> float:
 def is_owed(wanted: Settings, applied: Settings, seen: Observation | None) -> bool:
     """Whether the change does nothing but bring the count down towards the budget's cap."""
     cap = seen.cap if seen is not None else None
-    if cap is None or is_reload(wanted, applied):
+    if cap is None or not wanted.same_but_count(applied):
         return False
     return cap <= wanted.instances < applied.instances
-
-
-def is_reload(wanted: Settings, applied: Settings) -> bool:
-    """Whether the change touches anything but the instance count."""
-    return replace(wanted, instances=applied.instances) != applied
 
 
 def _bounded(
@@ -277,7 +272,7 @@ def _is_copy(change: Applied) -> bool:
     """Whether it was a reload for nothing but another count; one of unknown origin is planned."""
     if change.before is None:
         return False
-    return change.reload and not is_reload(change.settings, change.before)
+    return change.reload and change.settings.same_but_count(change.before)
 
 
 def _held(full: _Proposal, *, ready_s: float) -> Clamp | None:
@@ -338,7 +333,7 @@ def _worse(full: _Proposal) -> bool:
     for change in full.state.changes:
         if not change.ok or not change.undo or change.before is None:
             continue
-        worse, reload = change.before, is_reload(change.settings, change.before)
+        worse, reload = change.before, not change.settings.same_but_count(change.before)
         if not reload and worse.instances > change.settings.instances:
             worse = replace(worse, instances=max(worse.instances, full.wanted.instances))
         block = Block(settings=worse, until_s=change.at_s + full.policy.blocked_s, reload=reload)

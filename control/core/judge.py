@@ -81,7 +81,7 @@ class Watch:
     @property
     def reload(self) -> bool:
         """Whether it changed more than the instance count."""
-        return not same_batching(self.settings, self.good)
+        return not self.settings.same_but_count(self.good)
 
     @property
     def full_round(self) -> int:
@@ -103,11 +103,6 @@ class Watch:
             return replace(self, after=self.after.plus_ended(new, full_round=self.full_round))
         after = self.after.plus(new, slo_s=policy.slo_s, full_round=self.full_round)
         return replace(self, after=after)
-
-
-def same_batching(one: Settings, other: Settings) -> bool:
-    """Whether two settings differ in nothing but the instance count."""
-    return replace(one, instances=other.instances) == other
 
 
 def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdict | None:

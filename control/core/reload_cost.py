@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from control.core.guard import is_reload
 from control.core.planner import BatchingPlan, Knowledge
 from control.core.state import ControlState
 from control.core.types import Policy, Settings
@@ -88,7 +87,7 @@ def rebatch_pays(
 ) -> bool:
     """Whether a batching plan is worth its reload, by the policy's ratio and by its cost."""
     policy = known.policy
-    if not is_reload(plan.settings, applied) or plan.gain < policy.rebatch_gain:
+    if plan.settings.same_but_count(applied) or plan.gain < policy.rebatch_gain:
         return False
     full_rps = known.throughput_rps(applied, applied.instances)
     count = max(plan.settings.instances, applied.instances)

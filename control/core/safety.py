@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from control.core.correction import Correction
-from control.core.judge import Verdict, Watch, fails, judge, same_batching
+from control.core.judge import Verdict, Watch, fails, judge
 from control.core.period import Period
 from control.core.types import Policy, Settings
 from control.core.windows import Interval
@@ -29,7 +29,7 @@ class Block:
         if at_s >= self.until_s:
             return False
         if self.reload:
-            return same_batching(wanted, self.settings)
+            return wanted.same_but_count(self.settings)
         return wanted == self.settings
 
 
@@ -132,7 +132,7 @@ class Safety:
         """
         if self.undo is None or applied == self.undo:
             return None
-        if same_batching(applied, self.undo):
+        if applied.same_but_count(self.undo):
             return self.undo
         return replace(self.undo, instances=max(self.undo.instances, applied.instances))
 
@@ -180,10 +180,10 @@ class Safety:
             return after
         if settings == self.owed:
             return replace(after, watch=None, undo=None, last_good=settings)
-        if self.undo is not None and same_batching(settings, self.undo):
+        if self.undo is not None and settings.same_but_count(self.undo):
             return replace(after, undo=None, watch=None, last_good=settings)
         watch = self.watch
-        if watch is not None and watch.reload and same_batching(settings, watch.settings):
+        if watch is not None and watch.reload and settings.same_but_count(watch.settings):
             return replace(after, watch=replace(watch, settings=settings))
         if undo:
             return replace(after, undo=None, watch=None, last_good=settings)

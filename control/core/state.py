@@ -189,7 +189,8 @@ class ControlState:
         gap = new is None
         versions, learnt = self.versions.followed(self.learnt, self.last, seen, policy)
         since_s = self.settings_since_s
-        if self.last is None or not _same_batching(self.last.applied, seen.applied):
+        before = self.last.applied if self.last is not None else None
+        if before is None or seen.applied is None or not before.same_but_count(seen.applied):
             since_s = seen.at_s
         return replace(
             self,
@@ -368,10 +369,3 @@ class ControlState:
 def _is_whole(seen: Observation) -> bool:
     """Whether the look can begin or end an interval."""
     return seen.counters is not None and seen.applied is not None
-
-
-def _same_batching(one: Settings | None, other: Settings | None) -> bool:
-    """Whether nothing differs that only a reload can change."""
-    if one is None or other is None or one == other:
-        return one == other
-    return replace(one, instances=other.instances) == other

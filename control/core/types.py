@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
@@ -103,6 +103,10 @@ class Settings:
     def largest_batch(self) -> int:
         """The largest batch that an instance can be given from single requests, as is predicted."""
         return min(MOST_BATCHED, max(1, self.max_batch_size)) if self.dynamic_batching else 1
+
+    def same_but_count(self, other: Settings) -> bool:
+        """Whether they differ in nothing but the instance count: no reload is needed between."""
+        return replace(self, instances=other.instances) == other
 
     @property
     def full_round(self) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from control.core.decide import decide
-from control.core.guard import is_reload
 from control.core.service_time import ServiceTime
 from control.core.state import Applied, ControlState, InFlight
 from control.core.types import Decision, Observation, Policy, Reason, Settings
@@ -112,7 +111,7 @@ class Story:
                 at_s=self.at_s,
                 settings=decision.desired,
                 before=self.applied,
-                reload=decision.fresh or is_reload(decision.desired, same_version),
+                reload=decision.fresh or not decision.desired.same_but_count(same_version),
                 ok=True,
             )
             self.state = self.state.tried(change)
