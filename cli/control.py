@@ -17,9 +17,10 @@ from cli.control_status import explain_, status
 from cli.options import json_option, server_options
 from cli.output import echo, to_json
 from conch.units import DURATION, OBJECTIVE
-from control import codec, explain, policy_file, session
-from control.actuator import Action, Outcome
+from control import policy_file, session
+from control.act.actuator import Action, Outcome
 from control.core.types import Decision
+from control.journal import codec, explain
 from control.loop import ControlLoop, Ending, Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
 from control.roster import NOT_LOADED

@@ -14,14 +14,15 @@ from cli.options import json_option
 from cli.output import echo, print_json, print_table
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ConchError, ConfigError
-from control import codec, explain, policy_file, replay, session
-from control.core.policies import rule_named
-from control.core.policies.rule import Rule
+from control import policy_file, session
+from control.core.rules import rule_named
+from control.core.rules.rule import Rule
 from control.core.types import Policy
-from control.journal import Journal
-from control.journal_reader import Run
+from control.journal import codec, explain, replay
+from control.journal.reader import Run
+from control.journal.replay import Replayed
+from control.journal.writer import Journal
 from control.policy_file import PolicyFile
-from control.replay import Replayed
 
 _ROWS = 20
 

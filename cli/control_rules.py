@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cli.options import json_option
 from cli.output import echo, print_json, print_table
-from control.core.policies import GRIDS, RULES, SOURCES, rule_named
+from control.core.rules import GRIDS, RULES, SOURCES, rule_named
 
 
 @click.command("rules")

@@ -13,8 +13,9 @@ from cli.options import json_option
 from cli.output import echo, print_table, to_json
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ConfigError
-from control import codec, explain, freeze, session
-from control.journal import Journal
+from control import freeze, session
+from control.journal import codec, explain
+from control.journal.writer import Journal
 
 
 @click.command("explain")

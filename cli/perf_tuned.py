@@ -75,7 +75,7 @@ def tuned(
       conch perf bench tuned --quick
       conch perf bench tuned --slo 50ms --json
     """
-    from control import codec
+    from control.journal import codec
     from perf.bench.tuned import QUICK, Extent, Subject, TunedBench
     from perf.inputs import parse_shapes
     from serving.repository import Repository

@@ -14,9 +14,9 @@ from cli.options import json_option
 from cli.output import echo, print_json, print_table
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ApplyRejected, ConchError, ConfigError, RepositoryError
-from control import explain
-from control.baseline import Baseline, is_settled
-from control.knobs import settings_of
+from control.act.baseline import Baseline, is_settled
+from control.act.knobs import settings_of
+from control.journal import explain
 from control.lease import sole_writer
 from serving import hazards, model_config
 from serving.client import TritonClient

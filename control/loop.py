@@ -16,22 +16,22 @@ from functools import partial
 import structlog
 
 from conch.errors import ApplyRejected, ConchError
-from control import jobs, outcome
-from control.actuator import Action, Actuator, ServerGone
-from control.core.budget import Shares
-from control.core.policies.conch import Conch
-from control.core.policies.rule import Rule
-from control.core.state import ControlState, InFlight
+from control.act import jobs, outcome
+from control.act.actuator import Action, Actuator, ServerGone
+from control.act.healer import Healer
+from control.act.mending import Mender
+from control.act.probation import Probation, TakenBack
+from control.core.memory.state import ControlState, InFlight
+from control.core.rules.conch import Conch
+from control.core.rules.rule import Rule
+from control.core.shares import Shares
 from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision, Policy, Reason, Settings
 from control.freeze import Freezes
-from control.healer import Healer
-from control.journal import Journal
-from control.mending import Mender
-from control.observe import Observer, Survey
-from control.probation import Probation, TakenBack
-from control.recording import Recording
+from control.journal.recording import Recording
+from control.journal.writer import Journal
 from control.tick import Ending, Mode, Tick
+from control.watch.observe import Observer, Survey
 
 __all__ = ["ControlLoop", "Ending", "Mode", "Tick"]
 
@@ -73,7 +73,7 @@ class ControlLoop:
         frozen: what a person froze, read at each tick.
         fence: raises when another controller has taken over; asked before each tick.
         keep_journal_s: ticks without an action are forgotten after this long.
-        clock: seconds since the epoch; must not jump (``control.clock``).
+        clock: seconds since the epoch; must not jump (``control.watch.clock``).
         wall: what people's clocks say: a freeze ends by it.
         probation: watches changes that are not proven; None watches none.
         healer: is told of models whose requests fail; None heals none.

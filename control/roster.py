@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from conch.errors import ConchError, ConfigError
-from control.core.bounds import effective
+from control.act.knobs import settings_of
+from control.core.memory.bounds import effective
 from control.core.types import Policy, Settings
-from control.knobs import settings_of
 from control.policy_file import PolicyFile
 from serving import groups, model_config
 from serving.client import TritonClient

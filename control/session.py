@@ -12,23 +12,24 @@ from pathlib import Path
 import structlog
 
 from conch.errors import ConfigError, TritonUnavailable
-from control import freeze, jobs
-from control.actuator import Actuator
-from control.baseline import Baseline
-from control.clock import OnClock, SteadyClock
-from control.core.budget import Limit, Shares
+from control import freeze
+from control.act import jobs
+from control.act.actuator import Actuator
+from control.act.baseline import Baseline
+from control.act.healer import Healer
+from control.act.probation import Probation
+from control.act.proof import Prober
+from control.core.shares import Limit, Shares
 from control.core.types import Policy
-from control.healer import Healer
-from control.journal import Journal, OnTrouble
+from control.journal.writer import Journal, OnTrouble
 from control.lease import sole_writer
 from control.loop import ControlLoop, Mode
-from control.machine import Machine
-from control.observe import Observer
 from control.policy_file import PolicyFile
-from control.probation import Probation
-from control.proof import Prober
 from control.roster import roster
-from control.sources import CounterSource, PrometheusCounters, ScrapedCounters
+from control.watch.clock import OnClock, SteadyClock
+from control.watch.machine import Machine
+from control.watch.observe import Observer
+from control.watch.sources import CounterSource, PrometheusCounters, ScrapedCounters
 from serving import pending
 from serving.client import TritonClient
 from serving.repository import Repository

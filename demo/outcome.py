@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from control import codec, explain
 from control.core.types import Reason
+from control.journal import codec, explain
 from demo.contender import to_trace_time
 from demo.scenario import Scenario, settled_attainment
 from perf import slo

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from conch.errors import ConchError
-from control.journal import Journal
+from control.journal.writer import Journal
 from control.session import journal_path
 from serving.repository import Repository
 

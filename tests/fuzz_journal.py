@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from control import codec, replay
-from control.core.state import ControlState
+from control.core.memory.state import ControlState
 from control.core.step import Looked, Started, step
-from control.journal import Journal, OnTrouble
+from control.journal import codec, replay
+from control.journal.writer import Journal, OnTrouble
 from tests.fuzz_mutate import deep, of_bytes, of_value
 from tests.fuzz_scratch import is_refused, scratch
 from tests.unit.story import Story

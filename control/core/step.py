@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from control.core import undo, windows
-from control.core.policies.rule import Rule
-from control.core.state import Applied, ControlState, InFlight
+from control.core.decision import rollback
+from control.core.load import windows
+from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.rules.rule import Rule
 from control.core.types import Decision, Observation, Policy, Reason
 
 
@@ -86,7 +87,7 @@ def step(
 
 def _obeying(decision: Decision, seen: Observation) -> Decision:
     """The decision; a hold that says so where a person froze the model or edited its file."""
-    reason = undo.left_alone(seen)
+    reason = rollback.left_alone(seen)
     if reason is None or decision.reason in _NOTHING_KNOWN:
         return decision
     return replace(decision, reason=reason, desired=decision.applied, fresh=False)

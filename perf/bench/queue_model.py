@@ -23,8 +23,8 @@ import numpy as np
 import psutil
 
 from conch.errors import LoadError
-from control.core import queueing
-from control.core.service_time import Learnt, ServiceTime
+from control.core.queue_model import simulator
+from control.core.service.learnt import Learnt, ServiceTime
 from perf import slo, traces
 from perf.bench.emulated import EmulatedModel, publish
 from perf.inputs import make_inputs
@@ -175,9 +175,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def predicted(
     point: Point, service: ServiceTime, arrival_s: np.ndarray, added: Added
-) -> queueing.Simulated:
+) -> simulator.Simulated:
     """What the model says of these arrivals."""
-    return queueing.simulate(
+    return simulator.simulate(
         arrival_s,
         service,
         instances=point.instances,

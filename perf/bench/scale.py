@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import psutil
 
-from control.core.budget import Limit, Shares
-from control.core.policies.conch import Conch
-from control.core.service_time import ServiceTime
-from control.core.state import Applied, ControlState
+from control.core.memory.state import Applied, ControlState
+from control.core.rules.conch import Conch
+from control.core.service.learnt import ServiceTime
+from control.core.shares import Limit, Shares
 from control.core.step import Ended, Looked, Started, step
 from control.core.types import Decision, Observation, Policy, Settings
 from serving.metrics import ModelCounters

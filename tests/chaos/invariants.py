@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from conch.errors import ConchError
-from control.journal import Journal
+from control.journal.writer import Journal
 from serving import model_config, probe
 from tests.chaos.fault import Cost, Fault
 from tests.chaos.world.load import DEADLINE_S, Answer

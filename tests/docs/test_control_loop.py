@@ -9,21 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from control.core import (
-    cache_switch,
-    cache_use,
-    correction,
-    demand,
-    planner,
-    quality,
-    slow_seconds,
-    types,
-    versions,
-    wanted,
-)
-from control.core.cache_use import CacheUse
-from control.core.policies.conch import Conch
-from control.core.state import ControlState
+from control.core import types
+from control.core.decision import batching, cache_switch, model_version, wanted
+from control.core.judgement import correction
+from control.core.load import cache_use, demand
+from control.core.load.cache_use import CacheUse
+from control.core.memory.state import ControlState
+from control.core.rules.conch import Conch
+from control.core.service import slow_seconds, versions
 from control.core.step import Looked, step
 from control.core.types import Observation, Policy, Reason
 from tests.unit.story import TRUE, Story, a_policy, settings
@@ -84,12 +77,12 @@ def test_every_reason_is_on_the_page(reason: Reason):
         (PAGE, f"carry {wanted.RESERVE:g} times the highest load on record"),
         (PAGE, f"(T + {wanted.SEEN_AND_DRAINED_S:g} s)"),
         (PAGE, f"ρ = {POLICY.utilisation_limit:g}"),
-        (PAGE, f"carries {quality.TO_SPARE:g} times the load"),
+        (PAGE, f"carries {model_version.TO_SPARE:g} times the load"),
         (PAGE, f"the gain must be {POLICY.rebatch_gain:g}"),
-        (PAGE, f"Of those within {(1 - planner.NEAR_BEST) * 100:.0f} % of the most"),
-        (PAGE, f"for {quality.SHORT_FOR_S:g} s, in a panic at once"),
-        (PAGE, f"takes {quality.AS_DEAR * 100:.0f} % of the time"),
-        (PAGE, f"is changed to only below {quality.CHEAPER:g}"),
+        (PAGE, f"Of those within {(1 - batching.NEAR_BEST) * 100:.0f} % of the most"),
+        (PAGE, f"for {model_version.SHORT_FOR_S:g} s, in a panic at once"),
+        (PAGE, f"takes {model_version.AS_DEAR * 100:.0f} % of the time"),
+        (PAGE, f"is changed to only below {model_version.CHEAPER:g}"),
         (PAGE, f"expected to take {versions.GUESS:g} of the time"),
         (PAGE, f"The next trial waits for {cache_use.FIRST_WAIT_S / 3600:g} h"),
         (PAGE, f"did not pay, {cache_use.MOST_WAIT_S / 3600:g} h at most"),

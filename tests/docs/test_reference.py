@@ -13,8 +13,8 @@ import pytest
 
 from cli import reference
 from conch import config_file, errors
-from control import advice
 from control.core.types import Clamp, Reason
+from control.journal import advice
 from control.policy_file import Budget, ModelPolicy, PolicyFile
 
 ROOT = Path(__file__).parents[2]

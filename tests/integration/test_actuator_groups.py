@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from control.actuator import Actuator, Outcome
-from control.baseline import Baseline
-from control.observe import settings_of
+from control.act.actuator import Actuator, Outcome
+from control.act.baseline import Baseline
+from control.watch.observe import settings_of
 from serving import groups, pending
 from tests.integration import changeable, onnx_models
 from tests.integration.changeable import X

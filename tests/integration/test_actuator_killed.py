@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from control.actuator import Actuator, Outcome
-from control.observe import settings_of
+from control.act.actuator import Actuator, Outcome
+from control.watch.observe import settings_of
 from serving import model_config, probe
 from serving.repository import Repository
 from serving.runtime.endpoint import Endpoint
@@ -32,8 +32,8 @@ APPLY = textwrap.dedent("""
     import sys
     from dataclasses import replace
     from pathlib import Path
-    from control.actuator import Actuator
-    from control.observe import settings_of
+    from control.act.actuator import Actuator
+    from control.watch.observe import settings_of
     from serving.client import TritonClient
     from serving.repository import Repository
     root, url, key, model, instances, batch = sys.argv[1:]

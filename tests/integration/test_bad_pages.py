@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from conch.errors import ConchError, ConfigError, TritonUnavailable
-from control.page import MOST_BYTES
-from control.sources import PrometheusCounters, Sample, ScrapedCounters
+from control.watch.page import MOST_BYTES
+from control.watch.sources import PrometheusCounters, Sample, ScrapedCounters
 from tests.integration.conftest import wait_until
 
 DEADLINE_S = 1.0

@@ -14,7 +14,7 @@ import pytest
 from conch.errors import ConchError
 from control import session
 from control.core.types import Reason
-from control.journal import Journal
+from control.journal.writer import Journal
 from control.loop import Mode
 from control.policy_file import Budget, ModelPolicy, PolicyFile
 from perf import traces

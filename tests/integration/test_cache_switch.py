@@ -15,8 +15,8 @@ import pytest
 from control import session
 from control.core.types import Reason
 from control.loop import Mode, Tick
-from control.observe import settings_of
 from control.policy_file import ModelPolicy, PolicyFile
+from control.watch.observe import settings_of
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime.endpoint import Endpoint

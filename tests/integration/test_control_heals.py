@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from control import healer, session
+from control import session
+from control.act import healer
 from control.loop import Mode
 from control.policy_file import ModelPolicy, PolicyFile
 from serving.repository import Repository

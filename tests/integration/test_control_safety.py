@@ -20,15 +20,15 @@ import pytest
 import requests
 
 from control import session
-from control.core.decide import decide
-from control.core.guard import guard
-from control.core.state import ControlState
+from control.core.decision.decide import decide
+from control.core.decision.guard import guard
+from control.core.memory.state import ControlState
 from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
-from control.journal import Journal
+from control.journal.writer import Journal
 from control.lease import Fenced
 from control.loop import Mode, Tick
-from control.observe import settings_of
 from control.policy_file import ModelPolicy, PolicyFile
+from control.watch.observe import settings_of
 from perf import traces
 from perf.replay_result import Outcome
 from serving.repository import Repository

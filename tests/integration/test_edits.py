@@ -12,14 +12,14 @@ from click.testing import CliRunner, Result
 
 from cli.main import root
 from conch.errors import ApplyRejected, ConfigError
-from control import actuator as actuator_module
 from control import session
+from control.act import actuator as actuator_module
+from control.act.actuator import Actuator
 from control.action import Edited
-from control.actuator import Actuator
 from control.core.types import Reason
 from control.loop import ControlLoop, Mode
-from control.observe import settings_of
 from control.policy_file import ModelPolicy, PolicyFile
+from control.watch.observe import settings_of
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
 from tests.integration import onnx_models, scripted

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from conch.errors import ConfigError
-from control.actuator import Actuator
-from control.observe import settings_of
+from control.act.actuator import Actuator
+from control.watch.observe import settings_of
 from perf import traces
 from perf.bench.emulated import EmulatedModel, config_of, publish
 from perf.replay import ReplayTarget, replay

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import requests
 
-from control.actuator import Actuator, Outcome
-from control.core import windows
+from control.act.actuator import Actuator, Outcome
+from control.core.load import windows
 from control.core.types import Observation
-from control.machine import Machine
-from control.observe import Observer, ScrapedCounters, settings_of
+from control.watch.machine import Machine
+from control.watch.observe import Observer, ScrapedCounters, settings_of
 from serving import model_config
 from serving.model_config import ReloadKind
 from serving.repository import Repository

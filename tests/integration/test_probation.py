@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from control import probation, session
-from control.core.guard import guard
-from control.core.state import ControlState
+from control import session
+from control.act import probation
+from control.core.decision.guard import guard
+from control.core.memory.state import ControlState
 from control.core.types import Clamp, Decision, Reason, Settings
-from control.journal import Journal
+from control.journal.writer import Journal
 from control.loop import ControlLoop, Mode
-from control.observe import settings_of
 from control.policy_file import ModelPolicy, PolicyFile
+from control.watch.observe import settings_of
 from serving import model_config, pending
 from serving.client import TritonClient
 from serving.repository import Repository
@@ -214,7 +215,7 @@ HANGS = textwrap.dedent("""
     from serving.client import TritonClient
     from serving.repository import Repository
     from serving.runtime import endpoint as endpoints
-    from control.observe import settings_of
+    from control.watch.observe import settings_of
 
     log.configure(0)
     where = sys.argv[1]

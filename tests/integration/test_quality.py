@@ -13,8 +13,8 @@ import numpy as np
 from control import session
 from control.core.types import Reason
 from control.loop import Mode, Tick
-from control.observe import settings_of
 from control.policy_file import ModelPolicy, PolicyFile
+from control.watch.observe import settings_of
 from perf import traces
 from perf.bench.emulated import EmulatedModel, publish
 from perf.replay import ReplayTarget, replay

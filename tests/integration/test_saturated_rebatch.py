@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import pytest
 
 from control import session
-from control.core.decide import decide
-from control.core.state import ControlState
+from control.core.decision.decide import decide
+from control.core.memory.state import ControlState
 from control.core.types import Decision, Observation, Policy, Reason
 from control.loop import Mode
-from control.observe import settings_of
 from control.policy_file import ModelPolicy, PolicyFile
+from control.watch.observe import settings_of
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints

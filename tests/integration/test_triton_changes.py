@@ -11,8 +11,8 @@ import pytest
 import requests
 
 from conch.errors import ConchError
-from control.actuator import Actuator
-from control.observe import Observer, ScrapedCounters, settings_of
+from control.act.actuator import Actuator
+from control.watch.observe import Observer, ScrapedCounters, settings_of
 from serving import metrics, model_config
 from serving.model_config import ModelConfig, ReloadKind
 from tests.integration import changeable, scripted

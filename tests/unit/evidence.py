@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from control.core.service_time import Learnt, ServiceTime
+from control.core.service.learnt import Learnt, ServiceTime
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE
 

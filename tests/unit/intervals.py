@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from control.core.windows import Interval
+from control.core.load.windows import Interval
 from serving.statistics import ModelStatistics
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-from control.core.policies import RULES, rule_named
-from control.core.policies.rule import Rule
-from control.core.state import Applied, ControlState, InFlight
+from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.rules import RULES, rule_named
+from control.core.rules.rule import Rule
 from control.core.step import Begun, Ended, Event, Looked, step
 from control.core.types import Decision, Observation, Policy, Reason, Settings
 from serving.metrics import ModelCounters

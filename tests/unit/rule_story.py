@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from control.core.policies.rule import Rule
-from control.core.state import Applied, ControlState, InFlight
+from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.rules.rule import Rule
 from control.core.types import Decision, Observation, Policy, Settings
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics

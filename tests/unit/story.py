@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from control.core.decide import decide
-from control.core.service_time import ServiceTime
-from control.core.state import Applied, ControlState, InFlight
+from control.core.decision.decide import decide
+from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.service.learnt import ServiceTime
 from control.core.types import Decision, Observation, Policy, Reason, Settings
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from conch.errors import ApplyRejected
-from control.actuator import Actuator
+from control.act.actuator import Actuator
 from serving import model_config
 from serving.client import InferenceFailed, TritonClient
 from serving.model_config import ModelConfig

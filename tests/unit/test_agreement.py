@@ -7,10 +7,10 @@ from dataclasses import fields, replace
 
 import pytest
 
-from control import explain
-from control.core.agreement import AGREED_S, Agreement
+from control.core.load.agreement import AGREED_S, Agreement
+from control.core.load.windows import Interval
 from control.core.types import Reason
-from control.core.windows import Interval
+from control.journal import explain
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
 from tests.unit import story

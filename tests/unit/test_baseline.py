@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from control.baseline import Baseline
-from control.observe import settings_of, with_settings
+from control.act.baseline import Baseline
+from control.watch.observe import settings_of, with_settings
 from serving import groups, model_config
 from serving.model_config import ModelConfig
 from serving.repository import Repository

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from conch.errors import ConfigError
-from control import codec
 from control.core.types import Decision, Reason
-from control.journal import ActionEntry
+from control.journal import codec
+from control.journal.writer import ActionEntry
 from perf.bench.control import real
 from tests.unit.control_runs import change, settings
 

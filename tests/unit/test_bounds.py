@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from control.core.bounds import LEAST_BUSY_S, CpuUse, effective
-from control.core.policies import rule_named
+from control.core.memory.bounds import LEAST_BUSY_S, CpuUse, effective
+from control.core.rules import rule_named
 from control.core.types import Policy, Reason, Settings
 from control.policy_file import ModelPolicy
 from tests.unit import story

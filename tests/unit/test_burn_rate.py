@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.burn_rate import ErrorBudget, missed_fraction, pending_at_start
-from control.core.correction import HIGH, LOW, Correction
+from control.core.judgement.correction import HIGH, LOW, Correction
+from control.core.judgement.error_budget import ErrorBudget, missed_fraction, pending_at_start
 from tests.unit.intervals import timed
 from tests.unit.story import a_policy
 

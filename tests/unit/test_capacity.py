@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control.core.capacity import capacity_rps
-from control.core.service_time import ServiceTime
+from control.core.queue_model.capacity import capacity_rps
+from control.core.service.learnt import ServiceTime
 from tests.unit.story import TRUE, a_policy
 
 

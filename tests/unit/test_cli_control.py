@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from cli import control as commands
 from control import session
-from control.journal import Journal, OnTrouble
+from control.journal.writer import Journal, OnTrouble
 from serving.repository import Repository
 
 

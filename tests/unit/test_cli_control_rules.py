@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from cli.control import control
 from conch.errors import ConfigError
-from control.core.policies import RULES, rule_named
+from control.core.rules import RULES, rule_named
 
 
 def test_the_list_has_every_rule_with_its_defaults_and_its_source():

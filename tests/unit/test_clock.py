@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 import pytest
 
-from control.clock import OnClock, SteadyClock
-from control.sources import Sample
+from control.watch.clock import OnClock, SteadyClock
+from control.watch.sources import Sample
 from serving import metrics
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.policies import rule_named
+from control.core.rules import rule_named
 from control.core.step import Looked, step
 from control.core.types import Decision, Observation, Reason
 from serving.metrics import ModelCounters

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control import codec
-from control.core.budget import Limit, Shares
-from control.core.policies import rule_named
-from control.core.state import ControlState
+from control.core.memory.state import ControlState
+from control.core.rules import rule_named
+from control.core.shares import Limit, Shares
 from control.core.step import Event, Looked, Started, step
 from control.core.types import Decision
+from control.journal import codec
 from tests.unit import story
 from tests.unit.life import EVERY, FEW, POLICY, Life, again
 from tests.unit.story import TRUE, held_for

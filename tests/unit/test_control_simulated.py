@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conch.errors import ConfigError
-from control.core.state import ControlState
+from control.core.memory.state import ControlState
 from control.core.types import Decision, Observation, Policy, Reason
 from perf import slo
 from perf.bench.control import side_by_side

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from control.core.decide import decide
-from control.core.state import ControlState
+from control.core.decision.decide import decide
+from control.core.memory.state import ControlState
 from control.core.types import Clamp, Reason
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.demand import Bound, Demand, bounds_of, dispersion
+from control.core.load.demand import Bound, Demand, bounds_of, dispersion
 from tests.unit.intervals import in_a_row
 
 

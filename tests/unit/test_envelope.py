@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.envelope import WINDOWS_S, envelope
+from control.core.rules.baselines.envelope import WINDOWS_S, envelope
 
 
 def _each_second(*counts: float, at_s: float | None = None) -> dict[float, float]:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cli.control import _effect
-from control import explain
 from control.core.types import Decision, Need, Observation, Reason, Settings
+from control.journal import explain
 from control.tick import Tick
 from serving.metrics import ModelCounters
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.guard import guard
-from control.core.safety import Block, Safety
-from control.core.state import Applied, ControlState
+from control.core.decision.guard import guard
+from control.core.judgement.safety import Block, Safety
+from control.core.memory.state import Applied, ControlState
 from control.core.types import Clamp, Observation, Settings
 from tests.unit.story import a_policy, in_flight, settings
 

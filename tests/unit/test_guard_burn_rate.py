@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from control.core.guard import guard
-from control.core.safety import Safety
-from control.core.state import Applied, ControlState
+from control.core.decision.guard import guard
+from control.core.judgement.safety import Safety
+from control.core.memory.state import Applied, ControlState
 from control.core.types import Clamp, Reason, Settings
 from tests.unit.story import Story, a_policy, settings
 

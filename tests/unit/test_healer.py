@@ -11,8 +11,8 @@ from typing import Self
 import psutil
 import pytest
 
-from control import healer
-from control.healer import Healer
+from control.act import healer
+from control.act.healer import Healer
 from serving import heal
 from serving.repository import Repository
 from serving.runtime import stubs

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from control.core.types import Decision, Observation, Reason
-from control.journal import Journal
+from control.journal.writer import Journal
 from control.session import journal_path
 from serving.repository import Repository
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from control.core.policies import rule_named
+from control.core.rules import rule_named
 from control.core.types import MOST_BATCHED
 from tests.unit import story
 from tests.unit.life import EVERY, POLICY, Life

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.interference import Interference, Level, fitted
-from control.core.service_time import NO_LIMIT, Learnt, relative_time
+from control.core.service.interference import Interference, Level, fitted
+from control.core.service.learnt import NO_LIMIT, Learnt, relative_time
 from tests.unit.evidence import executed, seen_at
 from tests.unit.story import TRUE
 

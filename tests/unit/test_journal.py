@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control import codec, explain
-from control.actuator import Action, Outcome
-from control.core.state import Applied, InFlight
+from control.act.actuator import Action, Outcome
+from control.core.memory.state import Applied, InFlight
 from control.core.step import Begun, Ended, Event, Looked, Started
 from control.core.types import Decision, Observation
-from control.journal import Journal, JournalError
+from control.journal import codec, explain
+from control.journal.writer import Journal, JournalError
 from serving.model_config import ReloadKind
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import Story

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from control import codec, replay
-from control.core.policies.conch import Conch
-from control.core.state import Applied
+from control.core.memory.state import Applied
+from control.core.rules.conch import Conch
 from control.core.types import Settings
-from control.journal import Journal, JournalError, OnTrouble
+from control.journal import codec, replay
+from control.journal.writer import Journal, JournalError, OnTrouble
 from tests.unit.test_journal import ACTION
 from tests.unit.test_replay import POLICY
 from tests.unit.troubled_journal import events, recorder_of, said

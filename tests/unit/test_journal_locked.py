@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from control import journal as journals
-from control import replay
-from control.core.policies.conch import Conch
-from control.journal import Journal, OnTrouble
+from control.core.rules.conch import Conch
+from control.journal import replay
+from control.journal import writer as journals
+from control.journal.writer import Journal, OnTrouble
 from tests.unit.test_journal import ACTION
 from tests.unit.test_replay import POLICY
 from tests.unit.troubled_journal import events, held, recorder_of, said

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from control import replay
-from control.core.policies.conch import Conch
-from control.journal import Journal, OnTrouble
+from control.core.rules.conch import Conch
+from control.journal import replay
+from control.journal.writer import Journal, OnTrouble
 from tests.unit.test_journal import ACTION
 from tests.unit.test_replay import POLICY
 from tests.unit.troubled_journal import events, garbage, recorder_of, said

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from control import journal_store
-from control.journal import Journal, JournalError, OnTrouble
+from control.journal import store
+from control.journal.writer import Journal, JournalError, OnTrouble
 from tests.unit.test_stored_files import as_nobody
 from tests.unit.troubled_journal import events, garbage, recorder_of, said
 
@@ -155,7 +155,7 @@ def test_a_repository_that_may_not_be_written(as_nobody: Path, said) -> None:
 
 def test_a_journal_in_memory_does_not_grow(tmp_path, monkeypatch) -> None:
     """Weeks of a dry run."""
-    monkeypatch.setattr(journal_store, "MOST_KEPT", 20)
+    monkeypatch.setattr(store, "MOST_KEPT", 20)
     garbage(tmp_path / "j")
     with Journal(tmp_path / "j", on_trouble=OnTrouble.IN_MEMORY) as journal:
         recorder_of(journal).passes(100, 100)

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from control.core.judge import Verdict, Watch, judge
-from control.core.period import Period
-from control.core.safety import Safety
+from control.core.judgement.judge import Verdict, Watch, judge
+from control.core.judgement.period import Period
+from control.core.judgement.safety import Safety
+from control.core.load.windows import interval
 from control.core.types import Observation, Settings
-from control.core.windows import interval
 from serving.metrics import ModelCounters
 from tests.unit.intervals import timed
 from tests.unit.story import a_policy, settings

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 import tests.unit.life
-from control.core.judge import Verdict, Watch, judge
-from control.core.period import Period
-from control.core.policies import rule_named
-from control.core.state import Applied, InFlight
+from control.core.judgement.judge import Verdict, Watch, judge
+from control.core.judgement.period import Period
+from control.core.load.windows import Interval
+from control.core.memory.state import Applied, InFlight
+from control.core.rules import rule_named
 from control.core.step import Begun, Ended
 from control.core.types import Reason
-from control.core.windows import Interval
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.intervals import timed
 from tests.unit.life import Life

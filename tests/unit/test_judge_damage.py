@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from control.core.judge import Verdict
-from control.core.period import Period
-from control.core.safety import Safety
+from control.core.judgement.judge import Verdict
+from control.core.judgement.period import Period
+from control.core.judgement.safety import Safety
 from control.core.types import Settings
 from tests.unit.test_judge import BIG, GOOD, POLICY, T0, period, verdict, watch
 

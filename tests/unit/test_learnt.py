@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.service_time import Learnt
+from control.core.service.learnt import Learnt
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.evidence import SLOW, after, executed, noisy
 from tests.unit.story import TRUE

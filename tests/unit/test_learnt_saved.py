@@ -10,14 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.saved import from_plain, to_plain
-from control.core.service_time import Learnt
-from control.core.slow_seconds import (
-    MOST,
-    NORMAL,
-    SlowSeconds,
-    Z,
-)
+from control.core.memory.saved import from_plain, to_plain
+from control.core.service.learnt import Learnt
+from control.core.service.slow_seconds import MOST, NORMAL, SlowSeconds, Z
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.evidence import SLOW, seen_at
 

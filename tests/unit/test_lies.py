@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from control.core.policies import rule_named
+from control.core.rules import rule_named
 from control.core.types import Observation, Policy
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics

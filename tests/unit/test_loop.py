@@ -12,13 +12,13 @@ from typing import Any, cast
 import pytest
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
-from control.actuator import Actuator, Outcome
-from control.core.guard import guard
-from control.core.state import ControlState
+from control.act.actuator import Actuator, Outcome
+from control.core.decision.guard import guard
+from control.core.memory.state import ControlState
 from control.core.types import Clamp, Decision, Reason, Settings
-from control.journal import Journal
+from control.journal.writer import Journal
 from control.loop import ControlLoop
-from control.observe import settings_of
+from control.watch.observe import settings_of
 from serving import model_config, pending
 from serving.client import TritonClient
 from serving.model_config import ModelConfig

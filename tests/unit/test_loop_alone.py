@@ -13,13 +13,13 @@ import pytest
 import structlog
 
 from control import loop as looping
+from control.act.probation import Probation, TakenBack
 from control.action import Edited, ServerGone
-from control.core.state import ControlState
+from control.core.memory.state import ControlState
 from control.core.types import Decision, Observation, Reason, Settings
-from control.journal import Journal
+from control.journal.writer import Journal
 from control.lease import Fenced
 from control.loop import ControlLoop
-from control.probation import Probation, TakenBack
 from tests.unit.story import a_policy, settings
 
 NOW_S = 5000.0

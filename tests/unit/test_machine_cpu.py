@@ -7,8 +7,8 @@ import subprocess
 import time
 from unittest import mock
 
-from control import machine
-from control.machine import Machine
+from control.watch import machine
+from control.watch.machine import Machine
 from serving.model_config import parse
 
 CONFIG = parse('name: "m" instance_group { name: "m_0" count: 1 kind: KIND_CPU }')

@@ -12,9 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from conch.errors import ConfigError, TritonUnavailable
-from control import machine, sources
-from control.machine import Machine
-from control.observe import (
+from control.watch import machine, sources
+from control.watch.machine import Machine
+from control.watch.observe import (
     CONFIG_EVERY_S,
     Observer,
     settings_of,
@@ -22,7 +22,7 @@ from control.observe import (
     threads_ours,
     with_settings,
 )
-from control.sources import Sample
+from control.watch.sources import Sample
 from serving import metrics, model_config
 from serving.client import TritonClient
 from serving.model_config import ModelConfig

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from control.core import decide
-from control.core.judge import Watch
-from control.core.state import ControlState
+from control.core.decision import decide
+from control.core.judgement.judge import Watch
+from control.core.load.windows import Interval
+from control.core.memory.state import ControlState
 from control.core.types import Observation, Reason
-from control.core.windows import Interval
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.intervals import timed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from control.core.policies import rule_named
+from control.core.rules import rule_named
 from control.core.types import Clamp, Reason
 from tests.unit import story
 from tests.unit.life import Life

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from control.core.planner import BatchingPlan, Knowledge, fewest, plan_batching
-from control.core.service_time import Learnt, ServiceTime
+from control.core.decision.batching import BatchingPlan, plan_batching
+from control.core.queue_model.knowledge import Knowledge, fewest
+from control.core.service.learnt import Learnt, ServiceTime
 from control.core.types import Observation, Policy, Settings
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics

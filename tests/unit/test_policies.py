@@ -11,11 +11,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from conch.errors import ConfigError
-from control.core.policies import GRIDS, RULES, SOURCES, rule_named
-from control.core.policies.knative_kpa import KnativeKpa
-from control.core.policies.rule import Rule
-from control.core.policies.static import Static
-from control.core.state import ControlState
+from control.core.memory.state import ControlState
+from control.core.rules import GRIDS, RULES, SOURCES, rule_named
+from control.core.rules.baselines.knative_kpa import KnativeKpa
+from control.core.rules.baselines.static import Static
+from control.core.rules.rule import Rule
 from control.core.step import Looked, step
 from control.core.types import Clamp, Decision, Observation, Policy, Reason
 from tests.unit.rule_story import RuleStory

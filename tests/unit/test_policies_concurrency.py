@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
-from control.core.policies.aimd_batching import AimdBatching, AimdBatchingHpa, next_size
-from control.core.policies.hpa_queue_compute import HpaQueueCompute
-from control.core.policies.knative_kpa import KnativeKpa
-from control.core.policies.ray_serve import RayServe
+from control.core.rules.baselines.aimd_batching import AimdBatching, AimdBatchingHpa, next_size
+from control.core.rules.baselines.hpa_queue_compute import HpaQueueCompute
+from control.core.rules.baselines.knative_kpa import KnativeKpa
+from control.core.rules.baselines.ray_serve import RayServe
 from control.core.types import Decision, Reason
 from serving.statistics import ModelStatistics
 from tests.unit.rule_story import RuleStory

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from control.core.policies.hpa_utilisation import HpaUtilisation
+from control.core.rules.baselines.hpa_utilisation import HpaUtilisation
 from control.core.types import Reason
 from tests.unit.rule_story import RuleStory
 from tests.unit.story import a_policy, settings

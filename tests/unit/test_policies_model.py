@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.policies import signals
-from control.core.policies.carried import Carried
-from control.core.policies.clairvoyant import Clairvoyant, highest_mean_rps
-from control.core.policies.inferline import InferLine, highest_rate, newest_rates
-from control.core.policies.static import Static, StaticDefault, StaticMean
+from control.core.rules.baselines import signals
+from control.core.rules.baselines.carried import Carried
+from control.core.rules.baselines.clairvoyant import Clairvoyant, highest_mean_rps
+from control.core.rules.baselines.inferline import InferLine, highest_rate, newest_rates
+from control.core.rules.baselines.static import Static, StaticDefault, StaticMean
 from control.core.types import Reason
 from tests.unit.intervals import in_a_row
 from tests.unit.rule_story import RuleStory

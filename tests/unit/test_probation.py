@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from conch.errors import RepositoryError, TritonUnavailable
+from control.act.probation import BUSY_S, SETTLED_S, SILENT_S, Probation
 from control.core.types import Observation
-from control.observe import settings_of
-from control.probation import BUSY_S, SETTLED_S, SILENT_S, Probation
+from control.watch.observe import settings_of
 from serving import model_config, pending
 from serving.client import InferenceFailed, TritonClient
 from serving.metrics import ModelCounters
@@ -350,7 +350,7 @@ def test_an_error_of_a_poll_does_not_end_the_watch(
             world.watch._stop.set()
         raise OSError("disk")
 
-    monkeypatch.setattr("control.probation.POLL_S", 0.0)
+    monkeypatch.setattr("control.act.probation.POLL_S", 0.0)
     monkeypatch.setattr(Probation, "poll", lambda _: poll())
     world.watch._run()
     assert len(polls) == 3

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from conch.errors import TritonUnavailable
-from control.proof import Answers, Prober, RowsRefused
+from control.act.proof import Answers, Prober, RowsRefused
 from serving import model_config
 from serving.client import InferenceFailed, TritonClient
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from control import checkpoint
-from control.core.judge import Verdict, Watch, judge
-from control.core.period import Period
-from control.core.quality import CHEAPER, SHORT_FOR_S
-from control.core.service_time import Learnt, ServiceTime
-from control.core.state import Applied
+from control.core.decision.model_version import CHEAPER, SHORT_FOR_S
+from control.core.decision.wanted import LOADS_KEPT
+from control.core.judgement.judge import Verdict, Watch, judge
+from control.core.judgement.period import Period
+from control.core.memory.state import Applied
+from control.core.service.learnt import Learnt, ServiceTime
+from control.core.service.versions import GUESS, Versions, learnt_of, served
 from control.core.types import Observation, Reason
-from control.core.versions import GUESS, Versions, learnt_of, served
-from control.core.wanted import LOADS_KEPT
+from control.journal import checkpoint
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE, Story, a_policy, settings
 

@@ -10,16 +10,17 @@ from typing import cast
 
 import pytest
 
-from control.actuator import Action, Actuator, Outcome
-from control.core.planner import BatchingPlan, Knowledge
-from control.core.reload_cost import Reload, pays, rebatch_pays
-from control.core.service_time import Learnt
-from control.core.state import Applied, ControlState
+from control.act.actuator import Action, Actuator, Outcome
+from control.core.decision.batching import BatchingPlan
+from control.core.decision.reload_cost import Reload, pays, rebatch_pays
+from control.core.decision.wanted import Wanted
+from control.core.memory.state import Applied, ControlState
+from control.core.queue_model.knowledge import Knowledge
+from control.core.service.learnt import Learnt
 from control.core.types import Decision, Observation, Policy, Reason, Settings
-from control.core.wanted import Wanted
-from control.journal import Journal
+from control.journal.writer import Journal
 from control.loop import ControlLoop
-from control.observe import Observer
+from control.watch.observe import Observer
 from serving.model_config import ReloadKind
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import Story, a_policy, settings

@@ -14,15 +14,15 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import root as cli
-from control import checkpoint, codec, explain, replay
-from control import journal as journals
-from control.core.curves import ServiceTime
-from control.core.policies import rule_named
-from control.core.state import Applied, ControlState
+from control.core.memory.state import Applied, ControlState
+from control.core.rules import rule_named
+from control.core.service.curves import ServiceTime
 from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision, Observation, Policy
-from control.journal import Journal
-from control.journal_reader import Run
+from control.journal import checkpoint, codec, explain, replay
+from control.journal import writer as journals
+from control.journal.reader import Run
+from control.journal.writer import Journal
 from tests.unit.story import Story, a_policy, held_for, in_flight
 from tests.unit.test_journal import ACTION
 

@@ -9,15 +9,15 @@ from typing import Any, cast
 
 import pytest
 
-from control import replay
-from control.core.cache_use import CacheUse, Trials
-from control.core.policies.conch import Conch
-from control.core.slow_seconds import SlowSeconds
-from control.core.state import Applied, ControlState
+from control.core.load.cache_use import CacheUse, Trials
+from control.core.memory.state import Applied, ControlState
+from control.core.rules.conch import Conch
+from control.core.service.slow_seconds import SlowSeconds
+from control.core.service.versions import GUESS
 from control.core.step import Started, step
 from control.core.types import Reason
-from control.core.versions import GUESS
-from control.journal import Journal
+from control.journal import replay
+from control.journal.writer import Journal
 from control.loop import ControlLoop
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE, Story, a_policy, settings

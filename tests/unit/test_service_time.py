@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.curves import isotonic
-from control.core.service_time import Learnt, ServiceTime, fit
+from control.core.service.curves import isotonic
+from control.core.service.learnt import Learnt, ServiceTime, fit
 from tests.unit.evidence import SLOW, after, executed, noisy
 from tests.unit.story import TRUE
 

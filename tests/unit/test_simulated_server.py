@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from control.core import queueing
-from control.core.service_time import ServiceTime
+from control.core.queue_model import simulator
+from control.core.service.learnt import ServiceTime
 from perf.bench.control.scenarios import EMULATED
 from perf.bench.control.simulated import IDEAL, SimulatedServer
 from tests.unit.simulated import STEADY, at, server
@@ -23,7 +23,7 @@ def test_without_changes_it_is_the_queue_model(rate_rps: float, delay_s: float) 
     for second in range(70):  # looks must not disturb it
         playing.observe(float(second))
     playing.finish()
-    expected = queueing.simulate(
+    expected = simulator.simulate(
         arrival_s,
         ServiceTime(alpha_s=STEADY.alpha_s, beta_s=STEADY.beta_s),
         instances=2,

@@ -29,7 +29,7 @@ from conch.tables import LiteralColumn, clean_table, literal_console
 from conch.terminal import clean
 from control import session
 from control.core.types import Decision, Observation, Reason
-from control.journal import Journal
+from control.journal.writer import Journal
 from export import report_table
 from perf import perf_table
 from serving import model_config

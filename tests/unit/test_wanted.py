@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from control.core.judge import Watch
-from control.core.safety import Block
-from control.core.state import ControlState
+from control.core.judgement.judge import Watch
+from control.core.judgement.safety import Block
+from control.core.memory.state import ControlState
 from control.core.types import Clamp, Policy, Reason
 from tests.unit.story import Story, a_policy, settings
 

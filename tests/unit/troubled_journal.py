@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from control.journal import Journal
+from control.journal.writer import Journal
 from tests.unit.story import Story
 from tests.unit.test_replay import POLICY, Recorder
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from conch.errors import ConchError
-from control import codec
 from control.core.types import Policy
+from control.journal import codec
 from perf import slo
 from perf.bench.control import real, store
 from perf.bench.control.plan import CLAIRVOYANT, STATIC_BEST, Contender, Item, Plan

@@ -21,10 +21,11 @@ import psutil
 import yaml
 
 from conch.errors import ConfigError, LoadError
-from control import codec, session
-from control.actuator import Outcome as ActionOutcome
+from control import session
+from control.act.actuator import Outcome as ActionOutcome
 from control.core.types import Policy
-from control.journal import ActionEntry, Journal
+from control.journal import codec
+from control.journal.writer import ActionEntry, Journal
 from perf.bench import emulated
 from perf.bench.control.process import Controller, controller
 from perf.bench.control.run import ChangeMade, ControlRun

@@ -14,8 +14,8 @@ from types import MappingProxyType
 import numpy as np
 
 from conch.errors import ConfigError
-from control.core.capacity import capacity_rps
-from control.core.service_time import ServiceTime
+from control.core.queue_model.capacity import capacity_rps
+from control.core.service.learnt import ServiceTime
 from control.core.types import Policy
 from perf.bench.control.shapes import KNOWN, Shape
 from perf.bench.control.untuned import UNTUNED

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from control.core.policies.rule import Rule
-from control.core.state import Applied, ControlState, InFlight
+from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.rules.rule import Rule
 from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision, Policy, Reason
 from perf.bench.control.run import ChangeMade, ControlRun

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from control import codec
-from control.core.policies import rule_named
+from control.core.rules import rule_named
 from control.core.types import Policy
+from control.journal import codec
 from perf.bench.control import store
 from perf.bench.control.run import ControlRun
 from perf.bench.control.scenarios import EMULATED, POLICY, Scenario

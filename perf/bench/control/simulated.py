@@ -1,8 +1,8 @@
 """A simulated Triton with one model whose settings change while it runs. Pure: time is given.
 
-Theory of operation. The batcher is that of ``control.core.queueing``: one FIFO queue, c instances,
-a free one takes what waits up to B, and a batch of b is busy for ℓ(b) with jitter. Changes follow
-what a real Triton 2.51 did with the emulated accelerator:
+Theory of operation. The batcher is that of ``control.core.queue_model.simulator``: one FIFO queue,
+c instances, a free one takes what waits up to B, and a batch of b is busy for ℓ(b) with jitter.
+Changes follow what a real Triton 2.51 did with the emulated accelerator:
 
 * in place, more: the new instances load side by side and take work as soon as they have loaded, but
   the load call returns only when nothing waited and an instance was free, and shows the old count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from control.core.policies.static import Static
+from control.core.rules.baselines.static import Static
 from control.core.types import Policy
 from perf import slo
 from perf.bench.control.run import ControlRun

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from control import codec
 from control.core.types import Settings
+from control.journal import codec
 from perf.bench.control.run import ChangeMade, ControlRun
 
 _ARRAYS = ("intended_s", "latency_s")

@@ -1,0 +1,259 @@
+"""The quality knob: a cheaper version of the model in an overload, and the better one afterwards.
+
+Theory of operation. The owner names versions that may stand in for each other, best first. Where no
+allowed instance count carries the need, the next cheaper one takes over: Triton changes the served
+version in place. One that was never seen is a probe: its service times are guessed from the present
+ones, and if it turns out to take as long, the better one comes back and the probe is not repeated.
+The way back is one step at a time, once the better version would have carried the need with
+something to spare for the whole patience: a load between the two capacities stays with the cheaper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from control.core.decision.guard import guard
+from control.core.decision.wanted import Wanted
+from control.core.judgement.error_budget import missed_fraction
+from control.core.memory.state import ControlState
+from control.core.queue_model.knowledge import Knowledge, fewest
+from control.core.service.learnt import Learnt
+from control.core.service.versions import Versions, learnt_of, served
+from control.core.types import Decision, Observation, Reason, Settings
+
+SHORT_FOR_S = 2.0
+"""An overload that lasts this long is answered by a cheaper version; one in a panic at once."""
+CHEAPER = 0.9
+"""A version that was seen must take less than this share of the time to be changed to."""
+AS_DEAR = 0.97
+"""The version in force goes when it takes this share of the time of a better one, or more."""
+TO_SPARE = 1.05
+"""A better version must carry this many times the load to come back."""
+EVIDENT_BATCHES = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What the versions offer at this look.
+
+    Attributes:
+        state: the memory, with what was seen of the versions.
+        known: what plans are made from once ``decision`` is in force; as it was without one.
+        decision: another version, as the guard lets it; without its terms. None for none.
+        terms: the numbers that were used.
+    """
+
+    state: ControlState
+    known: Knowledge
+    decision: Decision | None = None
+    terms: Mapping[str, float] = field(default_factory=dict)
+
+
+def look(
+    state: ControlState, seen: Observation, applied: Settings, want: Wanted, known: Knowledge
+) -> Outlook:
+    """Whether another version should serve."""
+    policy, now = known.policy, served(seen)
+    terms = {"version": float(applied.version or 0)}
+    order = [v for v in policy.versions if not seen.versions or v in seen.versions]
+    if now is None or now not in order or len(order) < 2:
+        state = replace(state, versions=state.versions.after_gap())
+        return Outlook(state=state, known=known, terms=terms)
+    memory = state.versions
+    ladder = _Ladder(order=order, here=order.index(now), memory=memory, known=known)
+    most = policy.max_instances if seen.cap is None else min(policy.max_instances, seen.cap)
+    allowed = range(policy.min_instances, max(most, policy.min_instances) + 1)
+    most_rps = max(want.capacities[count] for count in {*allowed, applied.instances})
+    short = most_rps < want.demand.sized_rps(most_rps) and _hurts(state, want, known)
+    better = _better(ladder, applied, want, allowed)
+    fits = better is not None and better.fits and not want.panic
+    memory = replace(
+        memory,
+        short_since_s=_since(memory.short_since_s, short, seen.at_s),
+        fits_since_s=_since(memory.fits_since_s, fits, seen.at_s),
+    )
+    state = replace(state, versions=memory)
+    if better is not None:
+        terms["better_version_capacity_rps"] = better.capacity_rps
+    outlook = Outlook(state=state, known=known, terms=terms)
+
+    as_dear = ladder.as_dear(applied)
+    if as_dear is not None:
+        wanted = replace(applied, version=as_dear)
+        return _guarded(outlook, ladder, seen, applied, wanted, Reason.QUALITY_UP, adds=True)
+    exhausted = min(want.needed, allowed[-1]) <= applied.instances
+    urgent = want.panic or _lasted(memory.short_since_s, seen.at_s) >= SHORT_FOR_S
+    cheaper = ladder.cheaper(applied) if short and exhausted and urgent else None
+    if cheaper is not None:
+        wanted = replace(applied, version=cheaper)
+        return _guarded(outlook, ladder, seen, applied, wanted, Reason.QUALITY_DOWN, adds=True)
+    if better is not None and _lasted(memory.fits_since_s, seen.at_s) >= want.patience_s:
+        wanted = replace(
+            applied, version=better.version, instances=max(better.instances, applied.instances)
+        )
+        return _guarded(outlook, ladder, seen, applied, wanted, Reason.QUALITY_UP, adds=False)
+    return outlook
+
+
+def _hurts(state: ControlState, want: Wanted, known: Knowledge) -> bool:
+    """Whether requests wait for longer than a round of batches, or too many miss the SLO.
+
+    A prediction alone costs no quality: at a low load the times of large batches are a guess.
+    """
+    if want.demand.excess > 0 or not state.intervals:
+        return want.demand.excess > 0
+    missed = missed_fraction(state.intervals[-1], slo_s=known.policy.slo_s)
+    return missed > 1.0 - known.policy.slo_target_fraction
+
+
+def _guarded(
+    outlook: Outlook,
+    ladder: _Ladder,
+    seen: Observation,
+    applied: Settings,
+    wanted: Settings,
+    reason: Reason,
+    *,
+    adds: bool,
+) -> Outlook:
+    """The outlook with another version, where the guard lets it pass."""
+    assert wanted.version is not None  # the callers say so
+    policy, state = ladder.known.policy, outlook.state
+    guarded = guard(
+        wanted,
+        applied,
+        state,
+        policy,
+        at_s=seen.at_s,
+        granularity=seen.granularity,
+        seen=seen,
+        safety=state.safety,
+        adds_capacity=adds,
+    )
+    if guarded.settings == applied:
+        return outlook
+    decision = Decision(
+        tick_id=seen.tick_id,
+        at_s=seen.at_s,
+        reason=reason,
+        applied=applied,
+        desired=guarded.settings,
+        clamps=guarded.clamps,
+        may_act_at_s=guarded.may_act_at_s,
+    )
+    known = replace(ladder.known, learnt=ladder.learnt(wanted.version))
+    return replace(outlook, known=known, decision=decision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Better:
+    """The next better version: the instances it would take, what it carries at best, whether it
+    fits with something to spare."""
+
+    version: int
+    instances: int
+    capacity_rps: float
+    fits: bool
+
+
+def _better(ladder: _Ladder, applied: Settings, want: Wanted, allowed: range) -> _Better | None:
+    """What the next better version would do now; None where the best is in force."""
+    version = ladder.better(applied)
+    if version is None:
+        return None
+    known, policy = ladder.known, ladder.known.policy
+    known = replace(known, learnt=ladder.learnt(version))
+    threads = applied.threads or known.threads
+    # Beyond one instance more than it was ever seen with, its capacity is a guess.
+    sure = max(known.learnt.trusted_up_to(threads, policy.cores), applied.instances)
+    counts = [count for count in allowed if count <= sure] or [allowed[0]]
+    every = known.capacities(applied)
+    carried = {count: every[count] for count in counts}
+    need_rps = TO_SPARE * max(want.demand.load_rps, want.demand.stable_rps)
+    count = fewest(carried, need_rps)
+    return _Better(
+        version=version,
+        instances=count,
+        capacity_rps=max(carried.values()),
+        fits=carried[count] >= need_rps,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ladder:
+    """The versions on disk, best first; ``here`` is the one in force."""
+
+    order: list[int]
+    here: int
+    memory: Versions
+    known: Knowledge
+
+    def learnt(self, version: int) -> Learnt:
+        """Service times of one of them, guessed where it was never seen."""
+        known, now = self.known, self.order[self.here]
+        return learnt_of(
+            self.memory, known.learnt, now, version, known.policy, threads=known.threads
+        )
+
+    def cheaper(self, applied: Settings) -> int | None:
+        """The next cheaper one that is not known to take about as long; None without one.
+
+        The version in force must have been seen at work: one probe at a time.
+        """
+        if not _evident(self.learnt(self.order[self.here])):
+            return None
+        for below in range(self.here + 1, len(self.order)):
+            share = self._share(below, self.here, applied)
+            if share is None or share < CHEAPER:
+                return self.order[below]
+        return None
+
+    def better(self, applied: Settings) -> int | None:
+        """The next better one that is of use itself; None where the best is in force."""
+        for above in range(self.here - 1, -1, -1):
+            if self._as_dear_as(above, applied) is None:
+                return self.order[above]
+        return None
+
+    def as_dear(self, applied: Settings) -> int | None:
+        """A better one that takes no longer than the one in force; None without one."""
+        found = self._as_dear_as(self.here, applied)
+        return None if found is None else self.order[found]
+
+    def _as_dear_as(self, index: int, applied: Settings) -> int | None:
+        """The best one that takes no longer than the one at ``index``."""
+        for above in range(index):
+            share = self._share(index, above, applied)
+            if share is not None and share >= AS_DEAR:
+                return above
+        return None
+
+    def _share(self, cheaper: int, better: int, applied: Settings) -> float | None:
+        """ℓ(B) of one as a share of the other's; None where one of them was not seen enough."""
+        full, times = applied.largest_batch, []
+        for index in (cheaper, better):
+            learnt = self.learnt(self.order[index])
+            if not _evident(learnt):
+                return None
+            known = replace(self.known, learnt=learnt)
+            threads = applied.threads or known.threads
+            times.append(known.service(applied.instances, threads).of(full))
+        return times[0] / times[1] if times[1] > 0 else None
+
+
+def _evident(learnt: Learnt) -> bool:
+    """Whether enough batches were seen to compare a version with another."""
+    return sum(at.summary.batches for at in learnt.seen.values()) >= EVIDENT_BATCHES
+
+
+def _lasted(since_s: float | None, at_s: float) -> float:
+    """For how long something has been true; 0 where it is not."""
+    return 0.0 if since_s is None else at_s - since_s
+
+
+def _since(before_s: float | None, true: bool, at_s: float) -> float | None:
+    """Since when it is true, or None."""
+    if not true:
+        return None
+    return at_s if before_s is None else before_s

@@ -1,0 +1,1 @@
+"""Did a change help, and is the error budget being spent?"""

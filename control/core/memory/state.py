@@ -1,0 +1,372 @@
+"""What the loop remembers of one model between ticks: a value, replaced at every look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+from control.core.judgement.error_budget import ErrorBudget
+from control.core.judgement.safety import Safety
+from control.core.load import windows
+from control.core.load.agreement import Agreement
+from control.core.load.cache_use import CacheUse
+from control.core.load.pace import Pace
+from control.core.load.windows import Interval
+from control.core.memory import saved
+from control.core.memory.bounds import CpuUse, effective
+from control.core.service.learnt import Learnt
+from control.core.service.versions import Versions
+from control.core.types import Observation, Policy, Settings
+
+Loads = tuple[tuple[float, float], ...]
+LOADS_LOOKED_AT = 5
+HORIZON_S = 30.0
+"""So long intervals are kept: for the widest window, and to tell how arrivals scatter."""
+LONGER_TICK = 1.5
+"""Ticks that take longer than the policy's limit are trusted up to this many times the last one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """A change that was tried.
+
+    Attributes:
+        at_s: when it ended.
+        settings: what was wanted.
+        reload: whether it cost a full reload.
+        ok: whether it is in force; a failed one was rolled back.
+        seconds: how long it took.
+        before: what was in force when it began; None where it is not known.
+        undo: whether it was a rollback: ``before`` is then not tried again for a while.
+        unavailable: whether it failed because Triton was not there: no fault of the settings.
+        refused_rows: a batch of so many rows was refused by the model; None where none was.
+    """
+
+    at_s: float
+    settings: Settings
+    reload: bool
+    ok: bool
+    seconds: float = 0.0
+    before: Settings | None = None
+    undo: bool = False
+    unavailable: bool = False
+    refused_rows: int | None = None
+
+    @property
+    def tries_cache(self) -> bool:
+        """Whether it switches the response cache on; what met an outage has tried nothing."""
+        if self.unavailable or not self.settings.response_cache:
+            return False
+        return self.before is None or not self.before.response_cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InFlight:
+    """A change that is being applied.
+
+    Attributes:
+        since_s: when it began.
+        settings: what is wanted.
+        before: what was in force when it began.
+    """
+
+    since_s: float
+    settings: Settings
+    before: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlState:
+    """Memory of one model.
+
+    Attributes:
+        started_s: the first look after the last gap; None before it.
+        last: the newest look.
+        intervals: trusted ones, newest last.
+        learnt: service times.
+        sure_loads, likely_loads: (at_s, requests/s), the newest last, each until as much came
+            again: what the load was at least, and what it may well have been.
+        changes: what was tried in the last hour, newest last.
+        settings_since_s: since when the batching settings in force are the same.
+        planned_s: when the batching was planned last.
+        in_flight: the change that is being applied, if any.
+        peak_rps: the highest load on record: what was sure of it.
+        short_since_s: since when more is needed than the budget allows; None where it allows it.
+        budget: requests that met and missed the SLO lately.
+        safety: the change that is being judged, what is undone and blocked, and κ.
+        cache: what its response cache answered.
+        versions: what is known of the versions that are not in force.
+        gap_s: how long the gap before the newest look was; 0 where it came in time.
+        owner: the settings of the owner's own configuration, else those that were found in force.
+        owner_told: whether a look told of it.
+        cpu: what its processes use of the CPU while it is busy.
+        agreement: whether the counters and the statistics of the server agree.
+        pace: of the looks, which a step of the clock breaks.
+        looks: trusted ones in a row.
+        memory: what a rule other than Conch's own remembers; a frozen value of its own type.
+    """
+
+    started_s: float | None = None
+    last: Observation | None = None
+    intervals: tuple[Interval, ...] = ()
+    learnt: Learnt = field(default_factory=Learnt)
+    sure_loads: Loads = ()
+    likely_loads: Loads = ()
+    changes: tuple[Applied, ...] = ()
+    settings_since_s: float = 0.0
+    planned_s: float = 0.0
+    in_flight: InFlight | None = None
+    peak_rps: float = 0.0
+    short_since_s: float | None = None
+    budget: ErrorBudget = field(default_factory=ErrorBudget)
+    safety: Safety = field(default_factory=Safety)
+    cache: CacheUse = field(default_factory=CacheUse)
+    versions: Versions = field(default_factory=Versions)
+    gap_s: float = 0.0
+    owner: Settings | None = None
+    owner_told: bool = False
+    cpu: CpuUse = field(default_factory=CpuUse)
+    agreement: Agreement = field(default_factory=Agreement)
+    pace: Pace = field(default_factory=Pace)
+    looks: int = 0
+    memory: object | None = None
+
+    def owned(self, seen: Observation) -> ControlState:
+        """The memory with the owner's configuration as this look tells it.
+
+        An owner who changed the batch limit knows better than what was refused before. What was
+        found in force, before anybody told of the owner, was no owner's word.
+        """
+        owner = seen.owner or self.owner or seen.applied
+        if owner == self.owner and (seen.owner is None or self.owner_told):
+            return self
+        safety, old = self.safety, self.owner if self.owner_told else None
+        if old is not None and owner is not None and owner.max_batch_size != old.max_batch_size:
+            safety = replace(safety, refused_rows=None)
+        return replace(self, owner=owner, owner_told=seen.owner is not None, safety=safety)
+
+    def bounded(self, seen: Observation, policy: Policy) -> Policy:
+        """The policy with the bounds that nobody wrote, and what the model refuses."""
+        return effective(
+            policy,
+            owner=self.owner,
+            applied=seen.applied,
+            refused_rows=self.safety.refused_rows,
+            waits=self.cpu.waits,
+        )
+
+    def absorb(self, seen: Observation, policy: Policy, *, keep_s: float = 0.0) -> ControlState:
+        """The memory after one more look; intervals are kept for at least ``keep_s``.
+
+        A look without a trusted interval is a gap: what was quiet before it proves nothing after
+        it, so the quiet time starts again. But for one that comes again and again: then the ticks
+        are that long. A source that has no newer sample yet is no gap, nor is
+        a look that failed: the counters are totals, so the next look tells what came meanwhile.
+        """
+        if self._same_sample(seen) or (self.last is not None and not _is_whole(seen)):
+            return self
+        if self.last is not None and seen.at_s < self.last.at_s:
+            return self._set_back(seen.at_s, policy)._absorbed(seen, policy, keep_s)
+        return self._absorbed(seen, policy, keep_s)
+
+    def _absorbed(self, seen: Observation, policy: Policy, keep_s: float) -> ControlState:
+        """The memory with a look that has a sample of its own."""
+        new, gap_s = None, 0.0
+        if self.last is not None:
+            stale_s = max(policy.stale_s, LONGER_TICK * self.gap_s)
+            new = windows.interval(self.last, seen, stale_s=stale_s)
+            span_s = min(seen.sampled_s - self.last.sampled_s, seen.at_s - self.last.at_s)
+            gap_s = span_s if span_s > policy.stale_s else 0.0
+        agreement, pace, stepped = self.agreement, self.pace, False
+        if new is not None:
+            agreement = agreement.absorb(new, apart_s=seen.at_s - seen.sampled_s)
+        if new is not None and not agreement.broken:
+            followed, stepped = pace.absorb(new)
+            pace = pace if agreement.doubtful else followed
+        if stepped or agreement.broken:
+            new = None
+        gap = new is None
+        versions, learnt = self.versions.followed(self.learnt, self.last, seen, policy)
+        since_s = self.settings_since_s
+        before = self.last.applied if self.last is not None else None
+        if before is None or seen.applied is None or not before.same_but_count(seen.applied):
+            since_s = seen.at_s
+        return replace(
+            self,
+            started_s=seen.at_s if gap or self.started_s is None else self.started_s,
+            last=seen,
+            gap_s=gap_s,
+            # Those before a contradiction was noticed may be of the same lie.
+            intervals=windows.keep(
+                () if agreement.broken else (*self.intervals, new) if new else self.intervals,
+                window_s=max(policy.stable_window_s, HORIZON_S, keep_s),
+                at_s=seen.sampled_s,
+            ),
+            # Statistics are summed over versions: across their change they are of both.
+            learnt=self._learn(new, policy) if versions is self.versions else learnt,
+            versions=versions.after_gap() if gap else versions,
+            agreement=agreement,
+            pace=pace,
+            looks=0 if gap else self.looks + 1,
+            cpu=self.cpu.absorb(self.last, seen, busy_s=new.busy_s if new else 0.0),
+            cache=self.cache.absorb(
+                new,
+                on=seen.applied is not None and seen.applied.response_cache,
+                at_s=seen.at_s,
+                fill_s=policy.watch_s,
+            ),
+            sure_loads=() if gap else self.sure_loads,
+            likely_loads=() if gap else self.likely_loads,
+            settings_since_s=since_s,
+            changes=tuple(c for c in self.changes if seen.at_s - 3600.0 < c.at_s <= seen.at_s),
+            safety=self.safety.absorb(
+                new,
+                seen.applied,
+                policy,
+                burning=self.budget.burning(policy, at_s=seen.at_s),
+                at_s=seen.at_s,
+            ),
+        )
+
+    def _set_back(self, at_s: float, policy: Policy) -> ControlState:
+        """The memory after the clock was set back: nothing in it is later than now.
+
+        What waits for a time that lies an hour ahead would wait for an hour.
+        """
+        safety, watch = self.safety, self.safety.watch
+        changed_s = safety.changed_s
+        return replace(
+            self,
+            intervals=tuple(i for i in self.intervals if i.end_s < at_s),
+            pace=replace(self.pace, odd_s=()),
+            settings_since_s=min(self.settings_since_s, at_s),
+            planned_s=min(self.planned_s, at_s),
+            cache=replace(self.cache, trials=self.cache.trials.set_back(at_s)),
+            safety=replace(
+                safety,
+                changed_s=None if changed_s is None else min(changed_s, at_s),
+                watch=None if watch is None else replace(watch, since_s=min(watch.since_s, at_s)),
+                blocked=tuple(
+                    replace(block, until_s=min(block.until_s, at_s + policy.blocked_s))
+                    for block in safety.blocked
+                ),
+            ),
+        )
+
+    def _same_sample(self, seen: Observation) -> bool:
+        """Whether the look has the very counters of the last one."""
+        return (
+            self.last is not None
+            and seen.counters_at_s is not None
+            and self.last.counters_at_s == seen.counters_at_s
+            and seen.counters is not None
+        )
+
+    @classmethod
+    def restored(
+        cls, *, changes: tuple[Applied, ...], learnt: Mapping[str, Any], at_s: float
+    ) -> ControlState:
+        """The memory of a controller that starts at ``at_s``: what the journal kept.
+
+        Nobody looked in between: the evidence is older by that time.
+        """
+        away_s = saved.away_s(learnt, at_s=at_s)
+        trials = saved.trials_from_plain(learnt).set_back(at_s)
+        for change in changes:  # the last ones may have come after the memory was saved
+            unknown = trials.begun_s is None or trials.begun_s < change.at_s <= at_s
+            trials = trials.begun(change.at_s) if change.tries_cache and unknown else trials
+        return cls(
+            changes=changes,
+            learnt=saved.from_plain(learnt, away_s=away_s),
+            versions=saved.versions_from_plain(learnt, away_s=away_s),
+            cache=CacheUse(trials=trials),
+            peak_rps=saved.peak_from_plain(learnt),
+            safety=Safety(
+                refused_rows=saved.refused_from_plain(learnt, (c.refused_rows for c in changes))
+            ),
+        )
+
+    def to_plain(self, *, at_s: float) -> dict[str, Any]:
+        """What the next controller needs of the memory, saved at ``at_s``; see ``restored``."""
+        now = self.versions.learning(self.last)
+        return {
+            **saved.to_plain(self.learnt),
+            **saved.versions_to_plain(self.versions, now=now),
+            **saved.trials_to_plain(self.cache.trials),
+            "refused_rows": self.safety.refused_rows,
+            "peak_rps": self.peak_rps,
+            "saved_s": at_s,
+        }
+
+    def unchanged(self) -> ControlState:
+        """The memory after a change that turned out to change nothing."""
+        return replace(self, in_flight=None, safety=self.safety.unchanged())
+
+    def begun(self, change: InFlight) -> ControlState:
+        """The memory while a change is applied."""
+        return replace(self, in_flight=change, safety=self.safety.begun())
+
+    def load_s(self, policy: Policy) -> float:
+        """How long an instance takes to load: the least of the last changes that added some.
+
+        The least, as Triton answers an in-place update of a saturated model late, long after the
+        instances work. The policy's word until something was measured.
+        """
+        took = [
+            change.seconds
+            for change in self.changes
+            if change.ok
+            and change.seconds > 0
+            and change.before is not None
+            and (change.reload or change.settings.instances > change.before.instances)
+        ]
+        return min(took[-LOADS_LOOKED_AT:], default=policy.load_s)
+
+    def reload_s(self, policy: Policy) -> float:
+        """How long a reload takes: the median of the last ones, else what an instance takes."""
+        took = [c.seconds for c in self.changes if c.ok and c.reload and c.seconds > 0]
+        return median(took[-LOADS_LOOKED_AT:]) if took else self.load_s(policy)
+
+    def tried(self, change: Applied) -> ControlState:
+        """The memory after a change was applied, or was refused and rolled back.
+
+        A reload makes a new model object that counts from zero: no difference across it is meant.
+        """
+        last, cache = self.last, self.cache
+        if change.tries_cache:
+            cache = replace(cache, trials=cache.trials.begun(change.at_s))
+        if change.reload and last is not None:
+            last = replace(last, statistics=None)
+        return replace(
+            self,
+            changes=(*self.changes, change),
+            in_flight=None,
+            last=last,
+            cache=cache,
+            safety=self.safety.refused(change.refused_rows).ended(
+                change.settings, change.before, ok=change.ok, at_s=change.at_s, undo=change.undo
+            ),
+        )
+
+    def _learn(self, new: Interval | None, policy: Policy) -> Learnt:
+        """Service times with the interval's batches, unless a change disturbs them."""
+        if new is None or new.statistics is None:
+            return self.learnt
+        if self.changes and new.start_s < self.changes[-1].at_s + policy.settle_s:
+            return self.learnt
+        if new.old_copy_works:  # on the cores or the device of this one
+            return self.learnt
+        return self.learnt.absorb(
+            new.statistics,
+            instances=new.instances,
+            threads=new.threads,
+            span_s=new.end_s - new.start_s,
+            loading=self.in_flight is not None,
+        )
+
+
+def _is_whole(seen: Observation) -> bool:
+    """Whether the look can begin or end an interval."""
+    return seen.counters is not None and seen.applied is not None

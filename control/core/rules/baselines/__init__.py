@@ -1,0 +1,1 @@
+"""Rules of others, and constant counts: to compare with, on the same terms."""

@@ -1,0 +1,329 @@
+"""Several models under one budget: who gets how many instances, and what each may hold now.
+
+Theory of operation. Where the budget carries what all models need, each gets it, and what is left
+stays with those that hold it. Where it does not, an open queue decides: a model that gets less than
+its load misses nearly every deadline, so three models at 77 % of their need are worth less than two
+at 100 %. So, after the least that keeps a model alive, whole needs are met in the order of weight
+per share of the budget; a model that holds its need already comes a little earlier, so that noise
+does not move instances to and fro. What is left goes, one instance at a time, to the greatest gain
+in weighted share of the load (Faro, 2024, relaxes its utility likewise).
+``share`` says where it should end; ``cap`` what a model may hold at this moment: nobody takes what
+another still holds or is loading, so the sum never passes the budget. The giver's cap falls first.
+A scale up by a second copy counts both; where there is no room for that, it is made in place. Only
+a reload that nothing can replace (another batch size, a rollback) may pass the budget for a while.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from control.core.memory.state import InFlight
+from control.core.queue_model.knowledge import fewest
+from control.core.types import Decision, Observation, Policy, Reason
+
+HOLDER = 1.25
+"""A need that is met counts this much more than one that is not."""
+NEARLY = 1.05
+"""What is held is enough up to this many times its capacity, which has a margin of its own."""
+JUMP = 0.15
+"""A load that differs by more than this share is another load."""
+NEW_PART = 0.1
+"""Of the averaged load that the newest look makes up."""
+_TINY = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What all models may use together; None sets no limit.
+
+    Attributes:
+        instances: of all models.
+        cores: that their threads may keep busy.
+        memory_bytes: of all instances.
+    """
+
+    instances: int | None = None
+    cores: float | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """What one model holds and what it would need.
+
+    Attributes:
+        model: its name.
+        weight: greater than 0.
+        held: instances that are in force or being loaded, whichever are more.
+        second: those of the copy that a full reload is loading beside the first.
+        needed: for its load of this moment; hold: for that of the last while, at least ``needed``.
+        rate_rps: the load, averaged for longer: a whole need must not come and go with noise.
+        min_instances, max_instances: inclusive.
+        capacities: Λ by instance count; empty where nothing is known.
+        cores_each: that an instance keeps busy; 0 on an accelerator.
+        bytes_each: of memory; 0 where it is not known.
+    """
+
+    model: str
+    weight: float = 1.0
+    held: int = 1
+    second: int = 0
+    needed: int = 1
+    hold: int = 1
+    min_instances: int = 1
+    max_instances: int = 1
+    rate_rps: float = 0.0
+    capacities: Mapping[int, float] = field(default_factory=dict)
+    cores_each: float = 0.0
+    bytes_each: int = 0
+
+    def bounded(self, count: int) -> int:
+        """The count within the model's own bounds."""
+        return min(max(count, self.min_instances), self.max_instances)
+
+    @property
+    def lasting(self) -> int:
+        """The fewest instances for the averaged load; ``needed`` where that is not known."""
+        if not self.capacities or self.rate_rps <= 0:
+            return self.bounded(self.needed)
+        if self.capacities.get(self.held, 0.0) * NEARLY >= self.rate_rps:
+            fits = {n: rps for n, rps in self.capacities.items() if n <= self.held}
+            return self.bounded(fewest(fits, min(self.rate_rps, fits[self.held])))
+        return self.bounded(fewest(dict(self.capacities), self.rate_rps))
+
+    def served_fraction(self, count: int) -> float:
+        """The share of its load that so many instances carry, at most 1."""
+        if self.rate_rps > 0 and count in self.capacities:
+            return min(1.0, self.capacities[count] / self.rate_rps)
+        return min(1.0, count / max(1, self.needed))
+
+
+def share(wants: Sequence[Want], limit: Limit) -> dict[str, int]:
+    """How many instances each model should have; never below its least.
+
+    The least of all models wins over the budget where that does not even carry them.
+
+    Example:
+        Weights 3, 2, 1, each in need of 4 instances, and 9 in all: 4, 4 and 1.
+    """
+    counts = {want.model: want.min_instances for want in wants}
+    lasting = {want.model: want.lasting for want in wants}
+    if _fits(wants, lasting, limit):
+        counts = dict(lasting)
+    else:
+        _meet_whole_needs(wants, counts, limit, lasting)
+        _add_by_gain(wants, counts, limit, lasting)
+    # What is left: to the need of the moment, to that of the last while, to whoever holds it.
+    _raise(wants, counts, limit, {want.model: want.bounded(want.needed) for want in wants})
+    _raise(wants, counts, limit, {want.model: want.bounded(want.hold) for want in wants})
+    _raise(wants, counts, limit, {want.model: want.bounded(want.held) for want in wants})
+    return counts
+
+
+def cap(model: str, wants: Sequence[Want], goals: Mapping[str, int], limit: Limit) -> int:
+    """The most instances that the model may hold now.
+
+    Args:
+        model: one of the wants.
+        wants: of this moment: what was granted since the goals were set is held.
+        goals: what ``share`` said.
+        limit: the budget.
+    """
+    own = next(want for want in wants if want.model == model)
+    reserved = [
+        want if want.held >= goals[want.model] else replace(want, held=goals[want.model])
+        for want in wants
+    ]
+    room = min(_room(own, wants, limit), _room(own, reserved, limit))
+    if _fits(wants, {want.model: want.held for want in reserved}, limit):
+        return max(own.min_instances, own.held, room)
+    # Others wait for what this one has, or this one waits for others. A grant comes whole: a
+    # saturated model that takes a part of it has that change in flight until its queue is empty.
+    goal = goals[model]
+    return max(own.min_instances, goal if goal <= room else min(goal, own.held))
+
+
+def want_of(
+    model: str,
+    seen: Observation,
+    decision: Decision,
+    in_flight: InFlight | None,
+    policy: Policy,
+    before: Want | None,
+) -> Want:
+    """What a look says of the model; what it does not say stays as it was ``before``."""
+    counts = [] if seen.applied is None else [seen.applied.instances]
+    if in_flight is not None:
+        counts += [in_flight.settings.instances, in_flight.before.instances]
+    if not counts:
+        counts = [before.held if before else policy.min_instances]
+    held = max(counts)
+    second = 0
+    if in_flight is not None:
+        reload = not in_flight.settings.same_but_count(in_flight.before)
+        begun = decision.changes and decision.desired == in_flight.settings
+        if reload or (decision.fresh and begun):
+            second = min(in_flight.settings.instances, in_flight.before.instances)
+        elif before is not None:
+            second = before.second
+    need = decision.need
+    old = before or Want(model=model, needed=held, hold=held)
+    if decision.reason is Reason.HOLD_IDLE:
+        old = Want(model=model, needed=policy.min_instances, hold=policy.min_instances)
+    on_gpu = seen.gpu_fraction is not None
+    return Want(
+        model=model,
+        weight=policy.weight,
+        held=held,
+        second=second,
+        needed=need.needed if need else old.needed,
+        hold=max(need.needed, need.hold) if need else max(old.needed, old.hold),
+        min_instances=policy.min_instances,
+        max_instances=policy.max_instances,
+        rate_rps=_averaged(old.rate_rps, need.rate_rps if need else None, policy.fast_window_s),
+        capacities=need.capacities if need else old.capacities,
+        cores_each=0.0 if on_gpu else float(seen.threads),
+        bytes_each=seen.memory_copy_bytes or old.bytes_each,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """The budget between looks: a value, replaced at every look.
+
+    Attributes:
+        limit: of all models together.
+        policies: of each model.
+        wants: what each look said; a model that was not looked at yet has none.
+        goals: what ``share`` said at the start of this tick.
+    """
+
+    limit: Limit
+    policies: Mapping[str, Policy]
+    wants: Mapping[str, Want] = field(default_factory=dict)
+    goals: Mapping[str, int] = field(default_factory=dict)
+
+    def tick(self) -> Shares:
+        """At the start of a tick: the goals anew."""
+        return replace(self, goals=share(tuple(self.wants.values()), self.limit))
+
+    def cap(self, model: str, seen: Observation) -> int | None:
+        """What the model may hold now; until all were looked at once, nobody grows."""
+        if len(self.wants) < len(self.policies) or model not in self.goals:
+            return seen.applied.instances if seen.applied else None
+        return cap(model, tuple(self.wants.values()), self.goals, self.limit)
+
+    def looked(
+        self, model: str, seen: Observation, decision: Decision, in_flight: InFlight | None
+    ) -> Shares:
+        """After a look, and after the change that it began."""
+        want = want_of(
+            model, seen, decision, in_flight, self.policies[model], self.wants.get(model)
+        )
+        return replace(self, wants={**self.wants, model: want})
+
+
+def _averaged(before_rps: float, now_rps: float | None, window_s: float) -> float:
+    """The averaged load after one more look; what is no noise of arrivals is taken at once."""
+    if now_rps is None or not math.isfinite(now_rps):
+        return before_rps
+    noise_rps = math.sqrt(before_rps / window_s)
+    if abs(now_rps - before_rps) > max(JUMP * before_rps, 4.0 * noise_rps):
+        return now_rps
+    return before_rps + NEW_PART * (now_rps - before_rps)
+
+
+def _meet_whole_needs(
+    wants: Sequence[Want], counts: dict[str, int], limit: Limit, needs: Mapping[str, int]
+) -> None:
+    """Give whole needs, the most weight per share of the budget first."""
+
+    def worth(want: Want) -> float:
+        cost = _cost(want, limit) * max(1, needs[want.model] - want.min_instances)
+        bonus = HOLDER if want.held >= needs[want.model] else 1.0
+        return bonus * want.weight / max(cost, _TINY)
+
+    for want in sorted(wants, key=lambda w: (-worth(w), w.model)):
+        raised = {**counts, want.model: max(counts[want.model], needs[want.model])}
+        if _fits(wants, raised, limit):
+            counts.update(raised)
+
+
+def _add_by_gain(
+    wants: Sequence[Want], counts: dict[str, int], limit: Limit, needs: Mapping[str, int]
+) -> None:
+    """One instance at a time to the greatest gain in weighted share of the load."""
+    while True:
+        best: Want | None = None
+        most = 0.0
+        for want in wants:
+            count = counts[want.model]
+            if count >= needs[want.model]:
+                continue
+            more = want.served_fraction(count + 1) - want.served_fraction(count)
+            gain = want.weight * max(more, _TINY) / max(_cost(want, limit), _TINY)
+            if gain > most and _fits(wants, {**counts, want.model: count + 1}, limit):
+                best, most = want, gain
+        if best is None:
+            return
+        counts[best.model] += 1
+
+
+def _raise(
+    wants: Sequence[Want], counts: dict[str, int], limit: Limit, upto: Mapping[str, int]
+) -> None:
+    """Raise counts towards these as far as there is room, the greatest weight first."""
+    for want in sorted(wants, key=lambda w: (-w.weight, w.model)):
+        while counts[want.model] < upto[want.model]:
+            raised = {**counts, want.model: counts[want.model] + 1}
+            if not _fits(wants, raised, limit):
+                break
+            counts.update(raised)
+
+
+def _cost(want: Want, limit: Limit) -> float:
+    """The greatest share of a limit that one instance takes (dominant resource fairness, 2011)."""
+    shares = [each / most for each, most in _uses(want, limit)]
+    return max(shares, default=0.0)
+
+
+def _uses(want: Want, limit: Limit) -> list[tuple[float, float]]:
+    """(what an instance takes, what there is) of everything that is limited."""
+    pairs = (
+        (1.0, limit.instances),
+        (want.cores_each, limit.cores),
+        (float(want.bytes_each), limit.memory_bytes),
+    )
+    return [(each, float(most)) for each, most in pairs if most is not None]
+
+
+def _fits(wants: Sequence[Want], counts: Mapping[str, int], limit: Limit) -> bool:
+    """Whether so many instances of each are within every limit."""
+    if limit.instances is not None and sum(counts.values()) > limit.instances:
+        return False
+    if limit.cores is not None:
+        cores = sum(counts[want.model] * want.cores_each for want in wants)
+        if cores > limit.cores + _TINY:
+            return False
+    if limit.memory_bytes is None:
+        return True
+    return sum(counts[want.model] * want.bytes_each for want in wants) <= limit.memory_bytes
+
+
+def _room(own: Want, wants: Sequence[Want], limit: Limit) -> int:
+    """How many instances the model could hold beside what the others hold now."""
+    others = [want for want in wants if want.model != own.model]
+    rooms = [own.max_instances]
+    if limit.instances is not None:
+        rooms.append(limit.instances - sum(want.held + want.second for want in others))
+    if limit.cores is not None and own.cores_each > 0:
+        left = limit.cores - sum((want.held + want.second) * want.cores_each for want in others)
+        rooms.append(math.floor(left / own.cores_each + _TINY))
+    if limit.memory_bytes is not None and own.bytes_each > 0:
+        left = limit.memory_bytes - sum(
+            (want.held + want.second) * want.bytes_each for want in others
+        )
+        rooms.append(math.floor(left / own.bytes_each))
+    return max(0, min(rooms))

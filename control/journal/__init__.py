@@ -1,0 +1,1 @@
+"""What was seen, decided and done: written, read, explained and decided again."""

@@ -1,0 +1,227 @@
+"""Take one look at a model: gRPC statistics, counters from Triton or from Prometheus, the machine.
+
+A tick surveys the server once, and then looks at each model. What cannot be read is None in the
+observation, and logged: the core then holds.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+import structlog
+
+from conch.errors import ConchError
+from conch.log import Repeated
+from control.act.baseline import Baseline, File
+from control.act.knobs import settings_of, threads_of, threads_ours, with_settings
+from control.core.types import Observation
+from control.watch import machine
+from control.watch.machine import Machine, Use
+from control.watch.sources import CounterSource, PrometheusCounters, Sample, ScrapedCounters
+from serving import ensembles, model_config
+from serving import statistics as counted
+from serving.client import TritonClient
+from serving.model_config import ModelConfig
+from serving.repository import Repository
+from serving.revisions import edited_hint
+from serving.statistics import ModelStatistics
+
+__all__ = [
+    "CounterSource",
+    "Observer",
+    "PrometheusCounters",
+    "ScrapedCounters",
+    "Survey",
+    "settings_of",
+    "with_settings",
+]
+
+log = structlog.get_logger()
+
+CONFIG_EVERY_S = 3.0
+"""So old the config in force may be where nothing speaks of a change: asking costs half a look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What all models of a server share in one tick.
+
+    Attributes:
+        sample: their counters; None when the source did not answer.
+        host: the machine.
+        ensembles: of the repository; empty without one.
+    """
+
+    sample: Sample | None
+    host: Use
+    ensembles: tuple[ModelConfig, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shown:
+    """A config that Triton has shown, and all that tells of a newer one."""
+
+    config: ModelConfig
+    asked_s: float
+    statistics: ModelStatistics
+    written_ns: int | None
+
+
+class Observer:
+    """Looks at models of one server."""
+
+    def __init__(
+        self,
+        client: TritonClient,
+        source: CounterSource,
+        repository: Repository | None = None,
+        *,
+        host: Machine | None = None,
+        baseline: Baseline | None = None,
+    ) -> None:
+        """Look through these.
+
+        Args:
+            client: of the server.
+            source: of the counters.
+            repository: tells the versions on disk and which ensembles a model is in.
+            host: the server's machine; by default one that only the server's gauges tell of.
+            baseline: tells a person's edits; None for one of its own.
+        """
+        self._client = client
+        self._repository = repository
+        self._source = source
+        self._host = host or Machine()
+        self._baseline = baseline or (Baseline(repository) if repository else None)
+        self._shown: dict[str, _Shown] = {}
+        self._files: dict[str, File] = {}
+        self._ensembles: tuple[ModelConfig, ...] = ()
+        self._ensembles_at_s: float | None = None
+        self._outages = Repeated()
+
+    def survey(self, models: Collection[str]) -> Survey:
+        """One question to each source for all of these models; to be used for this tick's looks."""
+        sample = None
+        try:
+            sample = self._source.sample(models)
+        except ConchError as error:
+            self._outages.seen("counters.unreachable", models=sorted(models), error=error.message)
+        else:
+            self._outages.over("counters.unreachable", said="counters.reached")
+        host = self._host.use(sample.snapshot if sample else None)
+        return Survey(sample=sample, host=host, ensembles=self._around())
+
+    def _around(self) -> tuple[ModelConfig, ...]:
+        """The ensembles, looked for anew every few seconds: one may have been published since."""
+        now_s, last_s = time.monotonic(), self._ensembles_at_s
+        if self._repository is not None and (last_s is None or now_s - last_s >= CONFIG_EVERY_S):
+            self._ensembles = tuple(ensembles.of(self._repository).values())
+            self._ensembles_at_s = now_s
+        return self._ensembles
+
+    def look(
+        self,
+        model: str,
+        *,
+        survey: Survey | None = None,
+        clock: Callable[[], float] = time.time,
+        renew: bool = True,
+        acting: bool = False,
+    ) -> Observation:
+        """One observation; parts that failed are None.
+
+        Args:
+            model: which.
+            survey: of this tick; made for this look alone where None.
+            clock: seconds since the epoch.
+            renew: ask for the config whatever is known; else one that was shown a few seconds ago
+                will do, unless the statistics began anew or the file was written since. To be set
+                while a change is in flight and after it.
+            acting: whether a change of ours is on its way: the file is then not compared.
+        """
+        shared = survey or self.survey([model])
+        statistics, config = None, None
+        try:
+            statistics = self._client.statistics(model)
+            config = self._config(model, statistics, now_s=clock(), renew=renew)
+        except ConchError as error:
+            self._outages.seen("triton.unreachable", key=model, model=model, error=error.message)
+        else:
+            self._outages.over("triton.unreachable", key=model, said="triton.reached", model=model)
+        known = config if config is not None else ModelConfig()
+        sample = shared.sample
+        counters = sample.counters(model) if sample else None
+        snapshot = sample.snapshot if sample else None
+        versions = self._repository.versions(model) if self._repository else []
+        gpu = machine.gpu_use(model, snapshot)
+        on_gpu = gpu.memory_free_bytes is not None
+        file = self._file(model, None if acting else config)
+        return Observation(
+            at_s=clock(),
+            tick_id=uuid.uuid4().hex[:12],
+            counters=counters,
+            counters_at_s=sample.at_s[model] if sample and counters else None,
+            statistics=statistics,
+            applied=settings_of(config) if config is not None else None,
+            threads=threads_of(known),
+            threads_ours=threads_ours(known),
+            can_rebatch=model_config.can_rebatch(known),
+            granularity=model_config.granularity(known),
+            least_batch_size=ensembles.least_batch_size(model, shared.ensembles),
+            versions=tuple(versions),
+            arrivals=sample.arrivals.get(model) if sample else None,
+            request_p99_s=snapshot.request_p99_s.get(model) if snapshot else None,
+            cpu_fraction=shared.host.busy_fraction,
+            memory_free_bytes=gpu.memory_free_bytes if on_gpu else shared.host.memory_free_bytes,
+            memory_copy_bytes=self._host.copy_bytes(model, known, self._repository, versions),
+            gpu_fraction=gpu.busy_fraction,
+            edited=file.edited,
+            owner=file.owner,
+            cpu_s=self._host.cpu_s(model, known),
+        )
+
+    def _file(self, model: str, shown: ModelConfig | None) -> File:
+        """The file against what is in force; its owner as known before where Triton is silent."""
+        last = self._files.get(model, File(edited=False, owner=None))
+        if self._baseline is None or shown is None:
+            return replace(last, edited=False)
+        file = self._baseline.of(model, shown)
+        if file.edited and not last.edited:
+            log.warning("config.edited", model=model, hint=edited_hint(model))
+        elif last.edited and not file.edited:
+            log.warning("config.edit_over", model=model)
+        self._files[model] = file
+        return file
+
+    def _config(
+        self, model: str, statistics: ModelStatistics, *, now_s: float, renew: bool
+    ) -> ModelConfig:
+        """The config in force, asked for where it may be another than the last one."""
+        written_ns = self._written_ns(model)
+        known = self._shown.get(model)
+        if (
+            known is not None
+            and not renew
+            and 0.0 <= now_s - known.asked_s < CONFIG_EVERY_S
+            and known.written_ns == written_ns
+            and counted.delta(known.statistics, statistics) is not None
+        ):
+            return known.config
+        self._shown.pop(model, None)
+        config = self._client.config(model)
+        self._shown[model] = _Shown(
+            config=config, asked_s=now_s, statistics=statistics, written_ns=written_ns
+        )
+        return config
+
+    def _written_ns(self, model: str) -> int | None:
+        """When the config on disk was written; None where it cannot be seen."""
+        if self._repository is None:
+            return None
+        try:
+            return self._repository.config_path(model).stat().st_mtime_ns
+        except (OSError, ConchError):
+            return None
