@@ -87,7 +87,7 @@ def step(
 
 def _obeying(decision: Decision, seen: Observation) -> Decision:
     """The decision; a hold that says so where a person froze the model or edited its file."""
-    reason = rollback.left_alone(seen)
+    reason = rollback.reason_to_leave(seen)
     if reason is None or decision.reason in _NOTHING_KNOWN:
         return decision
     return replace(decision, reason=reason, desired=decision.applied, fresh=False)

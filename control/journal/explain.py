@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from control.core.decision.decide import CORRECTED_BEYOND
+from control.core.decision.facts import CORRECTED_BEYOND
 from control.core.types import Decision, Observation, Reason, Settings
 from serving.revisions import edited_hint
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from control.core import types
-from control.core.decision import batching, cache_switch, model_version, wanted
 from control.core.judgement import correction
 from control.core.load import cache_use, demand
 from control.core.load.cache_use import CacheUse
 from control.core.memory.state import ControlState
+from control.core.need import batching, better_version, cached, wanted
 from control.core.rules.conch import Conch
 from control.core.service import slow_seconds, versions
 from control.core.step import Looked, step
@@ -41,11 +41,13 @@ def terms_used() -> set[str]:
         applied=replace(settings(), version=2),
     ).passes(8, load_rps=100)
     judged = replace(ControlState(), cache=CacheUse(hit_fraction=0.5))
-    cached = cache_switch.terms(judged, replace(policy, response_cache=True))
+    cache_terms = cached.terms(judged, replace(policy, response_cache=True))
     broken = Observation(at_s=math.nan, tick_id="t", counters=None, statistics=None, applied=None)
     _, held = step(Conch(), ControlState(), Looked(seen=broken), policy)
     decisions = [*story.decisions, *outside.decisions, *cheap.decisions, held]
-    names = {name for decision in decisions if decision for name in decision.terms} | set(cached)
+    names = {name for decision in decisions if decision for name in decision.terms} | set(
+        cache_terms
+    )
     return {re.sub(r"capacity_\d+_rps", "capacity_N_rps", name) for name in names}
 
 
@@ -77,12 +79,12 @@ def test_every_reason_is_on_the_page(reason: Reason):
         (PAGE, f"carry {wanted.RESERVE:g} times the highest load on record"),
         (PAGE, f"(T + {wanted.SEEN_AND_DRAINED_S:g} s)"),
         (PAGE, f"ρ = {POLICY.utilisation_limit:g}"),
-        (PAGE, f"carries {model_version.TO_SPARE:g} times the load"),
+        (PAGE, f"carries {better_version.TO_SPARE:g} times the load"),
         (PAGE, f"the gain must be {POLICY.rebatch_gain:g}"),
         (PAGE, f"Of those within {(1 - batching.NEAR_BEST) * 100:.0f} % of the most"),
-        (PAGE, f"for {model_version.SHORT_FOR_S:g} s, in a panic at once"),
-        (PAGE, f"takes {model_version.AS_DEAR * 100:.0f} % of the time"),
-        (PAGE, f"is changed to only below {model_version.CHEAPER:g}"),
+        (PAGE, f"for {better_version.SHORT_FOR_S:g} s, in a panic at once"),
+        (PAGE, f"takes {better_version.AS_DEAR * 100:.0f} % of the time"),
+        (PAGE, f"is changed to only below {better_version.CHEAPER:g}"),
         (PAGE, f"expected to take {versions.GUESS:g} of the time"),
         (PAGE, f"The next trial waits for {cache_use.FIRST_WAIT_S / 3600:g} h"),
         (PAGE, f"did not pay, {cache_use.MOST_WAIT_S / 3600:g} h at most"),

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from control.core.decision.cache_switch import advise
 from control.core.load import windows
 from control.core.load.cache_use import BLOCK_REQUESTS, LOOKUP_S, CacheUse, Trials
 from control.core.memory.state import Applied
+from control.core.need.cached import advise
 from control.core.types import Observation, Policy, Reason, Settings
 from serving.metrics import ModelCounters
 from tests.unit.story import Story, a_policy, settings

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.decision.guard import guard
 from control.core.judgement.safety import Block, Safety
 from control.core.memory.state import Applied, ControlState
 from control.core.types import Clamp, Observation, Settings
+from tests.unit.guarded import guarded
 from tests.unit.story import a_policy, in_flight, settings
 
 NOW_S = 5000.0
@@ -24,7 +24,7 @@ def _tried(wanted: Settings, *, ago_s: float, reload: bool = False, ok: bool = T
 
 
 def _guard(wanted: Settings, applied: Settings, *changes: Applied, **policy: object):
-    return guard(wanted, applied, ControlState(changes=changes), a_policy(**policy), at_s=NOW_S)
+    return guarded(wanted, applied, ControlState(changes=changes), a_policy(**policy), at_s=NOW_S)
 
 
 def test_guard_lowers_to_max_instances() -> None:
@@ -92,7 +92,7 @@ def test_guard_makes_a_fresh_scale_up_in_place_when_copies_are_spent() -> None:
     spent = tuple(_copied(ago_s=600 * n) for n in range(1, 5))
     for changes, clamps in ((spent, (Clamp.RELOAD_BUDGET,)), (spent[1:], ())):
         state = ControlState(changes=changes)
-        seen = guard(settings(2), settings(1), state, policy, at_s=NOW_S, fresh=True)
+        seen = guarded(settings(2), settings(1), state, policy, at_s=NOW_S, fresh=True)
         assert (seen.settings.instances, seen.fresh) == (2, not clamps)
         assert seen.clamps == clamps
 
@@ -106,7 +106,7 @@ def test_guard_counts_planned_reloads_and_second_copies_apart() -> None:
         for n in range(1, 5)
     )
     state = ControlState(changes=planned)
-    assert guard(settings(2), settings(1), state, a_policy(), at_s=NOW_S, fresh=True).fresh
+    assert guarded(settings(2), settings(1), state, a_policy(), at_s=NOW_S, fresh=True).fresh
     again = _guard(settings(1, batch=32), settings(1), *planned)
     assert again.clamps == (Clamp.RELOAD_BUDGET,)
 
@@ -141,7 +141,7 @@ def test_guard_tries_a_rollback_that_fails_ever_more_seldom() -> None:
     changes: list[Applied] = []
     for at_s in range(1200):
         state = ControlState(changes=tuple(changes))
-        back = guard(GOOD, BAD, state, policy, at_s=float(at_s), undo=True)
+        back = guarded(GOOD, BAD, state, policy, at_s=float(at_s), undo=True)
         if back.settings == GOOD:
             failed = Applied(at_s=at_s, settings=GOOD, before=BAD, reload=True, ok=False, undo=True)
             changes.append(failed)
@@ -149,12 +149,12 @@ def test_guard_tries_a_rollback_that_fails_ever_more_seldom() -> None:
     assert waits == [5, 10, 20, 40, 80, 160, 320]
     done = replace(changes[-1], at_s=1200.0, ok=True)
     state = ControlState(changes=(*changes, done, replace(done, at_s=1201.0, ok=False)))
-    assert guard(GOOD, BAD, state, policy, at_s=1206.0, undo=True).settings == GOOD
+    assert guarded(GOOD, BAD, state, policy, at_s=1206.0, undo=True).settings == GOOD
 
 
 def test_guard_allows_one_change_at_a_time() -> None:
     """While one is in flight everything holds, even a scale up."""
-    seen = guard(
+    seen = guarded(
         settings(3),
         settings(1),
         ControlState(in_flight=in_flight(settings(2))),
@@ -187,7 +187,7 @@ GB = 2**30
 )
 def test_guard_looks_for_memory(wanted: Settings, free: float, lets: int, fresh: bool) -> None:
     """A copy takes 1.2 times what one took; a scale up in place only the added ones."""
-    seen = guard(
+    seen = guarded(
         wanted,
         settings(2),
         ControlState(),
@@ -206,7 +206,7 @@ def test_guard_looks_for_memory(wanted: Settings, free: float, lets: int, fresh:
 def test_guard_allows_what_memory_is_not_known_of() -> None:
     """Half of the figures is none."""
     for known in ({"memory_free_bytes": 0}, {"memory_copy_bytes": GB}):
-        seen = guard(
+        seen = guarded(
             settings(4), settings(2), ControlState(), a_policy(), at_s=NOW_S, seen=_seen(**known)
         )
         assert seen.settings.instances == 4
@@ -216,7 +216,7 @@ def test_guard_lowers_to_the_share_of_the_budget() -> None:
     """Up to the cap; above it no further up, and down is free."""
 
     def to(wanted: int, applied: int, cap: int):
-        return guard(
+        return guarded(
             settings(wanted),
             settings(applied),
             ControlState(),
@@ -235,7 +235,7 @@ def test_guard_lowers_to_the_share_of_the_budget() -> None:
 def test_guard_holds_everything_that_is_frozen() -> None:
     """A rollback, too: a person said so."""
     for undo in (False, True):
-        seen = guard(
+        seen = guarded(
             settings(4),
             settings(2),
             ControlState(),
@@ -263,7 +263,7 @@ def test_guard_lets_a_rollback_pass_every_budget() -> None:
     policy = a_policy(max_instances=8, changes_per_hour=1, reloads_per_hour=1, cooldown_s=15.0)
 
     def back(*changes: Applied):
-        return guard(
+        return guarded(
             settings(2, batch=8),
             settings(8, batch=16),
             ControlState(changes=changes),
@@ -283,7 +283,7 @@ def test_guard_blocks_what_was_judged_worse() -> None:
     """Its batching at any count, for as long as it is blocked."""
     block = Block(settings=settings(2, batch=32), until_s=NOW_S + 1.0, reload=True)
     for at_s, clamps in ((NOW_S, (Clamp.BLOCKED,)), (NOW_S + 1.0, ())):
-        seen = guard(
+        seen = guarded(
             settings(3, batch=32),
             settings(2),
             ControlState(),
@@ -311,7 +311,7 @@ def test_guard_lets_no_rollback_go_to_what_was_taken_back() -> None:
     failed = replace(_tried(BAD, ago_s=60, reload=True, ok=False), before=GOOD)
     for change, clamps in ((back, (Clamp.BLOCKED,)), (failed, ())):
         state = ControlState(changes=(change,))
-        seen = guard(BAD, GOOD, state, a_policy(), at_s=NOW_S, undo=True)
+        seen = guarded(BAD, GOOD, state, a_policy(), at_s=NOW_S, undo=True)
         assert seen.clamps == clamps
 
 
@@ -346,7 +346,7 @@ def test_guard_never_grows_beyond_any_bound(
     applied = settings(count * granularity)
     policy = a_policy(max_instances=12)
     free = None if copies is None else copies * GB
-    seen = guard(
+    seen = guarded(
         wanted,
         applied,
         ControlState(),
@@ -371,7 +371,7 @@ def test_guard_never_grows_beyond_any_bound(
 
 def test_guard_rounds_up_to_whole_gpus() -> None:
     """3 wanted on a group of 2 GPUs are 4: never fewer than asked for."""
-    seen = guard(settings(3), settings(2), ControlState(), a_policy(), at_s=NOW_S, granularity=2)
+    seen = guarded(settings(3), settings(2), ControlState(), a_policy(), at_s=NOW_S, granularity=2)
     assert seen.settings.instances == 4
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 
-from control.core.decision.guard import guard
+from control.core.decision.facts import NeedFacts
 from control.core.judgement.safety import Safety
 from control.core.memory.state import Applied, ControlState
+from control.core.queue_model.knowledge import Knowledge
+from control.core.service.learnt import Learnt
 from control.core.types import Clamp, Reason, Settings
-from tests.unit.story import Story, a_policy, settings
+from serving.statistics import BatchStat, ModelStatistics
+from tests.unit.guarded import guarded
+from tests.unit.story import TRUE, Story, a_policy, settings
 
 NOW_S = 5000.0
 
@@ -19,7 +24,7 @@ def test_guard_adds_only_capacity_while_the_budget_burns() -> None:
     """Up, a rollback, and a reload that is meant to carry more."""
 
     def to(wanted: Settings, **how: bool):
-        return guard(
+        return guarded(
             wanted,
             settings(2),
             ControlState(),
@@ -38,18 +43,24 @@ def test_guard_adds_only_capacity_while_the_budget_burns() -> None:
 
 def test_guard_lets_go_of_instances_that_cannot_keep_the_slo() -> None:
     """Where no count does: fewer instances pass while the budget burns, and nothing else does."""
+    stat = BatchStat(count=100, busy_s=100 * TRUE.of(1))
+    learnt = Learnt().absorb(ModelStatistics(batches={1: stat}), instances=3, threads=1, span_s=5.0)
+    policy = a_policy(slo_s=TRUE.of(1) / 2)
+    known = Knowledge(learnt=learnt, policy=policy, threads=1, threads_ours=False)
+    want = SimpleNamespace(reachable=False)
+    out_of_reach = NeedFacts(known=known, now=None, want=want, versions=None, plan=None)
 
     def to(wanted: Settings, *, burns: bool = True, ago_s: float = 100.0):
-        return guard(
+        return guarded(
             wanted,
             settings(3),
             ControlState(
                 changes=(Applied(at_s=NOW_S - ago_s, settings=settings(3), reload=False, ok=True),)
             ),
-            a_policy(versions=(1, 2)),
+            replace(policy, versions=(1, 2)),
             at_s=NOW_S,
             safety=Safety(burns=burns),
-            out_of_reach=True,
+            need=out_of_reach,
         )
 
     assert to(settings(2)).settings == settings(2)

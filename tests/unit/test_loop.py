@@ -13,7 +13,6 @@ import pytest
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from control.act.actuator import Actuator, Outcome
-from control.core.decision.guard import guard
 from control.core.memory.state import ControlState
 from control.core.types import Clamp, Decision, Reason, Settings
 from control.journal.writer import Journal
@@ -24,6 +23,7 @@ from serving.client import TritonClient
 from serving.model_config import ModelConfig
 from serving.pending import Pending
 from serving.repository import Repository
+from tests.unit.guarded import guarded
 from tests.unit.story import a_policy, settings
 
 CONFIG = """
@@ -120,9 +120,9 @@ def test_an_outage_blocks_nothing_and_a_refusal_does(
         assert not triton.fails
         restarted = ControlState(changes=journal.tried("m", since_s=0.0))
         for state in (loop._states["m"], restarted):
-            later = guard(replace(now, instances=3), now, state, policy, at_s=NOW_S + 5.0)
+            later = guarded(replace(now, instances=3), now, state, policy, at_s=NOW_S + 5.0)
             assert later.clamps == clamps
-            at_once = guard(replace(now, instances=3), now, state, policy, at_s=NOW_S + 4.0)
+            at_once = guarded(replace(now, instances=3), now, state, policy, at_s=NOW_S + 4.0)
             assert at_once.clamps == (clamps or (Clamp.COOLDOWN,))
     assert settings(1).instances == repository.read_config("m").instance_group[0].count
 

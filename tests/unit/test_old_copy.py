@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from control.core.decision import decide
 from control.core.judgement.judge import Watch
 from control.core.load.windows import Interval
 from control.core.memory.state import ControlState
+from control.core.need import batching
 from control.core.types import Observation, Reason
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
@@ -101,7 +101,7 @@ def test_a_plan_amid_a_backlog_has_the_instances_to_drain_it(
         return change.desired.instances
 
     assert planned() == 2
-    monkeypatch.setattr(decide, "DRAINED_IN_S", 1e9)
+    monkeypatch.setattr(batching, "DRAINED_IN_S", 1e9)
     assert planned() == 1
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from control.core.decision.batching import BatchingPlan, plan_batching
+from control.core.need.batching import BatchingPlan, plan_batching
 from control.core.queue_model.knowledge import Knowledge, fewest
 from control.core.service.learnt import Learnt, ServiceTime
 from control.core.types import Observation, Policy, Settings

@@ -11,10 +11,10 @@ from typing import cast
 import pytest
 
 from control.act.actuator import Action, Actuator, Outcome
-from control.core.decision.batching import BatchingPlan
-from control.core.decision.reload_cost import Reload, pays, rebatch_pays
-from control.core.decision.wanted import Wanted
 from control.core.memory.state import Applied, ControlState
+from control.core.need.batching import BatchingPlan
+from control.core.need.reload_cost import Reload, pays, rebatch_pays
+from control.core.need.wanted import Wanted
 from control.core.queue_model.knowledge import Knowledge
 from control.core.service.learnt import Learnt
 from control.core.types import Decision, Observation, Policy, Reason, Settings

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.decision.second_copy import ScaleUp
+from control.core.need.second_copy import ScaleUp
 
 # 1 instance of 330/s becomes 2 on 2 cores; both copies at a time get no more than 660/s there.
 CORES = ScaleUp(

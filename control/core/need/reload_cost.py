@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from control.core.decision.batching import BatchingPlan
-from control.core.decision.wanted import Wanted
 from control.core.memory.state import ControlState
+from control.core.need.batching import BatchingPlan
+from control.core.need.wanted import Wanted
 from control.core.queue_model.knowledge import Knowledge
 from control.core.types import Policy, Settings
 

@@ -13,14 +13,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from control.core.memory.state import ControlState
+from control.core.need.wanted import Wanted
 from control.core.queue_model.knowledge import Knowledge, fewest
-from control.core.types import Settings
+from control.core.types import Observation, Settings
 
 NEAR_BEST = 0.9
 """A large batch is mostly extrapolated: where the last tenth comes from it alone, it is not taken.
 Of MiniLM on a CPU, one request takes 1.94 ms in a batch of 8 and 2.08 ms in one of 32, where a line
 through small batches says less; and once a queue is there, every batch is a full one."""
 DELAYS_OF_SLO = (0.0, 0.05)
+FIRST_PLAN_S = 2.0
+DRAINED_IN_S = 2.0
+"""What waits when a batching is planned is to be gone after so long. With the arrivals alone, one
+MiniLM instance was chosen amid 137 that waited, and a second one 4 s later."""
 WORK_SAVED = 0.15
 """A delay must save this share of the busy time, or it is not worth its latency."""
 
@@ -102,3 +108,41 @@ def _sizes(largest: int, *, least: int = 1) -> list[int]:
         sizes.append(sizes[-1] * 2)
     sizes = sizes if largest == sizes[-1] else [*sizes, largest]
     return sorted({least, *(size for size in sizes if size >= least)})
+
+
+def plan_if_due(
+    state: ControlState,
+    seen: Observation,
+    applied: Settings,
+    want: Wanted,
+    known: Knowledge,
+    *,
+    warm: bool,
+) -> BatchingPlan | None:
+    """Another batching, where the same settings were watched for long enough since the last plan.
+
+    Two seconds of a backlog that no count carries say enough for the first one: each second more
+    is one of requests that wait. Nothing is planned while an older copy takes its share, nor while
+    instances are to be added.
+    """
+    policy = known.policy
+    if not policy.rebatch or not known.can_rebatch:
+        return None
+    if want.goal > applied.instances and (warm or want.panic):
+        return None
+    if state.intervals and state.intervals[-1].old_copy_works:
+        return None
+    overloaded = want.overloaded or not want.reachable
+    if not warm and not (overloaded and want.panic):
+        return None
+    wait_s = policy.rebatch_after_s
+    if overloaded:
+        wait_s = min(wait_s, policy.stable_window_s if warm else FIRST_PLAN_S)
+    if seen.at_s - max(state.settings_since_s, state.planned_s) < wait_s:
+        return None
+    return plan_batching(
+        applied,
+        known,
+        rate_rps=want.demand.stable_rps,
+        need_rps=want.need_rps + want.demand.excess / DRAINED_IN_S,
+    )

@@ -1,0 +1,203 @@
+"""Facts: everything that a decision on one look is made from, as one value.
+
+``gather`` takes a look into the memory and works out what follows from it, once and in this order:
+what is known of the model, the load, the need, what other versions and another batching would do.
+Proposers and guard read it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from control.core.load import demand as demands
+from control.core.load import windows
+from control.core.load.demand import Demand
+from control.core.memory.state import ControlState, Loads
+from control.core.need import better_version, cached
+from control.core.need.batching import BatchingPlan, plan_if_due
+from control.core.need.better_version import Outlook
+from control.core.need.wanted import Expected, Wanted, expected, wanted
+from control.core.queue_model.knowledge import Knowledge
+from control.core.types import MIN_INSTANCES, Observation, Policy, Settings
+
+CORRECTED_BEYOND = 0.1
+"""Predictions within this share of what is seen are good enough; κ corrects what is beyond."""
+WARM_FRACTION = 0.8
+"""Of a stable window that looks must cover before anything but a backlog may change."""
+ALIKE = 0.02
+"""Loads are remembered in steps of this share: of a slow fall only some."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedFacts:
+    """What follows from the load, where at least one batch was ever executed.
+
+    Attributes:
+        known: what plans are made from, the SLO corrected by κ.
+        now: what the queue model says of the present settings and load.
+        want: the instances that the load calls for.
+        versions: what other versions would do.
+        plan: another batching, where one is due.
+    """
+
+    known: Knowledge
+    now: Expected | None
+    want: Wanted
+    versions: Outlook
+    plan: BatchingPlan | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known at one look.
+
+    Attributes:
+        state: the memory, with the look taken in.
+        seen: the look.
+        applied: what is in force.
+        policy: what the owner wants.
+        fast_rps: mean arrivals over the fast window.
+        need: what follows from the load; None without a single executed batch, and for the rules of
+            others, which have a need of their own.
+    """
+
+    state: ControlState
+    seen: Observation
+    applied: Settings
+    policy: Policy
+    fast_rps: float = 0.0
+    need: NeedFacts | None = None
+
+    @property
+    def warm(self) -> bool:
+        """Whether the intervals cover (almost) one stable window since the start."""
+        return is_warm(self.state, self.policy)
+
+    @property
+    def surplus(self) -> int:
+        """Instances beyond the model's share of the budget; its written least is always its own."""
+        if self.seen.cap is None:
+            return 0
+        least = 1 if MIN_INSTANCES in self.policy.unwritten else self.policy.min_instances
+        return max(0, self.applied.instances - max(self.seen.cap, least))
+
+
+def gather(
+    state: ControlState, seen: Observation, policy: Policy
+) -> tuple[ControlState, Facts | None, tuple[str, ...]]:
+    """The memory after the look, the facts, and the parts that are missing; None where some are."""
+    before = state.intervals
+    state = state.absorb(seen, policy)
+    applied = seen.applied
+    fast_rps = windows.newest_rps(
+        state.intervals, before, window_s=policy.fast_window_s, at_s=seen.at_s
+    )
+    missing = _missing(state, seen, fast_rps)
+    if missing or applied is None or fast_rps is None:
+        return state, None, missing
+    facts = Facts(state=state, seen=seen, applied=applied, policy=policy, fast_rps=fast_rps)
+    known = _known(facts)
+    if known is None:
+        return state, facts, ()
+    service = known.service(applied.instances, seen.threads)
+    demand = demands.measure(
+        state.intervals, seen, policy, applied=applied, service=service, fast_rps=fast_rps
+    )
+    now = expected(service, applied, applied.instances, demand.stable_rps)
+    if state.intervals != before:
+        state = _account(state, seen, demand, now, policy)
+    want = wanted(state, demand, known, applied, at_s=seen.at_s)
+    state = _remember(state, seen.at_s, want, seen.cap)
+    versions = better_version.look(state, seen, applied, want, known)
+    state = cached.judged(replace(state, versions=versions.memory), applied, known)
+    plan = plan_if_due(state, seen, applied, want, known, warm=is_warm(state, policy))
+    if plan is not None:
+        state = replace(state, planned_s=seen.at_s)
+    need = NeedFacts(known=known, now=now, want=want, versions=versions, plan=plan)
+    return state, replace(facts, state=state, need=need), ()
+
+
+def is_warm(state: ControlState, policy: Policy) -> bool:
+    """Whether the intervals cover (almost) one stable window since the start."""
+    if not state.intervals:
+        return False
+    newest_s = state.intervals[-1].end_s
+    covered_s = windows.covered_s(state.intervals, window_s=policy.stable_window_s, at_s=newest_s)
+    return covered_s >= WARM_FRACTION * policy.stable_window_s
+
+
+def _missing(state: ControlState, seen: Observation, fast_rps: float | None) -> tuple[str, ...]:
+    """Which parts of the look are missing; ``newest`` is the interval that ends with its sample."""
+    newest = state.intervals[-1] if state.intervals else None
+    parts = {
+        "counters": seen.counters,
+        "statistics": seen.statistics,
+        "applied": seen.applied,
+        "rate": fast_rps,
+        "newest": newest if newest is not None and newest.end_s == seen.sampled_s else None,
+    }
+    return tuple(name for name, value in parts.items() if value is None)
+
+
+def _known(facts: Facts) -> Knowledge | None:
+    """What plans are made from, the SLO corrected by κ; None without a single executed batch."""
+    state, seen, applied, policy = facts.state, facts.seen, facts.applied, facts.policy
+    if state.learnt.at(applied.instances, threads=seen.threads, cores=policy.cores) is None:
+        return None
+    correction = state.safety.correction.factor
+    if abs(correction - 1.0) > CORRECTED_BEYOND:
+        policy = _corrected(policy, round(correction, 1))
+    return Knowledge(
+        learnt=state.learnt,
+        policy=policy,
+        threads=seen.threads,
+        threads_ours=seen.threads_ours,
+        can_rebatch=seen.can_rebatch and applied.max_batch_size > 0,
+        least_batch_size=seen.least_batch_limit,
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _corrected(policy: Policy, factor: float) -> Policy:
+    """The policy with its SLO divided by the factor; a policy has many fields to copy."""
+    return replace(policy, slo_s=policy.slo_s / factor)
+
+
+def _account(
+    state: ControlState, seen: Observation, demand: Demand, now: Expected | None, policy: Policy
+) -> ControlState:
+    """The memory with the newest interval: its misses, and how well it was predicted."""
+    answered, took_s = windows.answered(
+        state.intervals, window_s=policy.stable_window_s, at_s=seen.at_s
+    )
+    safety = state.safety.corrected(
+        took_s / answered if answered else None,
+        now.mean_s if now else None,
+        policy,
+        at_s=seen.at_s,
+        panic=demand.drain_s > policy.slo_s / 2,
+    )
+    return replace(state, safety=safety, budget=state.budget.absorb(state.intervals[-1], policy))
+
+
+def _remember(state: ControlState, at_s: float, want: Wanted, cap: int | None) -> ControlState:
+    """The memory with this look's load, and since when the budget is short."""
+    short = cap is not None and want.needed > cap
+    since_s = at_s if state.short_since_s is None else state.short_since_s
+    return replace(
+        state,
+        sure_loads=_remembered(state.sure_loads, at_s, want.sure_rps, math.floor),
+        likely_loads=_remembered(state.likely_loads, at_s, want.likely_rps, math.ceil),
+        peak_rps=max(state.peak_rps, want.demand.load_rps),
+        short_since_s=since_s if short else None,
+    )
+
+
+def _remembered(loads: Loads, at_s: float, rps: float, rounded: Callable[[float], int]) -> Loads:
+    """The loads with the newest, rounded; of earlier ones only those that were greater."""
+    if rps > 0.0:
+        rps = math.exp(rounded(math.log(rps) / ALIKE) * ALIKE)
+    return (*(load for load in loads if load[1] > rps), (at_s, rps))

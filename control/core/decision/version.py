@@ -1,0 +1,21 @@
+"""Another version of the model is proposed where it should serve."""
+
+from __future__ import annotations
+
+from control.core.decision.facts import Facts
+from control.core.decision.proposal import Proposal
+
+
+def propose(facts: Facts) -> Proposal | None:
+    """The version that ``model_version`` found; not before a stable window, but in a panic."""
+    need = facts.need
+    if need is None or need.versions.change is None or not (facts.warm or need.want.panic):
+        return None
+    change = need.versions.change
+    return Proposal(
+        reason=change.reason,
+        settings=change.settings,
+        adds_capacity=change.adds_capacity,
+        or_next=True,
+        after=change.after,
+    )
