@@ -55,26 +55,26 @@ class Reason(enum.Enum):
     SCALE_UP_BURSTS = "scale up: bursts as they came before would need more capacity"
 
 
-RETIRED = frozenset({Reason.HOLD_LOOK_AGAIN, Reason.SCALE_UP_BURSTS})
-"""Of earlier versions, whose journals can be read; no decision has them any more."""
-
-
 class Clamp(enum.Enum):
     """What the guard did to a proposal. Each has a row in docs/reference/reasons.md and a test."""
 
     MIN_INSTANCES = "raised to min_instances"
     MAX_INSTANCES = "lowered to max_instances"
-    STEP_DOWN = "made a smaller step down"
     COOLDOWN = "held: too soon after the last change"
     RELOAD_BUDGET = "held: the hour's reloads are spent"
     BLOCKED = "held: this target failed a short while ago"
     BUDGET = "lowered to this model's share of the budget"
     PROBE = "lowered to one instance more than was ever seen"
     MEMORY = "held: there is not enough free memory for another copy"
-    FROZEN = "held: a person froze this model"
     BURN_RATE = "held: the error budget burns too fast for a change that could make it worse"
     CHANGE_BUDGET = "held: the hour's changes are spent"
     CHANGE_IN_FLIGHT = "held: a change is in flight"
+    STEP_DOWN = "made a smaller step down"
+    FROZEN = "held: a person froze this model"
+
+
+RETIRED = frozenset({Reason.HOLD_LOOK_AGAIN, Reason.SCALE_UP_BURSTS, Clamp.STEP_DOWN, Clamp.FROZEN})
+"""Of earlier versions, whose journals can be read; no decision has them any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

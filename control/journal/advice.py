@@ -7,9 +7,11 @@ from types import MappingProxyType
 
 from control.core.types import RETIRED, Clamp, Reason
 
+OF_EARLIER = "Nothing: only journals of earlier versions have it."
+
 REASONS: Mapping[Reason, str] = MappingProxyType(
     {
-        **dict.fromkeys(RETIRED, "Nothing: only journals of earlier versions have it."),
+        **{one: OF_EARLIER for one in RETIRED if isinstance(one, Reason)},
         Reason.HOLD_NO_DATA: (
             "See the log for `triton.unreachable` or `counters.unreachable`: is the server up, is "
             "`--metrics-url` right?"
@@ -94,9 +96,9 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
 
 CLAMPS: Mapping[Clamp, str] = MappingProxyType(
     {
+        **{one: OF_EARLIER for one in RETIRED if isinstance(one, Clamp)},
         Clamp.MIN_INSTANCES: "Nothing; lower `min_instances` to allow less.",
         Clamp.MAX_INSTANCES: "Raise `max_instances` if the machine has room.",
-        Clamp.STEP_DOWN: "Nothing; the next step follows after the `cooldown`.",
         Clamp.COOLDOWN: (
             "Nothing; `cooldown` in the policy says how long. A scale up waits only after Triton "
             "was not there, and each failure in a row doubles the wait."
@@ -121,7 +123,6 @@ CLAMPS: Mapping[Clamp, str] = MappingProxyType(
             "Free some memory, or lower `max_instances`. An instance is expected to take 1.2 times "
             "what one took so far, and a reload holds every instance twice for a while."
         ),
-        Clamp.FROZEN: "`conch control resume MODEL` ends it.",
         Clamp.BURN_RATE: (
             "Nothing: too many requests miss the SLO for a change that adds no capacity. It passes "
             "when that is over. If it does not, raise `max_instances` or shrink the model."

@@ -41,13 +41,6 @@ def test_guard_raises_to_min_instances() -> None:
     assert seen.clamps == (Clamp.MIN_INSTANCES,)
 
 
-def test_guard_makes_small_steps_down() -> None:
-    """From 8 to 2 at once is cut to half."""
-    seen = _guard(settings(2), settings(8), max_instances=8)
-    assert seen.settings.instances == 4
-    assert seen.clamps == (Clamp.STEP_DOWN,)
-
-
 def test_guard_lets_a_scale_up_pass_in_the_cooldown() -> None:
     """Waiting would cost the SLO."""
     seen = _guard(settings(3), settings(2), _tried(settings(2), ago_s=1))
@@ -230,22 +223,6 @@ def test_guard_lowers_to_the_share_of_the_budget() -> None:
     assert to(6, 4, 3).settings.instances == 4
     assert to(3, 4, 2).settings.instances == 3
     assert to(6, 2, 6).clamps == ()
-
-
-def test_guard_holds_everything_that_is_frozen() -> None:
-    """A rollback, too: a person said so."""
-    for undo in (False, True):
-        seen = guarded(
-            settings(4),
-            settings(2),
-            ControlState(),
-            a_policy(),
-            at_s=NOW_S,
-            seen=_seen(frozen=True),
-            undo=undo,
-        )
-        assert seen.settings == settings(2)
-        assert seen.clamps == (Clamp.FROZEN,)
 
 
 def test_guard_keeps_the_budget_of_changes() -> None:

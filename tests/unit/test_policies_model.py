@@ -155,7 +155,7 @@ def test_the_clairvoyant_is_ready_before_the_jump() -> None:
     assert story.applied.instances == 1
     story.sees(14, load_rps=50, **TRULY)
     assert story.applied.instances == 4
-    story.sees(32, load_rps=50, **TRULY)
+    story.sees(40, load_rps=50, **TRULY)
     assert story.applied.instances == 1
 
 

@@ -18,6 +18,10 @@ from control.core.memory.state import ControlState
 from control.core.queue_model.knowledge import Knowledge, fewest
 from control.core.types import Clamp, Observation, Policy, Reason
 
+STEP_DOWN = 0.5
+"""Of the instances, at most this share goes in one step, at least one: what fewer carry is a
+prediction."""
+
 
 def propose(facts: Facts) -> Proposal | None:
     """The count within the bounds of policy and budget; None where it is within the policy's."""
@@ -28,7 +32,8 @@ def propose(facts: Facts) -> Proposal | None:
     needed = 0
     if count < applied.instances:
         needed = min(measured_need(facts), applied.instances)
-        count = max(count, needed)
+        step = max(facts.seen.granularity, math.floor(applied.instances * STEP_DOWN))
+        count = max(count, needed, applied.instances - step)
     limited = count == applied.instances
     most = replace(facts, applied=replace(applied, instances=count))
     count -= most.surplus

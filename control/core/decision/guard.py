@@ -16,9 +16,6 @@ from control.core.types import Clamp, Policy, Settings
 
 COPY_MARGIN = 1.2
 """A copy is expected to take this many times what one took so far."""
-STEP_DOWN = 0.5
-"""Of the instances, at most this share goes in one step, at least one: what fewer carry is a
-prediction."""
 LEAST_WAIT_S = 1.0
 """After a first failure, where there is no cooldown."""
 MOST_DOUBLED = 20
@@ -104,7 +101,7 @@ def guard(proposal: Proposal, facts: Facts) -> Guarded:
     """
     state, applied, policy = facts.state, facts.applied, facts.policy
     clamps = list(proposal.clamps)
-    wanted = _bounded(_probed(proposal, facts, clamps), facts, clamps, undo=proposal.undo)
+    wanted = _bounded(_probed(proposal, facts, clamps), facts, clamps)
     change = _Change(
         wanted=wanted,
         facts=facts,
@@ -200,15 +197,15 @@ def is_owed(wanted: Settings, applied: Settings, cap: int | None) -> bool:
     return cap <= wanted.instances < applied.instances
 
 
-def _bounded(proposal: Settings, facts: Facts, clamps: list[Clamp], *, undo: bool) -> Settings:
-    """The proposal within the policy's bounds, the budget, a step down, and whole multiples.
+def _bounded(proposal: Settings, facts: Facts, clamps: list[Clamp]) -> Settings:
+    """The proposal within the policy's bounds, the budget, and whole multiples.
 
     A hold passes as it is: bringing a count within its bounds is a decision with a reason of its
     own, not a side effect. The budget is above ``min_instances``: it is shared with other models.
     """
     applied, policy, cap = facts.applied, facts.policy, facts.seen.cap
     granularity, count = facts.seen.granularity, proposal.instances
-    if count == applied.instances:
+    if proposal == applied:
         return proposal
     if count < policy.min_instances:
         count = policy.min_instances
@@ -219,11 +216,6 @@ def _bounded(proposal: Settings, facts: Facts, clamps: list[Clamp], *, undo: boo
     if cap is not None and count > max(cap, 1) and count > applied.instances:
         count = max(cap, 1, applied.instances)
         clamps.append(Clamp.BUDGET)
-    step = max(granularity, math.floor(applied.instances * STEP_DOWN))
-    owed = cap is not None and applied.instances > cap and count >= cap
-    if applied.instances - count > step and not undo and not owed:
-        count = applied.instances - step
-        clamps.append(Clamp.STEP_DOWN)
     # Up to a whole multiple on the way up and on the way down: never fewer than were asked for,
     # but for the bounds.
     whole = -(-count // granularity) * granularity
@@ -241,8 +233,6 @@ def _copies_spent(state: ControlState, policy: Policy) -> bool:
 def _held(change: _Change, *, ready_s: float) -> Clamp | None:
     """Why the change must not happen now, or None when it may. The order is that of importance."""
     policy, state = change.facts.policy, change.facts.state
-    if change.facts.seen.frozen:
-        return Clamp.FROZEN
     if state.in_flight is not None:
         return Clamp.CHANGE_IN_FLIGHT
     if change.facts.seen.at_s < _again_s(change, ready_s=ready_s):

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from control.core.decision.facts import Facts
+from control.core.decision.guard import guard
+from control.core.decision.proposal import Proposal
 from control.core.memory.state import ControlState
 from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
 
@@ -131,46 +134,47 @@ def asked(
     settings: Settings | None = None,
     short: bool = False,
 ) -> Decision:
-    """What the rule asks for, within the bounds that hold for every rule.
+    """What the rule asks for, as far as the guard lets it: the same one for every rule.
 
     A scale up of a saturated model is made by a second copy, as Conch's is: Triton lets an in-place
     one wait while the queue is never empty, and no original has to suffer that.
 
     Args:
-        state: for the change in flight.
-        seen: for the cap, the granularity and the freeze.
-        policy: for the bounds. Conch's cooldowns and steps do not apply.
+        state: for what was tried of late.
+        seen: for the cap, the granularity, the memory and the freeze.
+        policy: for the guard.
         applied: what is in force.
         count: instances that the rule wants, before the bounds.
         terms: every number that the rule used.
         settings: batching that the rule wants; as applied where None.
         short: no allowed count carries the load.
     """
-    bounded, clamps = _bounded(count, seen, policy)
-    wanted = replace(settings or applied, instances=bounded)
-    used = {
-        **terms,
-        "wanted_instances": float(count),
-        "applied_instances": float(applied.instances),
-    }
-    if wanted == applied:
-        over = short or Clamp.MAX_INSTANCES in clamps or Clamp.BUDGET in clamps
-        reason = Reason.AT_LIMIT if over else Reason.HOLD_RULE
-        return replace(held(seen, reason, used), clamps=clamps)
-    if seen.frozen:
-        return replace(held(seen, Reason.HOLD_FROZEN, used), clamps=(*clamps, Clamp.FROZEN))
-    if state.in_flight is not None:
-        clamps = (*clamps, Clamp.CHANGE_IN_FLIGHT)
-        return replace(held(seen, Reason.HOLD_RULE, used), clamps=clamps)
+    least, most = policy.min_instances, policy.max_instances
+    wanted = replace(settings or applied, instances=min(max(count, least), most))
+    clamps = (Clamp.MIN_INSTANCES,) if count < least else ()
+    clamps = (Clamp.MAX_INSTANCES,) if count > most else clamps
+    facts = Facts(state=state, seen=seen, applied=applied, policy=policy)
+    fresh = wanted.instances > applied.instances and _is_saturated(seen, applied)
+    proposal = Proposal(reason=Reason.SCALE_BY_RULE, settings=wanted, fresh=fresh, clamps=clamps)
+    guarded = guard(proposal, facts)
+    changes = guarded.settings != applied
+    limits = (Clamp.MAX_INSTANCES, Clamp.BUDGET)
+    at_limit = not changes and (short or any(clamp in guarded.clamps for clamp in limits))
+    held = Reason.AT_LIMIT if at_limit else Reason.HOLD_RULE
     return Decision(
         tick_id=seen.tick_id,
         at_s=seen.at_s,
-        reason=Reason.SCALE_BY_RULE,
+        reason=Reason.SCALE_BY_RULE if changes else held,
         applied=applied,
-        desired=wanted,
-        fresh=bounded > applied.instances and _is_saturated(seen, applied),
-        terms=used,
-        clamps=clamps,
+        desired=guarded.settings,
+        fresh=guarded.fresh,
+        terms={
+            **terms,
+            "wanted_instances": float(count),
+            "applied_instances": float(applied.instances),
+        },
+        clamps=guarded.clamps,
+        may_act_at_s=guarded.may_act_at_s,
     )
 
 
@@ -178,22 +182,3 @@ def _is_saturated(seen: Observation, applied: Settings) -> bool:
     """Whether more waits than the next round of batches takes."""
     waiting = seen.counters.pending if seen.counters is not None else 0.0
     return waiting > applied.full_round
-
-
-def _bounded(count: int, seen: Observation, policy: Policy) -> tuple[int, tuple[Clamp, ...]]:
-    """The count within the policy, the cap and in whole multiples, and what was changed."""
-    clamps: list[Clamp] = []
-    if count < policy.min_instances:
-        count = policy.min_instances
-        clamps.append(Clamp.MIN_INSTANCES)
-    if count > policy.max_instances:
-        count = policy.max_instances
-        clamps.append(Clamp.MAX_INSTANCES)
-    ceiling = policy.max_instances
-    if seen.cap is not None and count > seen.cap:
-        count = max(policy.min_instances, seen.cap)
-        ceiling = count
-        clamps.append(Clamp.BUDGET)
-    step = max(1, seen.granularity)
-    up = -(-count // step) * step
-    return (up if up <= ceiling else max(step, ceiling // step * step)), tuple(clamps)
