@@ -18,6 +18,7 @@ import structlog
 from conch.errors import ApplyRejected, ConchError
 from control.act import jobs, outcome
 from control.act.actuator import Action, Actuator, ServerGone
+from control.act.calibrator import Calibrator
 from control.act.healer import Healer
 from control.act.mending import Mender
 from control.act.probation import Probation, TakenBack
@@ -26,7 +27,7 @@ from control.core.rules.conch import Conch
 from control.core.rules.rule import Rule
 from control.core.shares import Shares
 from control.core.step import Begun, Ended, Event, Looked, Started, step
-from control.core.types import Decision, Policy, Reason, Settings
+from control.core.types import Decision, Observation, Policy, Reason, Settings
 from control.freeze import Freezes
 from control.journal.recording import Recording
 from control.journal.writer import Journal
@@ -77,6 +78,7 @@ class ControlLoop:
         wall: what people's clocks say: a freeze ends by it.
         probation: watches changes that are not proven; None watches none.
         healer: is told of models whose requests fail; None heals none.
+        calibrator: measures full batches where nobody sends any; None measures none.
         left_out: the models that are not under control, with why.
     """
 
@@ -94,6 +96,7 @@ class ControlLoop:
     wall: Callable[[], float] = time.time
     probation: Probation | None = None
     healer: Healer | None = None
+    calibrator: Calibrator | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     _states: dict[str, ControlState] = field(default_factory=dict)
     _acting: dict[str, _Acting] = field(default_factory=dict)
@@ -233,6 +236,8 @@ class ControlLoop:
             jobs.alone(model, "change.not_mended", partial(self._mender.go_on, model))
         if self.shares:
             seen = replace(seen, cap=self.shares.cap(model, seen))
+        if self.calibrator:
+            seen = self.calibrator.told(model, seen)
         decision = self._step(model, Looked(seen=seen))
         assert decision is not None  # noqa: S101  # a look is always answered
         self._tell(model, decision)
@@ -242,6 +247,7 @@ class ControlLoop:
             self._begin(model, decision)
         if not acting and not begin:
             self._look_for_dead(model)
+            self._measure(model, seen)
         if self.shares:
             in_flight = self._states[model].in_flight
             self.shares = self.shares.looked(model, seen, decision, in_flight)
@@ -257,6 +263,13 @@ class ControlLoop:
         state = self._states[model]
         if self.healer and state.safety.watch is None:
             self.healer.looked(model, state.intervals[-1:])
+
+    def _measure(self, model: str, seen: Observation) -> None:
+        """Have full batches measured, but while a person keeps the model or a change is judged."""
+        state = self._states[model]
+        if self.calibrator and not (seen.frozen or seen.edited or state.safety.watch):
+            measured = state.learnt.largest_measured_with(seen.threads)
+            self.calibrator.looked(model, seen, measured=measured)
 
     def _waits(self, decision: Decision) -> bool:
         """Whether a reload that is in no hurry must let that of another model end first.
@@ -290,6 +303,8 @@ class ControlLoop:
         self._step(model, Begun(change=change))
         if self.probation:
             self.probation.begins(model)
+        if self.calibrator:
+            self.calibrator.leave(model)
         future = jobs.begin(
             "conch-actuator",
             self.actuator.apply,

@@ -26,6 +26,7 @@ log = structlog.get_logger()
 BOUNDS = (MIN_INSTANCES, MAX_INSTANCES, MAX_BATCH_SIZE)
 RETIRED: Mapping[str, str] = MappingProxyType(
     {
+        "rebatch_after": "The base configuration is planned as soon as full batches were measured.",
         "quiet": "Instances are no longer given up for quiet; set `idle_cost` where they cost "
         "something.",
         "headroom": "All instances that the policy allows are held; set `idle_cost` where they "
@@ -66,8 +67,11 @@ class ModelPolicy(FileModel):
         "which is then left only for a load that it does not carry.",
     )
     rebatch: bool = Field(True, description="Whether batch size and delay may change (a reload).")
-    rebatch_after: Duration = Field(
-        30.0, description="Watch the same settings this long before each batching plan."
+    calibrate: bool | None = Field(
+        None,
+        description="Whether full batches may be sent to measure how long they take, as at most "
+        "5 % of the device's work; default: where the config has a `model_warmup` to take inputs "
+        "from. `true`: also of ones, and to Python models; `false`: never.",
     )
     idle_cost: float = Field(
         0.0,
@@ -152,7 +156,7 @@ class ModelPolicy(FileModel):
             cooldown_s=self.cooldown,
             blocked_s=self.blocked,
             rebatch=self.rebatch,
-            rebatch_after_s=self.rebatch_after,
+            calibrate=self.calibrate,
             reloads_per_hour=self.reloads_per_hour,
             copies_per_hour=self.copies_per_hour,
             slo_target_fraction=self.target,

@@ -16,6 +16,7 @@ from control import freeze
 from control.act import jobs
 from control.act.actuator import Actuator
 from control.act.baseline import Baseline
+from control.act.calibrator import Calibrator
 from control.act.healer import Healer
 from control.act.probation import Probation
 from control.act.proof import Prober
@@ -107,8 +108,10 @@ def session(
         trouble = OnTrouble.BEGIN_ANEW if mode is Mode.ACTIVE else OnTrouble.IN_MEMORY
         journal = stack.enter_context(Journal(journal_path(repository), on_trouble=trouble))
         clock, baseline = SteadyClock(), Baseline(repository)
+        calibrator = None
         if mode is Mode.ACTIVE:
             healer = stack.enter_context(_healer(endpoint, repository))
+            calibrator = Calibrator(client, repository.root, found.policies)
         loop = ControlLoop(
             policies=found.policies,
             rules={name: policy.rule_of(name) for name in names},
@@ -136,6 +139,7 @@ def session(
             clock=clock,
             probation=probation,
             healer=healer,
+            calibrator=calibrator,
             left_out=found.left_out,
         )
         journal.start_run(

@@ -115,6 +115,32 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """Requests that the controller itself sent to a model, to measure it; running totals.
+
+    Attributes:
+        requests, rows, seconds: answered ones, their items, and what they took.
+        requests_loaded, rows_loaded: of these, since the model was loaded last.
+    """
+
+    requests: float = 0.0
+    rows: float = 0.0
+    seconds: float = 0.0
+    requests_loaded: float = 0.0
+    rows_loaded: float = 0.0
+
+    def plus(self, *, rows: int, seconds: float) -> Own:
+        """With one more request."""
+        return Own(
+            requests=self.requests + 1,
+            rows=self.rows + rows,
+            seconds=self.seconds + seconds,
+            requests_loaded=self.requests_loaded + 1,
+            rows_loaded=self.rows_loaded + rows,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """One look at one model. A part that could not be read is None: it can only ever hold.
 
@@ -145,6 +171,7 @@ class Observation:
         owner: the settings of the owner's own configuration; None where nobody knows them.
         cpu_s: running total of the CPU seconds that the model's own processes used; None where it
             cannot be seen.
+        own: what the controller itself sent; counters and statistics have it, too.
     """
 
     at_s: float
@@ -170,6 +197,7 @@ class Observation:
     edited: bool = False
     owner: Settings | None = None
     cpu_s: float | None = None
+    own: Own = Own()  # a frozen value
 
     @property
     def least_batch_limit(self) -> int:
@@ -177,15 +205,15 @@ class Observation:
 
         One that brings a batch of its own may be as large as the limit in force: sums do not tell.
         """
-        counters, loaded, applied = self.counters, self.statistics, self.applied
+        counters, loaded, applied, own = self.counters, self.statistics, self.applied, self.own
         if applied is None:
             return self.least_batch_size
         # Since the last load, of one instant; and since the server started.
-        now = loaded is not None and loaded.inference_count > (
-            loaded.success_count - loaded.cache_hits
+        now = loaded is not None and loaded.inference_count - own.rows_loaded > (
+            loaded.success_count - loaded.cache_hits - own.requests_loaded
         )
-        ever = counters is not None and counters.inference_count > BATCHED_REQUESTS * (
-            counters.success - counters.cache_hits
+        ever = counters is not None and counters.inference_count - own.rows > (
+            BATCHED_REQUESTS * (counters.success - counters.cache_hits - own.requests)
         )
         return max(self.least_batch_size, applied.max_batch_size if now or ever else 1)
 
@@ -213,8 +241,6 @@ class Policy:
         settle_s: measurements this soon after a change are not learnt from.
         stale_s: a gap longer than this between looks makes the older ones useless.
         rebatch: whether the slow knob may be used at all.
-        rebatch_after_s: how long the same settings must have been watched before each plan.
-        rebatch_gain: least capacity ratio that pays for a reload.
         reloads_per_hour: planned ones (batching, threads, cache), at most.
         copies_per_hour: second copies for a scale up of a saturated model, at most.
         blocked_s: how long a target that failed is not tried again.
@@ -229,6 +255,8 @@ class Policy:
         burn_limit: at this many times the budgeted rate of misses only capacity may be added.
         burn_long_s, burn_short_s: both windows must burn.
         burn_requests: fewer in the long window prove nothing.
+        calibrate: whether full batches may be sent to measure them: True also made-up ones and to
+            an owner's Python model, False never; None where the inputs are like real ones.
         unwritten: names of the bounds here that nobody wrote down: ``core.bounds`` takes them from
             the owner's configuration.
     """
@@ -247,8 +275,6 @@ class Policy:
     settle_s: float = 3.0
     stale_s: float = 10.0
     rebatch: bool = True
-    rebatch_after_s: float = 30.0
-    rebatch_gain: float = 1.2
     reloads_per_hour: int = 4
     copies_per_hour: int = 20
     blocked_s: float = 600.0
@@ -265,6 +291,7 @@ class Policy:
     burn_long_s: float = 300.0
     burn_short_s: float = 30.0
     burn_requests: int = 200
+    calibrate: bool | None = None
     unwritten: tuple[str, ...] = ()
 
 

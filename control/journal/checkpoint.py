@@ -63,6 +63,7 @@ _CLASSES: tuple[type[Any], ...] = (
     statistics.BatchStat,
     statistics.ModelStatistics,
     types.Observation,
+    types.Own,
     types.Settings,
     versions.Versions,
     windows.Interval,

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from control.act import calibrator
 from control.core import types
 from control.core.judgement import correction
 from control.core.load import cache_use, demand
 from control.core.load.cache_use import CacheUse
 from control.core.memory.state import ControlState
-from control.core.need import batching, better_version, cached, wanted
+from control.core.need import base, better_version, cached, wanted
 from control.core.rules.conch import Conch
 from control.core.service import slow_seconds, versions
 from control.core.step import Looked, step
@@ -32,8 +33,10 @@ def terms_used() -> set[str]:
 
     Counts become N.
     """
-    policy = a_policy(rebatch=True, rebatch_after_s=5.0)
-    story = Story(policy=policy, cap=4).passes(20, load_rps=100).passes(10, load_rps=1500)
+    policy = a_policy(rebatch=True)
+    story = (
+        Story(policy=policy, cap=4).measured().passes(20, load_rps=100).passes(10, load_rps=1500)
+    )
     outside = Story(applied=settings(6)).passes(8, load_rps=100)
     cheap = Story(
         policy=a_policy(versions=(1, 2)),
@@ -80,8 +83,12 @@ def test_every_reason_is_on_the_page(reason: Reason):
         (PAGE, f"(T + {wanted.SEEN_AND_DRAINED_S:g} s)"),
         (PAGE, f"ρ = {POLICY.utilisation_limit:g}"),
         (PAGE, f"carries {better_version.TO_SPARE:g} times the load"),
-        (PAGE, f"the gain must be {POLICY.rebatch_gain:g}"),
-        (PAGE, f"Of those within {(1 - batching.NEAR_BEST) * 100:.0f} % of the most"),
+        (PAGE, f"its capacity must be {base.LEAST_GAIN:g} times"),
+        (PAGE, f"within {base.LIKE * 100:.0f} % of it"),
+        (PAGE, f"{calibrator.BATCHES} of the largest size"),
+        (PAGE, f"as {calibrator.SHARE * 100:.0f} % of the device or the cores"),
+        (PAGE, f"for {calibrator.MOST_S:g} s of work at most"),
+        (PAGE, f"after {base.FIRST_PLAN_S:g} s"),
         (PAGE, f"for {better_version.SHORT_FOR_S:g} s, in a panic at once"),
         (PAGE, f"takes {better_version.AS_DEAR * 100:.0f} % of the time"),
         (PAGE, f"is changed to only below {better_version.CHEAPER:g}"),

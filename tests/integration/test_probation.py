@@ -17,7 +17,6 @@ import pytest
 
 from control import session
 from control.act import probation
-from control.core.decision.guard import guard
 from control.core.memory.state import ControlState
 from control.core.types import Clamp, Decision, Reason, Settings
 from control.journal.writer import Journal
@@ -32,6 +31,7 @@ from serving.runtime.supervisor import TritonServer
 from tests.integration import scripted
 from tests.integration.changeable import X
 from tests.integration.conftest import wait_until
+from tests.unit.guarded import guarded
 from tests.unproven import recorded
 
 KILLER = '''
@@ -127,7 +127,7 @@ def test_a_config_that_kills_the_server_is_taken_back_and_blocked(
             with Journal(session.journal_path(repository), read_only=True) as journal:
                 later = ControlState(changes=journal.tried("killer", since_s=0.0))
             for state in (loop._states["killer"], later):
-                again = guard(
+                again = guarded(
                     decision.desired,
                     was,
                     state,

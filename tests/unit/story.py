@@ -80,6 +80,18 @@ class Story:
     curves: dict[int, ServiceTime] = field(default_factory=dict)
     gauges: dict[str, int] = field(default_factory=dict)
 
+    def measured(self, *sizes: int) -> Story:
+        """What a calibration tells: the times of these batches, by default of all up to 32."""
+        stats = {
+            size: BatchStat(count=5, busy_s=5 * self.true.of(size))
+            for size in sizes or (1, 2, 4, 8, 16, 32)
+        }
+        learnt = self.state.learnt.absorb(
+            ModelStatistics(batches=stats), instances=self.applied.instances, threads=1, span_s=1.0
+        )
+        self.state = replace(self.state, learnt=learnt)
+        return self
+
     def passes(self, seconds: int, *, load_rps: float) -> Story:
         """That many ticks of 1 s under this load."""
         for _ in range(seconds):

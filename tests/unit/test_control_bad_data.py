@@ -197,7 +197,7 @@ def test_a_gauge_that_is_no_number_is_one_that_is_not_told(
 @pytest.mark.parametrize("name", EVERY)
 def test_every_term_of_every_story_is_finite(name: str) -> None:
     """Also where nothing is carried at all: an SLO that no batch can meet."""
-    policy = replace(POLICY, slo_s=0.004, rebatch=True, rebatch_after_s=5.0)
+    policy = replace(POLICY, slo_s=0.004, rebatch=True)
     life = Life(rule=rule_named(name), policy=policy)
     life.lasts([0.0] * 5 + [50.0] * 20 + [3000.0] * 10 + [0.0] * 10)
     for decision in (*life.decisions, *settled(name).decisions):

@@ -58,7 +58,6 @@ def test_whatever_comes_the_desired_count_is_within_bounds(
         min_instances=least,
         max_instances=max(granularity, least + more),
         rebatch=rebatch,
-        rebatch_after_s=6.0,
         idle_cost=held_for(5.0),
     )
     life = Life(rule=rule_named(name), policy=policy, applied=story.settings(start * granularity))

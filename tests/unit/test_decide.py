@@ -280,19 +280,42 @@ def test_decide_brings_the_count_within_the_policys_bounds() -> None:
     assert high.applied.instances == 4  # half of them in one step
 
 
-def test_decide_never_shrinks_by_a_rebatch() -> None:
-    """Fewer instances need their quiet time, whatever the new batching could carry."""
-    policy = a_policy(rebatch=True, rebatch_after_s=10.0)
-    story = Story(policy=policy, applied=settings(4, batch=32, dynamic=False))
-    story.passes(14, load_rps=250)
-    assert story.changes[0].reason is Reason.REBATCH
-    assert story.applied.instances == 4
+def test_decide_holds_the_batching_until_full_batches_were_measured() -> None:
+    """Singles say nothing of a batch of 32."""
+    policy = a_policy(rebatch=True, idle_cost=0.0, max_instances=1)
+    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False))
+    story.passes(60, load_rps=100)
+    assert story.changes == []
+    story.measured().passes(2, load_rps=100)
+    assert [d.reason for d in story.changes] == [Reason.REBATCH]
+
+
+def test_decide_makes_the_base_configuration_in_one_change() -> None:
+    """The batching and all instances that are free; nothing is left to be done after it."""
+    policy = a_policy(rebatch=True, idle_cost=0.0)
+    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False)).measured()
+    story.passes(200, load_rps=100)
+    assert [d.reason for d in story.changes] == [Reason.REBATCH]
+    assert (story.applied.instances, story.applied.largest_batch > 1) == (4, True)
+
+
+def test_decide_sets_no_smaller_batch_while_requests_wait() -> None:
+    """Within 6 ms singles carry more than batches; amid a backlog only batches drain it."""
+    policy = a_policy(rebatch=True, idle_cost=0.0, max_instances=1, slo_s=0.008)
+    story = Story(policy=policy, applied=settings(1, batch=32), obeys=False).measured()
+    story.pending = 2000.0
+    story.passes(10, load_rps=700)
+    assert Reason.REBATCH not in story.reasons
+    calm = Story(policy=policy, applied=settings(1, batch=32), obeys=False).measured()
+    calm.passes(10, load_rps=20)
+    smaller = [d.desired for d in calm.decisions if d.reason is Reason.REBATCH]
+    assert all(wanted.largest_batch < 32 for wanted in smaller if wanted)
 
 
 def test_decide_rebatches_a_model_without_dynamic_batching() -> None:
     """Triton's default is replaced when batching carries clearly more."""
-    policy = a_policy(rebatch=True, rebatch_after_s=10.0, max_instances=1)
-    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False))
+    policy = a_policy(rebatch=True, max_instances=1)
+    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False)).measured()
     story.passes(15, load_rps=100)
     assert story.changes[0].reason is Reason.REBATCH
     assert story.applied.dynamic_batching
@@ -302,8 +325,8 @@ def test_decide_rebatches_a_model_without_dynamic_batching() -> None:
 @pytest.mark.parametrize(("items", "keeps"), [(0, False), (5000, True)])
 def test_decide_sets_no_limit_below_what_requests_bring(items: int, keeps: bool) -> None:
     """Within 20 ms the best batch is smaller; some requests before today brought up to 32 items."""
-    policy = a_policy(rebatch=True, rebatch_after_s=10.0, max_instances=1, slo_s=0.02)
-    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False))
+    policy = a_policy(rebatch=True, max_instances=1, slo_s=0.02)
+    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False)).measured()
     story.counters = ModelCounters(success=1000, inference_count=items)
     story.passes(15, load_rps=100)
     assert story.changes[0].reason is Reason.REBATCH
@@ -312,15 +335,16 @@ def test_decide_sets_no_limit_below_what_requests_bring(items: int, keeps: bool)
 
 def test_decide_leaves_good_batching_alone() -> None:
     """A reload is dear: no gain, no reload."""
-    policy = a_policy(rebatch=True, rebatch_after_s=10.0)
-    story = Story(policy=policy, applied=settings(1, batch=32)).passes(120, load_rps=100)
+    policy = a_policy(rebatch=True)
+    story = Story(policy=policy, applied=settings(1, batch=32)).measured()
+    story.passes(120, load_rps=100)
     assert [d for d in story.decisions if d.reason is Reason.REBATCH] == []
 
 
 def test_decide_rebatches_once_and_not_again() -> None:
     """The plan that was applied is the plan that is found the next time."""
-    policy = a_policy(rebatch=True, rebatch_after_s=10.0, cooldown_s=1.0)
-    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False))
+    policy = a_policy(rebatch=True, cooldown_s=1.0)
+    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False)).measured()
     story.passes(200, load_rps=150)
     assert sum(d.reason is Reason.REBATCH for d in story.changes) == 1
 

@@ -9,7 +9,6 @@ import pytest
 from control.core.judgement.judge import Watch
 from control.core.load.windows import Interval
 from control.core.memory.state import ControlState
-from control.core.need import batching
 from control.core.types import Observation, Reason
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
@@ -78,38 +77,20 @@ def test_nothing_is_judged_beside_an_old_copy_but_failures() -> None:
 def test_a_cold_start_under_a_backlog_plans_after_two_seconds() -> None:
     """Single requests carry 200/s: 500/s are met by batches before the window is full."""
     policy = a_policy(rebatch=True, max_instances=1, cores=1, stable_window_s=20.0)
-    story = Story(policy=policy, applied=settings(1, dynamic=False)).passes(5, load_rps=500)
+    story = Story(policy=policy, applied=settings(1, dynamic=False)).measured()
+    story.passes(5, load_rps=500)
     assert [d.reason for d in story.changes] == [Reason.REBATCH]
     assert story.reasons.index(Reason.REBATCH) <= 3
-    calm = Story(policy=policy, applied=settings(1, dynamic=False)).passes(5, load_rps=50)
+    calm = Story(policy=policy, applied=settings(1, dynamic=False)).measured()
+    calm.passes(5, load_rps=50)
     assert calm.changes == []
-
-
-def test_a_plan_amid_a_backlog_has_the_instances_to_drain_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One carries what comes; what waits as well takes a second one."""
-    policy = a_policy(rebatch=True, max_instances=2, cores=2, stable_window_s=20.0, slo_s=0.2)
-    ours = {"threads": 2, "threads_ours": True}  # on two cores: a second instance adds nothing
-
-    def planned() -> int:
-        story = Story(policy=policy, applied=settings(1, dynamic=False), gauges=ours)
-        story.passes(5, load_rps=230)
-        (change,) = story.changes
-        assert change.reason is Reason.REBATCH
-        assert change.desired is not None
-        return change.desired.instances
-
-    assert planned() == 2
-    monkeypatch.setattr(batching, "DRAINED_IN_S", 1e9)
-    assert planned() == 1
 
 
 def test_no_batching_is_planned_beside_an_old_copy() -> None:
     """A reload more would leave one more queue behind."""
     policy = a_policy(rebatch=True, max_instances=1, cores=1, stable_window_s=20.0)
     story = Story(policy=policy, applied=settings(1, dynamic=False), obeys=False)
-    story.passes(2, load_rps=500)
+    story.measured().passes(2, load_rps=500)
     for _ in range(4):
         more = story.counters.inference_count + 300.0
         story.counters = replace(story.counters, inference_count=more)

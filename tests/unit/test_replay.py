@@ -27,7 +27,7 @@ from tests.unit.story import Story, a_policy, held_for, in_flight
 from tests.unit.test_journal import ACTION
 
 RULE = rule_named("conch")
-POLICY = a_policy(idle_cost=held_for(20.0), cooldown_s=5.0, rebatch=True, rebatch_after_s=10.0)
+POLICY = a_policy(idle_cost=held_for(20.0), cooldown_s=5.0, rebatch=True)
 
 
 class Recorder:

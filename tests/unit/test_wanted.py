@@ -41,9 +41,8 @@ def test_an_slo_in_reach_is_not_said_to_be_out_of_it() -> None:
 def test_every_term_is_a_number_where_nothing_is_carried() -> None:
     """Single requests miss the SLO by the delay alone, any other batching has an endless gain."""
     applied = settings(1, delay_s=0.06)
-    story = Story(
-        policy=a_policy(rebatch=True, rebatch_after_s=5.0), applied=applied, obeys=False
-    ).passes(40, load_rps=100)
+    story = Story(policy=a_policy(rebatch=True), applied=applied, obeys=False).measured()
+    story.passes(40, load_rps=100)
     gains = [d.terms["plan_gain"] for d in story.decisions if "plan_gain" in d.terms]
     assert gains
     assert max(gains) == 1e6
@@ -68,7 +67,7 @@ def test_a_reset_look_does_not_act_on_what_was_before_it() -> None:
 
 def test_a_clock_that_is_set_back_does_not_freeze_what_waits_for_a_time() -> None:
     """An hour back: neither a watch, nor a block, nor the next plan waits for an hour."""
-    story = Story(policy=a_policy(rebatch=True, rebatch_after_s=10.0)).passes(30, load_rps=100)
+    story = Story(policy=a_policy(rebatch=True), obeys=False).measured().passes(30, load_rps=100)
     bad, good = settings(3), settings(1)
     now_s = story.at_s
     safety = replace(
@@ -88,9 +87,9 @@ def test_a_clock_that_is_set_back_does_not_freeze_what_waits_for_a_time() -> Non
 
 def test_a_model_without_a_batch_axis_is_scaled_and_never_rebatched() -> None:
     """max_batch_size 0: 200/s an instance."""
-    story = Story(
-        policy=a_policy(rebatch=True, rebatch_after_s=5.0), applied=settings(1, batch=0)
-    ).passes(60, load_rps=450)
+    story = Story(policy=a_policy(rebatch=True), applied=settings(1, batch=0)).passes(
+        60, load_rps=450
+    )
     assert story.applied.instances >= 3
     assert story.applied.max_batch_size == 0
     assert story.pending == 0.0

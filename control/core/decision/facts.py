@@ -17,7 +17,7 @@ from control.core.load import windows
 from control.core.load.demand import Demand
 from control.core.memory.state import ControlState, Loads
 from control.core.need import better_version, cached
-from control.core.need.batching import BatchingPlan, plan_if_due
+from control.core.need.base import BasePlan, plan_if_due
 from control.core.need.better_version import Outlook
 from control.core.need.wanted import Expected, Wanted, expected, wanted
 from control.core.queue_model.knowledge import Knowledge
@@ -47,7 +47,7 @@ class NeedFacts:
     now: Expected | None
     want: Wanted
     versions: Outlook
-    plan: BatchingPlan | None
+    plan: BasePlan | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def gather(
     versions = better_version.look(state, seen, applied, want, known)
     state = cached.judged(replace(state, versions=versions.memory), applied, known)
     plan = plan_if_due(state, seen, applied, want, known, warm=is_warm(state, policy))
-    if plan is not None:
+    if plan is not None and not plan.pays(applied):  # else until it is in force
         state = replace(state, planned_s=seen.at_s)
     need = NeedFacts(known=known, now=now, want=want, versions=versions, plan=plan)
     return state, replace(facts, state=state, need=need), ()

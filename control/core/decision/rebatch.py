@@ -1,32 +1,33 @@
-"""Another batching is proposed where a plan is there, may be made, and pays for its reload."""
+"""The base configuration is proposed where it carries clearly more than what is in force."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from control.core.decision.facts import Facts
+from control.core.decision.facts import Facts, NeedFacts
 from control.core.decision.proposal import Proposal
-from control.core.need.reload_cost import rebatch_pays
-from control.core.need.wanted import Wanted
 from control.core.types import MAX_BATCH_SIZE, Policy, Reason
 
 
 def propose(facts: Facts) -> Proposal | None:
-    """The plan's settings; fewer instances are not its business."""
+    """The plan's settings; None where there is none, or it is not worth a reload."""
     need, applied = facts.need, facts.applied
-    if need is None or need.plan is None or not _may_rebatch(need.want, need.known.policy):
+    if need is None or need.plan is None or not _may_rebatch(need, need.known.policy):
         return None
-    plan = need.plan
-    if not rebatch_pays(facts.state, plan, applied, need.want, need.known):
+    plan, wanted = need.plan, need.plan.settings
+    if not plan.pays(applied):
         return None
-    count = max(plan.settings.instances, applied.instances)
+    smaller = wanted.largest_batch < applied.largest_batch
+    if smaller and need.want.demand.pending > 0:  # what waits makes larger ones
+        return None
     return Proposal(
         reason=Reason.REBATCH,
-        settings=replace(plan.settings, instances=count),
+        settings=wanted,
         adds_capacity=plan.capacity_rps > plan.applied_capacity_rps,
+        trusted=need.known.threads_ours,
+        or_next=True,
     )
 
 
-def _may_rebatch(want: Wanted, policy: Policy) -> bool:
+def _may_rebatch(need: NeedFacts, policy: Policy) -> bool:
     """Whether the owner's batching may be left: by a written limit, or for a load beyond it."""
+    want = need.want
     return MAX_BATCH_SIZE not in policy.unwritten or want.overloaded or not want.reachable

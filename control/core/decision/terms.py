@@ -12,7 +12,7 @@ from control.core.decision.proposal import Proposal
 from control.core.judgement.judge import Verdict
 from control.core.memory.state import ControlState
 from control.core.need import cached
-from control.core.need.batching import BatchingPlan
+from control.core.need.base import BasePlan
 
 MOST_GAIN = 1e6
 
@@ -57,7 +57,7 @@ def _load(facts: Facts, need: NeedFacts) -> dict[str, float]:
     return terms | {f"capacity_{count}_rps": rps for count, rps in want.capacities.items()}
 
 
-def _plan(plan: BatchingPlan) -> dict[str, float]:
+def _plan(plan: BasePlan) -> dict[str, float]:
     """Another batching, and what it is worth."""
     return {
         "plan_gain": min(plan.gain, MOST_GAIN),  # infinite where nothing is carried now

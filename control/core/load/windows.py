@@ -150,20 +150,24 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
     if old.statistics is not None and new.statistics is not None:
         executed = statistics.delta(old.statistics, new.statistics)
     hits, misses, cache_s = _cached(old.counters, new.counters, executed)
+    # What the controller itself sent is no load; what its batches took is worth knowing.
+    own, own_s = new.own.requests - old.own.requests, new.own.seconds - old.own.seconds
+    if own and executed is not None:
+        executed = replace(executed, success_count=max(0, executed.success_count - round(own)))
     return Interval(
         start_s=old.sampled_s,
         end_s=new.sampled_s,
-        arrivals=_arrived(old, new, change),
-        completed=change.success,
+        arrivals=_arrived(old, new, change, own=own),
+        completed=max(0.0, change.success - own),
         # What only one of both sources counts as failed has failed all the same.
         failed=max(change.failure, 0.0 if executed is None else float(executed.fail_count)),
         pending=new.counters.pending,
         statistics=executed,
         instances=new.applied.instances,
         threads=new.threads,
-        request_s=change.request_s,
+        request_s=max(0.0, change.request_s - own_s),
         queue_s=change.queue_s,
-        compute_s=change.compute_input_s + change.compute_infer_s + change.compute_output_s,
+        compute_s=max(0.0, _computed_s(change) - own_s),
         inferences=change.inference_count,
         executions=change.exec_count,
         rejected=change.rejected,
@@ -195,13 +199,18 @@ def _risen(old: float, new: float) -> float:
     return new - old if new >= old else new
 
 
-def _arrived(old: Observation, new: Observation, change: ModelCounters) -> float:
+def _computed_s(change: ModelCounters) -> float:
+    """Seconds of computing, summed over requests."""
+    return change.compute_input_s + change.compute_infer_s + change.compute_output_s
+
+
+def _arrived(old: Observation, new: Observation, change: ModelCounters, *, own: float) -> float:
     """Requests that came, by the gateway's count where both looks have one and it went on."""
     if old.arrivals is not None and new.arrivals is not None:
         counted = new.arrivals - old.arrivals
         if math.isfinite(counted) and counted >= 0:
             return counted
-    return max(0.0, change.success + change.failure + change.pending)
+    return max(0.0, change.success + change.failure + change.pending - own)
 
 
 def rate_rps(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from control.core.queue_model import simulator
 from control.core.queue_model.capacity import capacities_rps, capacity_rps
 from control.core.service.learnt import Learnt, ServiceTime
 from control.core.types import Policy, Settings
@@ -33,6 +32,22 @@ class Knowledge:
     threads_ours: bool
     can_rebatch: bool = True
     least_batch_size: int = 1
+
+    @property
+    def largest_measured(self) -> int:
+        """The largest batch whose time was measured; 0 without any."""
+        return self.learnt.largest_measured
+
+    def is_measured(self, applied: Settings) -> bool:
+        """Whether the times of the batches that matter are measured: up to the limit in force.
+
+        A batch that alone takes more than half the SLO is large enough to know.
+        """
+        largest = self.largest_measured
+        if largest >= min(self.policy.max_batch_size, applied.max_batch_size):
+            return True
+        took_s = self.service(applied.instances, self.threads).of(largest)
+        return largest > 1 and took_s > self.policy.slo_s / 2
 
     def service(self, instances: int, threads: int) -> ServiceTime:
         """ℓ for a setting. Needs evidence of at least one batch."""
@@ -74,21 +89,6 @@ class Knowledge:
         )
         slower = self.learnt.slow.slower
         return {count: rps / slower for count, rps in carried.items()}
-
-    def busy(self, settings: Settings, rate_rps: float) -> float:
-        """Predicted busy instances at this load; infinite when p99 misses the margin."""
-        if rate_rps <= 0:
-            return 0.0
-        predicted = simulator.predict(
-            rate_rps,
-            self.service(settings.instances, settings.threads or self.threads),
-            instances=settings.instances,
-            largest_batch=settings.largest_batch,
-            max_queue_delay_s=settings.max_queue_delay_s,
-        )
-        if predicted.p99_s > self.policy.slo_s * (1.0 - self.policy.margin_fraction):
-            return float("inf")
-        return predicted.busy_fraction * settings.instances
 
 
 def fewest(capacities: dict[int, float], need_rps: float) -> int:

@@ -37,6 +37,9 @@ LEAST_BATCHES = 3.0
 DOUBT_BATCHES = 10.0
 LARGEST_CV = 2.0
 
+MEASURED = 3.0
+"""Batches of one size whose mean is a measurement."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surface:
@@ -143,6 +146,24 @@ class Learnt:
         if self.sibling is None:
             return None
         return self.sibling.scaled(share(instances, threads=threads, cores=cores))
+
+    @property
+    def largest_measured(self) -> int:
+        """The largest batch of which at least ``MEASURED`` were seen; 0 without any."""
+        return max((self.largest_measured_with(t) for _, t in self.seen), default=0)
+
+    def largest_measured_with(self, threads: int) -> int:
+        """The same, of instances with so many threads."""
+        return max(
+            (
+                size
+                for (_, each), evidence in self.seen.items()
+                if each == threads
+                for size, tally in evidence.sizes.items()
+                if tally.known >= MEASURED
+            ),
+            default=0,
+        )
 
     def visited(self, threads: int) -> tuple[int, ...]:
         """The instance counts that were seen at work with these threads, ascending."""

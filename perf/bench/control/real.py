@@ -255,7 +255,6 @@ def policy_text(model: str, asked: Play) -> str:
         "max_batch_size": policy.max_batch_size,
         "cores": policy.cores,
         "rebatch": policy.rebatch,
-        "rebatch_after": policy.rebatch_after_s,
         "idle_cost": policy.idle_cost,
         "cooldown": policy.cooldown_s,
         "fast_window": policy.fast_window_s,

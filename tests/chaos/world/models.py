@@ -49,7 +49,7 @@ POLICY = """\
 version: 1
 tick: 250ms
 defaults: {fast_window: 500ms, stable_window: 1500ms, idle_cost: 200000, cooldown: 500ms,
-  load_time: 200ms,   rebatch_after: 5s, blocked: 20s, reloads_per_hour: 200, copies_per_hour: 200}
+  load_time: 200ms, blocked: 20s, reloads_per_hour: 200, copies_per_hour: 200}
 models:
   sleepy: {slo: 300ms, max_instances: 4, cores: 8, max_batch_size: 1, rebatch: false}
   burner: {slo: 300ms, max_instances: 2, max_batch_size: 1, rebatch: false}

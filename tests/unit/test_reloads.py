@@ -5,25 +5,19 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from control.act.actuator import Action, Actuator, Outcome
 from control.core.memory.state import Applied, ControlState
-from control.core.need.batching import BatchingPlan
-from control.core.need.reload_cost import Reload, pays, rebatch_pays
-from control.core.need.wanted import Wanted
-from control.core.queue_model.knowledge import Knowledge
-from control.core.service.learnt import Learnt
+from control.core.need.cached import Reload
 from control.core.types import Decision, Observation, Policy, Reason, Settings
 from control.journal.writer import Journal
 from control.loop import ControlLoop
 from control.watch.observe import Observer
 from serving.model_config import ReloadKind
-from serving.statistics import BatchStat, ModelStatistics
-from tests.unit.story import Story, a_policy, settings
+from tests.unit.story import a_policy, settings
 
 BUSY = Reload(seconds=2.0, instances=1, rate_rps=100.0, service_s=0.005)
 
@@ -33,58 +27,6 @@ def test_cost_is_the_copy_and_the_misses() -> None:
     assert BUSY.cost_s(a_policy()) == pytest.approx(2.0 + 10 * 100 * 0.005)
     strict = a_policy(slo_target_fraction=0.999)
     assert BUSY.cost_s(strict) == pytest.approx(2.0 + 10 * 1000 * 0.005)
-
-
-@pytest.mark.parametrize(
-    ("reload", "capacity_rps", "new_capacity_rps", "panic", "expected"),
-    [
-        (BUSY, 150.0, 300.0, False, True),  # half of 0.5 busy instances for 10 minutes: 150 s
-        (BUSY, 150.0, 150.0, False, False),  # nothing is gained
-        (BUSY, 150.0, 300.0, True, False),  # never in a panic that ends by itself
-        (BUSY, 50.0, 300.0, True, True),  # one that does not
-        (replace(BUSY, rate_rps=0.5), 150.0, 300.0, False, False),  # hardly any load: 0.75 s
-        (replace(BUSY, seconds=60.0), 150.0, 180.0, False, False),  # 50 s against 60 s and misses
-        (replace(BUSY, seconds=60.0), 90.0, 180.0, False, True),  # but it rescues 10 a second
-        (BUSY, 0.0, 10.0, False, True),  # nothing is carried now
-    ],
-)
-def test_a_reload_pays_where_it_saves_more_than_it_costs(
-    reload: Reload, capacity_rps: float, new_capacity_rps: float, panic: bool, expected: bool
-) -> None:
-    """Over ten minutes, by load, gain, loading time and panic."""
-    policy = a_policy()
-    answer = pays(
-        reload,
-        policy,
-        capacity_rps=capacity_rps,
-        new_capacity_rps=new_capacity_rps,
-        panic=panic,
-    )
-    assert answer is expected
-
-
-@pytest.mark.parametrize(
-    ("size", "capacity_rps", "pays_off"),
-    [
-        (1, 250.0, False),  # the load is 400/s: neither carries it, and singles drain no faster
-        (1, 450.0, True),  # singles would carry it
-        (32, 250.0, True),  # batches of 32 drain faster
-    ],
-)
-def test_where_neither_carries_the_load_throughput_decides(
-    size: int, capacity_rps: float, pays_off: bool
-) -> None:
-    """ℓ = 3 ms·b + 4 ms: 143, 286 and 320 a second by 1, 8 and 32."""
-    batches = {b: BatchStat(count=200, busy_s=200 * (0.003 * b + 0.004)) for b in (1, 8, 32)}
-    learnt = Learnt().absorb(ModelStatistics(batches=batches), instances=1, threads=1, span_s=10.0)
-    policy = a_policy(max_instances=1, cores=1, rebatch_gain=1.1)
-    known = Knowledge(learnt=learnt, policy=policy, threads=1, threads_ours=True)
-    plan = BatchingPlan(
-        settings=settings(1, batch=size), capacity_rps=capacity_rps, applied_capacity_rps=150.0
-    )
-    want = cast(Wanted, SimpleNamespace(need_rps=400.0, panic=False))
-    answer = rebatch_pays(ControlState(), plan, settings(1, batch=8), want, known)
-    assert answer is pays_off
 
 
 def _reloaded_in(seconds: float, at_s: float = 900.0) -> Applied:
@@ -99,19 +41,6 @@ def test_a_reload_takes_as_long_as_the_last_ones() -> None:
     took = (3.0, 90.0, 5.0)
     state = ControlState(changes=tuple(_reloaded_in(seconds) for seconds in took))
     assert state.reload_s(policy) == 5.0
-
-
-@pytest.mark.parametrize(("seconds", "reasons"), [(2.0, True), (300.0, False)])
-def test_decide_weighs_a_rebatch_by_what_earlier_reloads_took(
-    seconds: float, reasons: bool
-) -> None:
-    """The same gain at the same load: worth 2 s, and not five minutes."""
-    policy = a_policy(rebatch=True, rebatch_after_s=10.0, max_instances=1)
-    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False))
-    story.state = replace(story.state, changes=(_reloaded_in(seconds),))
-    story.passes(30, load_rps=100)
-    assert max(d.terms.get("plan_gain", 0.0) for d in story.decisions) > 1.5
-    assert (Reason.REBATCH in story.reasons) is reasons
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The slow knob: which batch size and delay."""
+"""The base configuration: what an expert would set, from measured times."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from control.core.need.batching import BatchingPlan, plan_batching
+from control.core.need.base import LIKE, BasePlan, base_plan
+from control.core.queue_model.capacity import capacity_rps
 from control.core.queue_model.knowledge import Knowledge, fewest
 from control.core.service.learnt import Learnt, ServiceTime
 from control.core.types import Observation, Policy, Settings
@@ -14,6 +15,7 @@ from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE, a_policy, settings
 
+FREE = a_policy(idle_cost=0.0)
 DEFAULT = settings(1, batch=32, dynamic=False)
 
 
@@ -25,9 +27,10 @@ def _plan(
     *,
     threads_ours: bool = False,
     least_batch_size: int = 1,
-) -> BatchingPlan:
+    sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
+) -> BasePlan:
     """A plan from evidence of this service time at the applied count, one thread."""
-    stats = {b: BatchStat(count=500, busy_s=500 * service.of(b)) for b in (1, 2, 4, 8, 16, 32)}
+    stats = {b: BatchStat(count=500, busy_s=500 * service.of(b)) for b in sizes}
     learnt = Learnt().absorb(
         ModelStatistics(batches=stats), instances=applied.instances, threads=1, span_s=1
     )
@@ -38,7 +41,7 @@ def _plan(
         threads_ours=threads_ours,
         least_batch_size=least_batch_size,
     )
-    return plan_batching(applied, known, rate_rps=rate_rps, need_rps=rate_rps)
+    return base_plan(applied, known, need_rps=rate_rps)
 
 
 def test_plan_turns_batching_on_where_the_fixed_cost_is_large() -> None:
@@ -49,25 +52,80 @@ def test_plan_turns_batching_on_where_the_fixed_cost_is_large() -> None:
     assert plan.capacity_rps > 2 * plan.applied_capacity_rps
 
 
-def test_plan_sees_no_gain_where_there_is_no_fixed_cost() -> None:
-    """β = 0: a batch of 8 takes 8 times as long, so batching buys nothing."""
-    linear = ServiceTime(alpha_s=0.005, beta_s=0.0)
-    assert _plan(DEFAULT, linear, 50.0, a_policy()).gain < 1.2
+CURVES = {
+    "linear": ServiceTime(alpha_s=0.005, beta_s=0.0),
+    "flat": ServiceTime(alpha_s=0.0, beta_s=0.02),
+    "half": ServiceTime(alpha_s=0.002, beta_s=0.004),
+    "stepped": ServiceTime(
+        alpha_s=0.001, beta_s=0.0, table=((1, 0.010), (8, 0.012), (9, 0.024), (16, 0.026))
+    ),
+}
 
 
-def test_plan_takes_the_smallest_batch_that_carries_nearly_the_most() -> None:
-    """Larger batches than needed only make the first instance greedy."""
-    assert _plan(DEFAULT, TRUE, 100.0, a_policy(slo_s=0.02)).settings.max_batch_size < 32
+@pytest.mark.parametrize("slo_s", [0.05, 0.2])
+@pytest.mark.parametrize("cores", [1, 4])
+@pytest.mark.parametrize("name", CURVES)
+def test_plan_carries_nearly_as_much_as_the_best_by_exhaustive_search(
+    name: str, cores: int, slo_s: float
+) -> None:
+    """Every batch size and count that is allowed, by the simulator and the true times."""
+    policy = replace(FREE, max_instances=cores, cores=cores, max_batch_size=16, slo_s=slo_s)
+    true = CURVES[name]
+    plan = _plan(DEFAULT, true, 100.0, policy, sizes=(1, 2, 4, 8, 16)).settings
+
+    def carried(batch: int, instances: int) -> float:
+        return capacity_rps(
+            true,
+            instances=instances,
+            largest_batch=batch,
+            max_queue_delay_s=0.0,
+            policy=policy,
+        )
+
+    best = max(carried(b, c) for b in range(1, 17) for c in range(1, cores + 1))
+    assert carried(plan.max_batch_size, plan.instances) >= (1.0 - 2 * LIKE) * best
 
 
-def test_plan_leaves_the_last_tenth_to_batches_that_were_seen() -> None:
-    """MiniLM's line through small batches: 32 at once would carry 8 % more than 8."""
-    minilm = ServiceTime(alpha_s=0.00193, beta_s=0.00193)
-    plan = _plan(DEFAULT, minilm, 350.0, a_policy(slo_s=0.5, max_instances=1))
-    assert plan.settings.max_batch_size == 8
-    steeper = replace(minilm, beta_s=0.008)
-    plan = _plan(DEFAULT, steeper, 200.0, a_policy(slo_s=0.5, max_instances=1))
+def test_plan_takes_the_largest_of_batches_that_are_alike() -> None:
+    """Without a fixed cost a batch of 32 carries no more than one, and costs little."""
+    flat = ServiceTime(alpha_s=0.0005, beta_s=0.0)
+    plan = _plan(DEFAULT, flat, 50.0, a_policy(slo_s=1.0))
     assert plan.settings.max_batch_size == 32
+    assert plan.gain < 1.2
+
+
+def test_plan_says_nothing_of_batches_that_were_not_measured() -> None:
+    """Up to four were: what a line makes of 32 is a guess."""
+    plan = _plan(DEFAULT, TRUE, 100.0, a_policy(), sizes=(1, 2, 4))
+    assert plan.settings.max_batch_size == 4
+
+
+def test_plan_fills_the_cores_with_instances_and_threads() -> None:
+    """More instances of fewer threads carry more, as far as the policy allows; a GPU's stay."""
+    policy = replace(FREE, max_instances=2)
+    ours = _plan(DEFAULT, TRUE, 100.0, policy, threads_ours=True).settings
+    assert (ours.instances, ours.threads) == (2, 2)
+    wide = _plan(DEFAULT, TRUE, 100.0, FREE, threads_ours=True).settings
+    assert (wide.instances, wide.threads) == (4, 1)
+    kept = _plan(replace(DEFAULT, threads=7), TRUE, 100.0, policy)
+    assert kept.settings.threads == 7
+
+
+def test_plan_is_for_the_load_where_idle_instances_have_a_price() -> None:
+    """All of four where they have none; one where it carries 100/s."""
+    free = _plan(DEFAULT, TRUE, 100.0, a_policy(idle_cost=0.0)).settings
+    dear = _plan(DEFAULT, TRUE, 100.0, a_policy(idle_cost=1e5)).settings
+    assert (free.instances, dear.instances) == (4, 1)
+
+
+def test_plan_keeps_the_batch_that_an_ensemble_needs() -> None:
+    """Below 8 Triton refuses the ensemble, whatever carries most."""
+    tight = replace(FREE, slo_s=0.012)
+    free = _plan(DEFAULT, TRUE, 100.0, tight)
+    assert free.settings.max_batch_size < 8
+    assert _plan(DEFAULT, TRUE, 100.0, tight, least_batch_size=8).settings.max_batch_size == 8
+    small = replace(tight, max_batch_size=4)
+    assert _plan(DEFAULT, TRUE, 100.0, small, least_batch_size=8).settings.max_batch_size == 8
 
 
 @pytest.mark.parametrize(
@@ -98,39 +156,10 @@ def test_one_request_of_more_items_since_the_load_is_enough() -> None:
     assert replace(seen, statistics=loaded).least_batch_limit == 32
 
 
-def test_plan_takes_the_fewest_instances_that_carry_the_load() -> None:
-    """Three are applied; with batching one is enough for 100/s."""
-    assert _plan(settings(3, dynamic=False), TRUE, 100.0, a_policy()).settings.instances == 1
-
-
-def test_plan_adds_a_delay_where_it_saves_work() -> None:
-    """At 200/s a delay of a few ms saves a fifth of the busy time, well inside 200 ms."""
-    assert _plan(DEFAULT, TRUE, 200.0, a_policy(slo_s=0.2)).settings.max_queue_delay_s > 0
-
-
 def test_plan_stays_within_the_policys_batch() -> None:
     """The model was not verified beyond it."""
     plan = _plan(DEFAULT, TRUE, 100.0, a_policy(max_batch_size=6, slo_s=1.0))
     assert plan.settings.max_batch_size <= 6
-
-
-def test_plan_gives_every_allowed_instance_cores_of_its_own() -> None:
-    """4 cores and at most 2 instances: 2 threads each; a GPU model's threads are not ours."""
-    policy = a_policy(max_instances=2)
-    assert _plan(DEFAULT, TRUE, 100.0, policy, threads_ours=True).settings.threads == 2
-    kept = _plan(replace(DEFAULT, threads=7), TRUE, 100.0, policy)
-    assert kept.settings.threads == 7
-
-
-def test_plan_keeps_the_batch_that_an_ensemble_needs() -> None:
-    """Without a gain from batching it would take 1; below 8 Triton refuses the ensemble."""
-    flat = ServiceTime(alpha_s=0.005, beta_s=0.0)
-    free = _plan(DEFAULT, flat, 100.0, a_policy())
-    assert free.settings.max_batch_size < 8
-    held = _plan(DEFAULT, flat, 100.0, a_policy(), least_batch_size=8)
-    assert held.settings.max_batch_size == 8
-    held = _plan(DEFAULT, flat, 100.0, a_policy(max_batch_size=4), least_batch_size=8)
-    assert held.settings.max_batch_size == 8
 
 
 def test_an_instance_that_adds_next_to_nothing_is_not_added() -> None:
