@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from pydantic import Field, model_validator
@@ -67,6 +67,12 @@ class ModelPolicy(FileModel):
         "which is then left only for a load that it does not carry.",
     )
     rebatch: bool = Field(True, description="Whether batch size and delay may change (a reload).")
+    late: Literal["wait", "refuse"] = Field(
+        "wait",
+        description="What becomes of a request that would be late anyway: `wait` answers it late, "
+        "`refuse` has Triton refuse it once it has waited too long, which keeps an overload from "
+        "making all others late. A queue policy of your own is kept.",
+    )
     calibrate: bool | None = Field(
         None,
         description="Whether full batches may be sent to measure how long they take, as at most "
@@ -156,6 +162,7 @@ class ModelPolicy(FileModel):
             cooldown_s=self.cooldown,
             blocked_s=self.blocked,
             rebatch=self.rebatch,
+            refuse_late=self.late == "refuse",
             calibrate=self.calibrate,
             reloads_per_hour=self.reloads_per_hour,
             copies_per_hour=self.copies_per_hour,

@@ -83,7 +83,8 @@ class Healer:
     def looked(self, model: str, newest: Sequence[Interval]) -> None:
         """Where requests of the model fail: ask whether a dead stub is why, in another thread."""
         now_s = self._clock()
-        failing = any(interval.failed > 0 for interval in newest) or model in self._left
+        # What a queue's limit refuses is no dead stub's.
+        failing = any(one.failed > one.rejected for one in newest) or model in self._left
         watched = self._watched
         if not failing or (watched and watched.knows(model)):
             return

@@ -20,6 +20,7 @@ def settings_of(config: ModelConfig) -> Settings:
     anyway is in force, but the config that Triton shows is the one that version was loaded with.
     """
     batching = model_config.batching(config)
+    refused_us = model_config.refused_after_us(config)
     return Settings(
         instances=model_config.instance_count(config),
         max_batch_size=batching.max_batch_size,
@@ -28,6 +29,7 @@ def settings_of(config: ModelConfig) -> Settings:
         threads=_configured_threads(config),
         version=model_config.only_version(config),
         response_cache=config.response_cache.enable,
+        refuse_after_s=None if refused_us is None else refused_us * 1e-6,
     )
 
 
@@ -53,6 +55,10 @@ def with_settings(
     )
     if batching != model_config.batching(meant or config):
         config = model_config.with_batching(config, batching)
+    if wanted.refuse_after_s != current.refuse_after_s:
+        after_s = wanted.refuse_after_s
+        after_us = None if after_s is None else round(after_s * 1e6)
+        config = model_config.with_refusal(config, after_us)
     if wanted.threads != current.threads and wanted.threads is not None:
         config = model_config.with_parameter(config, THREADS, str(wanted.threads))
     if wanted.version != current.version:

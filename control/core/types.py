@@ -89,6 +89,7 @@ class Settings:
         threads: of one instance, where the config says so; None leaves it to the backend.
         version: the one version that is served; None where the version policy serves several.
         response_cache: whether Triton answers repeated requests from its cache.
+        refuse_after_s: requests that have waited for longer are refused; None lets them wait.
     """
 
     instances: int
@@ -98,6 +99,7 @@ class Settings:
     threads: int | None = None
     version: int | None = None
     response_cache: bool = False
+    refuse_after_s: float | None = None
 
     @property
     def largest_batch(self) -> int:
@@ -153,6 +155,7 @@ class Observation:
         threads: that one instance works with, configured or by the backend's default.
         threads_ours: whether the model runs on the CPU by a backend whose threads we may set.
         can_rebatch: whether its batching may change without changing what it means.
+        may_refuse: whether a limit of the waiting may be set: it has no other queue policy.
         granularity: instances come in multiples of this (the GPUs of its group).
         counters_at_s: when the counters were sampled; the observation's own time where None.
         least_batch_size: the largest ``max_batch_size`` of the ensembles that the model is in; with
@@ -182,6 +185,7 @@ class Observation:
     threads: int = 1
     threads_ours: bool = False
     can_rebatch: bool = True
+    may_refuse: bool = True
     granularity: int = 1
     counters_at_s: float | None = None
     least_batch_size: int = 1
@@ -255,6 +259,7 @@ class Policy:
         burn_limit: at this many times the budgeted rate of misses only capacity may be added.
         burn_long_s, burn_short_s: both windows must burn.
         burn_requests: fewer in the long window prove nothing.
+        refuse_late: whether what would be late anyway is refused instead of answered late.
         calibrate: whether full batches may be sent to measure them: True also made-up ones and to
             an owner's Python model, False never; None where the inputs are like real ones.
         unwritten: names of the bounds here that nobody wrote down: ``core.bounds`` takes them from
@@ -291,6 +296,7 @@ class Policy:
     burn_long_s: float = 300.0
     burn_short_s: float = 30.0
     burn_requests: int = 200
+    refuse_late: bool = False
     calibrate: bool | None = None
     unwritten: tuple[str, ...] = ()
 

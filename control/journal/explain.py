@@ -54,6 +54,7 @@ def lines(
         text += [f"guard     {clamp.value}  [{clamp.name}]" for clamp in decision.clamps]
     else:
         text += ["guard     nothing was clamped"]
+    text += _refusing(decision)
     wait_s = decision.may_act_at_s - now_s
     when = "now" if wait_s <= 0 else f"in {wait_s:.0f} s (a scale up: now)"
     return [*text, f"next      may change again {when}"]
@@ -91,7 +92,9 @@ def describe(settings: Settings | None) -> str:
         threads = " of 1 thread"
     version = "" if settings.version is None else f", version {settings.version}"
     cache = ", response cache" if settings.response_cache else ""
-    return f"{settings.instances} {plural}{threads}, {batching}{version}{cache}"
+    waits_s = settings.refuse_after_s
+    refuses = "" if waits_s is None else f", refuses what waited {waits_s * 1e3:g} ms"
+    return f"{settings.instances} {plural}{threads}, {batching}{version}{cache}{refuses}"
 
 
 def _inputs(decision: Decision) -> list[str]:
@@ -117,6 +120,19 @@ def _inputs(decision: Decision) -> list[str]:
     if "expected_p99_s" in terms:
         text.append(f"          p99 expected as it is: {terms['expected_p99_s'] * 1e3:.0f} ms")
     return text
+
+
+def _refusing(decision: Decision) -> list[str]:
+    """What refusing late requests would keep, where more comes than is carried and all wait."""
+    need, applied = decision.need, decision.applied
+    if need is None or applied is None or applied.refuse_after_s is not None:
+        return []
+    carried_rps = need.capacities.get(applied.instances, 0.0)
+    if not applied.dynamic_batching or not 0.0 < carried_rps < need.rate_rps:
+        return []
+    share = 100 * carried_rps / need.rate_rps
+    kept = f"`late: refuse` would keep about {share:.0f} % in time"
+    return [f"refusing  more comes than is carried, and all wait in one queue: {kept}"]
 
 
 def _contradiction(decision: Decision) -> list[str]:

@@ -169,6 +169,7 @@ class Observer:
             threads=threads_of(known),
             threads_ours=threads_ours(known),
             can_rebatch=model_config.can_rebatch(known),
+            may_refuse=model_config.may_refuse(known),
             granularity=model_config.granularity(known),
             least_batch_size=ensembles.least_batch_size(model, shared.ensembles),
             versions=tuple(versions),

@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from control.core.need.base import LIKE, BasePlan, base_plan
+from control.core.judgement.judge import Watch, fails
+from control.core.judgement.period import Period
+from control.core.need.base import LIKE, TRANSPORT_S, BasePlan, base_plan
 from control.core.queue_model.capacity import capacity_rps
 from control.core.queue_model.knowledge import Knowledge, fewest
 from control.core.service.learnt import Learnt, ServiceTime
-from control.core.types import Observation, Policy, Settings
+from control.core.types import Observation, Policy, Reason, Settings
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
-from tests.unit.story import TRUE, a_policy, settings
+from tests.unit.story import TRUE, Story, a_policy, settings
 
 FREE = a_policy(idle_cost=0.0)
 DEFAULT = settings(1, batch=32, dynamic=False)
@@ -177,3 +179,50 @@ def test_more_load_never_takes_fewer_instances() -> None:
     counts = [fewest(capacities, float(need)) for need in range(100, 400)]
     assert counts == sorted(counts)
     assert counts[-1] == 5
+
+
+@pytest.mark.parametrize("rebatch", [True, False])
+def test_plan_limits_the_waiting_to_what_can_still_be_in_time(rebatch: bool) -> None:
+    """S 200 ms, ℓ(32) 36 ms; also where the batching is not ours to change, but for its delay."""
+    policy = replace(FREE, slo_s=0.2, refuse_late=True, max_instances=1)
+    applied = settings(1, batch=32, delay_s=0.005)
+    stats = {b: BatchStat(count=50, busy_s=50 * TRUE.of(b)) for b in (1, 2, 4, 8, 16, 32)}
+    learnt = Learnt().absorb(ModelStatistics(batches=stats), instances=1, threads=1, span_s=1)
+    known = Knowledge(learnt=learnt, policy=policy, threads=1, threads_ours=False, refuses=True)
+    plan = base_plan(applied, known, need_rps=10.0, rebatch=rebatch)
+    assert plan.settings.refuse_after_s == pytest.approx(
+        0.18 - TRUE.of(32) - TRANSPORT_S, abs=0.002
+    )
+    assert plan.settings.max_queue_delay_s == 0.0
+    assert plan.pays(applied)
+    assert not plan.pays(plan.settings)
+    waits = replace(known, refuses=False)
+    assert base_plan(plan.settings, waits, need_rps=10.0, rebatch=rebatch).pays(plan.settings)
+    left = base_plan(plan.settings, replace(known, refuses=None), need_rps=10.0, rebatch=rebatch)
+    assert left.settings.refuse_after_s == plan.settings.refuse_after_s
+
+
+def test_refusing_begins_amid_an_overload_and_is_not_judged_for_what_it_refuses() -> None:
+    """One reload; an owner's own limit is kept, and so is any other queue policy of his."""
+    policy = a_policy(refuse_late=True, rebatch=False, idle_cost=0.0, max_instances=1)
+    story = Story(policy=policy, applied=settings(1, batch=8)).passes(30, load_rps=1000)
+    assert [d.reason for d in story.changes] == [Reason.REBATCH]
+    assert story.applied.refuse_after_s == pytest.approx(
+        0.045 - TRUE.of(8) - TRANSPORT_S, abs=0.002
+    )
+    owner = replace(settings(1), refuse_after_s=1.0)
+    for may, owned in ((False, None), (True, owner)):
+        kept = Story(policy=policy, applied=settings(1, batch=8), gauges={"may_refuse": may})
+        kept.state = replace(kept.state, owner=owned)
+        assert kept.passes(30, load_rps=1000).changes == []
+    period = Period(span_s=10.0, arrivals=100.0, completed=100.0, ended=100.0, came=100.0)
+    refused = replace(period, completed=50.0, failed=50.0, rejected=50.0)
+    watch = Watch(
+        since_s=0.0,
+        settings=story.applied,
+        good=settings(1, batch=8),
+        before=period,
+        after=refused,
+    )
+    assert not fails(watch)
+    assert fails(replace(watch, after=replace(refused, rejected=0.0)))

@@ -99,10 +99,25 @@ def test_explain_names_version_and_cache_where_they_are_set() -> None:
         max_queue_delay_s=0.0,
         version=3,
         response_cache=True,
+        refuse_after_s=0.25,
     )
-    assert "2 instances, batches of up to 8, max queue delay 0 ms, version 3, response cache" in (
-        told(applied=applied)
+    assert (
+        "2 instances, batches of up to 8, max queue delay 0 ms, version 3, response cache, "
+        "refuses what waited 250 ms"
+    ) in told(applied=applied)
+
+
+def test_explain_says_what_refusing_would_keep() -> None:
+    """Twice as much comes as one carries; nothing is said where it is carried, or refused."""
+    need = Need(rate_rps=200.0, needed=2, hold=2, goal=2, capacities={1: 100.0, 2: 200.0})
+    decision = Decision(
+        tick_id="t", at_s=0.0, reason=Reason.AT_LIMIT, applied=ONE, desired=ONE, need=need
     )
+    said = "`late: refuse` would keep about 50 % in time"
+    assert said in "\n".join(explain.lines("m", decision, now_s=1.0))
+    for other in (replace(ONE, instances=2), replace(ONE, refuse_after_s=0.3)):
+        calm = replace(decision, applied=other)
+        assert said not in "\n".join(explain.lines("m", calm, now_s=1.0))
 
 
 @pytest.mark.parametrize("reason", list(Reason))

@@ -47,6 +47,7 @@ def test_with_settings_and_settings_of_are_inverse() -> None:
         threads=2,
         version=3,
         response_cache=True,
+        refuse_after_s=0.25,
     )
     changed = with_settings(config, wanted)
     assert settings_of(changed) == wanted

@@ -157,7 +157,13 @@ def _known(facts: Facts) -> Knowledge | None:
         threads_ours=seen.threads_ours,
         can_rebatch=seen.can_rebatch and applied.max_batch_size > 0,
         least_batch_size=seen.least_batch_limit,
+        refuses=policy.refuse_late if _may_refuse(state, seen) else None,
     )
+
+
+def _may_refuse(state: ControlState, seen: Observation) -> bool:
+    """Whether the waiting is ours to limit: the owner's configuration says nothing of it."""
+    return seen.may_refuse and (state.owner is None or state.owner.refuse_after_s is None)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -183,7 +183,7 @@ def _fails(watch: Watch, *, heavier: bool) -> bool:
     if watch.grows:
         before = before.without(before.rejected + before.crowded)
         after = after.without(after.rejected + after.crowded)
-    elif heavier:
+    elif heavier or watch.settings.refuse_after_s is not None:  # it is meant to refuse
         before, after = before.without(before.rejected), after.without(after.rejected)
     if after.failed < LEAST_FAILED:
         return False

@@ -16,13 +16,17 @@ from dataclasses import dataclass, replace
 from control.core.memory.state import ControlState
 from control.core.need.wanted import Wanted
 from control.core.queue_model.knowledge import Knowledge, fewest
-from control.core.types import Observation, Settings
+from control.core.types import MAX_BATCH_SIZE, Observation, Settings
 
 LIKE = 0.05
 """Capacities within this share of the greatest are alike: the queue model errs by some 2 %, and the
 service times of few batches by more."""
 LEAST_GAIN = 1.2
 """Of capacity, for which a model is loaded anew: below it nobody can tell the difference."""
+TRANSPORT_S = 0.002
+"""From the client to the queue and back; measured 0.5 to 2 ms on loopback."""
+LEAST_WAIT = 0.1
+"""Of the SLO; where a full batch alone takes nearly all of it, some may wait all the same."""
 FIRST_PLAN_S = 2.0
 """A backlog that no count carries is answered after so long, before a stable window is full."""
 
@@ -50,7 +54,9 @@ class BasePlan:
 
     def pays(self, applied: Settings) -> bool:
         """Whether it is worth loading the model anew."""
-        return not self.settings.same_but_count(applied) and self.gain >= LEAST_GAIN
+        begins_or_ends = (self.settings.refuse_after_s is None) != (applied.refuse_after_s is None)
+        better = not self.settings.same_but_count(applied) and self.gain >= LEAST_GAIN
+        return better or begins_or_ends
 
 
 def plan_if_due(
@@ -69,11 +75,14 @@ def plan_if_due(
     matter were measured.
     """
     policy = known.policy
-    if not policy.rebatch or not known.can_rebatch or not known.is_measured(applied):
+    if not known.can_rebatch or not known.is_measured(applied):
+        return None
+    overloaded = want.overloaded or not want.reachable
+    free = policy.rebatch and (MAX_BATCH_SIZE not in policy.unwritten or overloaded)
+    if not free and not _limits_waiting(applied, known):
         return None
     if state.intervals and state.intervals[-1].old_copy_works:
         return None
-    overloaded = want.overloaded or not want.reachable
     if not warm:
         watched_s = seen.at_s - max(state.settings_since_s, state.planned_s)
         if not (overloaded and want.panic and watched_s >= FIRST_PLAN_S):
@@ -82,17 +91,26 @@ def plan_if_due(
         overloaded and seen.at_s - state.planned_s >= policy.stable_window_s
     ):
         return None
-    return base_plan(applied, known, need_rps=want.need_rps)
+    return base_plan(applied, known, need_rps=want.need_rps, rebatch=free)
 
 
-def base_plan(applied: Settings, known: Knowledge, *, need_rps: float) -> BasePlan:
+def base_plan(
+    applied: Settings, known: Knowledge, *, need_rps: float, rebatch: bool = True
+) -> BasePlan:
     """The best settings for this model, by measured service times.
 
     Args:
         applied: what is in force; must have a batch axis.
         known: service times and bounds.
         need_rps: the load, for which instances are had where idle ones have a price.
+        rebatch: whether the batching may change; else only the limit of the waiting.
     """
+    now_rps = max(known.capacities(applied).values())
+    if not rebatch:
+        waits = replace(applied, refuse_after_s=refuse_after_s(applied, known))
+        if known.refuses:  # on Triton before 26.08 a limit and a delay together lose count
+            waits = replace(waits, max_queue_delay_s=0.0)
+        return BasePlan(settings=waits, capacity_rps=now_rps, applied_capacity_rps=now_rps)
     best: list[tuple[float, Settings]] = []
     for threads, most in _shapes(applied, known):
         for size in _sizes(applied, known):
@@ -106,8 +124,9 @@ def base_plan(applied: Settings, known: Knowledge, *, need_rps: float) -> BasePl
             )
             carried = {n: rps for n, rps in known.capacities(batching).items() if n <= most}
             enough_rps = need_rps if known.policy.idle_cost > 0.0 else math.inf
-            count = fewest(carried, enough_rps)
-            best.append((max(carried.values()), replace(batching, instances=count)))
+            chosen = replace(batching, instances=fewest(carried, enough_rps))
+            chosen = replace(chosen, refuse_after_s=refuse_after_s(chosen, known))
+            best.append((max(carried.values()), chosen))
     greatest = max(rps for rps, _ in best)
     alike = [(rps, wanted) for rps, wanted in best if rps >= (1.0 - LIKE) * greatest]
 
@@ -121,8 +140,32 @@ def base_plan(applied: Settings, known: Knowledge, *, need_rps: float) -> BasePl
     return BasePlan(
         settings=chosen,
         capacity_rps=capacity_rps,
-        applied_capacity_rps=max(known.capacities(applied).values()),
+        applied_capacity_rps=now_rps,
     )
+
+
+def refuse_after_s(wanted: Settings, known: Knowledge) -> float | None:
+    """For how long a request may wait and still be in time, in whole ms; None to let it wait.
+
+    What waits for longer than S - ℓ(B) is late whatever is done. In an overload every answer has
+    waited nearly as long as may be, so the SLO's margin is taken off.
+    """
+    if known.refuses is None:
+        return wanted.refuse_after_s
+    if not known.refuses or not wanted.dynamic_batching:
+        return None
+    service = known.service(wanted.instances, wanted.threads or known.threads)
+    slo_s = known.policy.slo_s
+    limit_s = slo_s * (1.0 - known.policy.margin_fraction)
+    left_s = limit_s - service.of(wanted.largest_batch) - TRANSPORT_S
+    return round(max(left_s, LEAST_WAIT * slo_s), 3)
+
+
+def _limits_waiting(applied: Settings, known: Knowledge) -> bool:
+    """Whether the waiting is to be limited and is not, or the other way round."""
+    if known.refuses is None or not applied.dynamic_batching:
+        return False
+    return known.refuses is not (applied.refuse_after_s is not None)
 
 
 def _shapes(applied: Settings, known: Knowledge) -> list[tuple[int | None, int]]:

@@ -24,6 +24,7 @@ class Knowledge:
         threads_ours: whether they may be set.
         can_rebatch: whether the batching may change at all.
         least_batch_size: the smallest batch limit that ensembles and requests allow.
+        refuses: whether late requests are to be refused; None to leave that as it is.
     """
 
     learnt: Learnt
@@ -32,6 +33,7 @@ class Knowledge:
     threads_ours: bool
     can_rebatch: bool = True
     least_batch_size: int = 1
+    refuses: bool | None = None
 
     @property
     def largest_measured(self) -> int:

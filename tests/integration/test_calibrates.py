@@ -1,0 +1,76 @@
+"""A controller measures full batches on a real Triton, and plans by what it measured."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from control import session
+from control.core.types import Reason
+from control.loop import Mode, Tick
+from control.policy_file import ModelPolicy, PolicyFile
+from control.watch.observe import settings_of
+from perf import traces
+from serving.repository import Repository
+from serving.runtime import endpoint as endpoints
+from tests.integration import scripted
+from tests.integration.load import replaying
+
+RATE_RPS = 15.0
+AT_MOST_S = 60.0
+
+
+def _single(root: Path, name: str) -> None:
+    """Batches of up to 8 in 20 ms; Triton joins no requests."""
+    scripted.publish(root, name, max_batch_size=8, batch_s=0.02)
+    path = root / name / "config.pbtxt"
+    path.write_text(path.read_text().replace("dynamic_batching { }\n", ""))
+
+
+def test_full_batches_are_measured_and_are_no_load(
+    tmp_path: Path, start_server, connect, monkeypatch
+) -> None:
+    """Only singles come; the base configuration knows of 8. One without leave is never asked."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    _single(root, "asked")
+    _single(root, "left")
+    repository, server = Repository(root), start_server(root)
+    client = connect(server)
+    monkeypatch.setenv("CONCH_CACHE", str(tmp_path / "cache"))
+    endpoints.save(server.endpoint)
+    common = {"slo": 0.4, "max_instances": 1, "max_batch_size": 8, "stable_window": 2.0}
+    policy = PolicyFile(
+        tick=0.25,
+        models={
+            "asked": ModelPolicy(**common, calibrate=True),
+            "left": ModelPolicy(**common),
+        },
+    )
+    stop, ticks = threading.Event(), list[Tick]()
+
+    def saw(tick: Tick) -> None:
+        ticks.append(tick)
+        if tick.model == "asked" and tick.ended is not None:
+            stop.set()
+
+    trace = traces.poisson(RATE_RPS, AT_MOST_S, seed=1)
+    with (
+        replaying(server.endpoint, "asked", trace),
+        replaying(server.endpoint, "left", trace),
+        session.session(server.endpoint, repository, policy, mode=Mode.ACTIVE) as loop,
+    ):
+        loop.run(tick_s=0.25, stop=stop, duration_s=AT_MOST_S, on_tick=saw)
+    changes = {t.model: t.decision for t in ticks if t.begun}
+    assert changes["asked"].reason is Reason.REBATCH
+    in_force = settings_of(client.config("asked"))
+    assert (in_force.dynamic_batching, in_force.max_batch_size) == (True, 8)
+    assert "left" not in changes
+    seen = {t.model: t.observation for t in ticks}
+    assert seen["asked"].own.rows >= 5 * 8
+    assert seen["left"].own.rows == 0
+    rates = [t.decision.need.rate_rps for t in ticks if t.model == "asked" and t.decision.need]
+    assert max(rates) < 2.5 * RATE_RPS  # of two seconds; with our own it would be far above
+    statistics = seen["left"].statistics
+    assert statistics is not None
+    assert max(statistics.batches) == 1
