@@ -10,6 +10,7 @@ import click
 
 from cli.options import json_option
 from cli.output import echo, to_json
+from cli.perf_ablation import ablation
 from cli.perf_actuator import actuator
 from cli.perf_control_bench import control_bench
 from cli.perf_never_worse import never_worse
@@ -113,6 +114,7 @@ def backend(
         )
 
 
+bench.add_command(ablation)
 bench.add_command(actuator)
 bench.add_command(queue_model)
 bench.add_command(control_bench)

@@ -108,10 +108,11 @@ def tell(
     if as_json:
         print_json(data)
     else:
-        table = Table("trace", "rule", "in SLO", "cost", "× static", "changes", "failed")
+        table = Table("trace", "rule", "in SLO", "p99", "cost", "× static", "chg/h", "flaps")
         for trace, rule, cells in texts(runs, meta):
-            names = ("attainment", "cost_instance_s", "x_static_best", "actions", "failed")
-            table.add_row(trace, rule, *(cells[name][0] for name in names))
+            names = ("attainment", "p99_s", "cost_instance_s", "x_static_best")
+            more = ("changes_per_hour", "flaps")
+            table.add_row(trace, rule, *(cells[name][0] for name in (*names, *more)))
         print_table(table)
         echo(f"Next: open {out / 'report.html'}", err=True)
     if fail_below is None:

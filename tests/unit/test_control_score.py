@@ -94,6 +94,23 @@ def test_only_changes_of_what_is_measured_are_counted() -> None:
     assert (made.actions, made.reloads, made.rolled_back) == (2, 1, 1)
 
 
+def test_a_flap_is_an_instance_given_up_and_had_again_soon() -> None:
+    """Within a minute; a climb is none, nor is a fall."""
+
+    def to(begun_s: float, before: int, after: int) -> ChangeMade:
+        made = change(begun_s, begun_s + 3.0)
+        return replace(
+            made,
+            before=replace(made.before, instances=before),
+            after=replace(made.after, instances=after),
+        )
+
+    run = replace(run_of(), changes=(to(1, 1, 3), to(10, 3, 2), to(40, 2, 3), to(60, 3, 4)))
+    assert score(run).flaps == 1
+    late = replace(run, changes=(to(1, 3, 2), to(90, 2, 3)))
+    assert score(late).flaps == 0
+
+
 def test_the_prediction_is_held_against_the_next_ten_seconds_without_changes() -> None:
     """Expected 0.12 s for a measured 0.1 s is 20 % off; looks around a change do not count."""
     expected = ((0.0, 0.12), (30.0, 9.0), (45.0, 0.08), (85.0, 0.13), (95.0, 9.0))

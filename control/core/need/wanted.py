@@ -126,7 +126,7 @@ def wanted(
 
     # What surely was needed is had; what may well have been is not given back.
     kept = min(applied.instances, pays(state.likely_loads, likely_rps))
-    hold = max(pays(state.sure_loads, sure_rps), kept)
+    hold = max(recalled(pays(state.sure_loads, sure_rps), applied.instances), kept)
     goal = max(needed, _goal(state, applied, capacities, hold, policy))
     return Wanted(
         demand=demand,
@@ -144,6 +144,15 @@ def wanted(
         and _scale_up(state, demand, known, applied, goal, load_s=load_s, panic=panic).by_copy(),
         reachable=reachable,
     )
+
+
+def recalled(count: int, applied: int) -> int:
+    """What was surely needed within the time that it is held for: had again where it is not there.
+
+    A burst may be over before its instances have loaded; the next one then finds them.
+    """
+    del applied
+    return count
 
 
 def held_for_s(policy: Policy, carried_rps: float, *, load_s: float) -> float:

@@ -39,6 +39,9 @@ class Totals:
         arrival_s: float64 [n], ascending.
         rng: of the jitter.
         jitter_fraction: standard deviation of a batch's time, as a fraction.
+        slower: by whole second since the start of the run, how many times as long a batch takes
+            that begins in it; empty where nobody else works on the machine.
+        start_s: of the run.
         times: ``arrival_s`` as Python floats, which are faster one by one.
         sum_s: sum of the arrival times before each request; [n + 1].
         counted: totals up to the last look.
@@ -48,6 +51,8 @@ class Totals:
     arrival_s: NDArray[np.float64]
     rng: np.random.Generator
     jitter_fraction: float
+    slower: list[float] = field(default_factory=list)
+    start_s: float = 0.0
     times: list[float] = field(init=False)
     sum_s: list[float] = field(init=False)
     counted: Counted = field(default_factory=Counted)
@@ -67,6 +72,11 @@ class Totals:
                 drawn[far] = self.rng.standard_normal(int(far.sum()))
             self._factors = (1.0 + self.jitter_fraction * drawn).tolist()
         return self._factors.pop()
+
+    def slow_factor(self, at_s: float) -> float:
+        """What the neighbour makes of a batch that begins now."""
+        index = int(at_s - self.start_s)
+        return self.slower[index] if 0 <= index < len(self.slower) else 1.0
 
     def latency_s(self) -> NDArray[np.float64]:
         """float64 [n], arrival to the end of the batch; nan where there is no answer yet."""
@@ -122,6 +132,7 @@ class Copy:
         alpha_s, beta_s, beside_s = self.alpha_s, self.beta_s, self.beside_s
         factor, answers, uncounted = self.totals.factor, self.totals.answers, self.uncounted
         jitter = self.totals.jitter_fraction > 0
+        neighbour = bool(self.totals.slower)
         waited_for = bool(self._served) or self._idle is not None
         head = self.head
         while head < end:
@@ -136,6 +147,8 @@ class Copy:
             took_s = alpha_s * (tail - head) + beta_s
             if jitter:
                 took_s *= factor()
+            if neighbour:
+                took_s *= self.totals.slow_factor(start_s)
             done_s = start_s + (took_s + beside_s)
             heapq.heapreplace(free, done_s)
             answers.append((head, tail, done_s))

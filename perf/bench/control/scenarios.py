@@ -38,12 +38,15 @@ class Scenario:
         warm_up_s: of the trace that is served and not scored.
         instances: to begin with.
         steps_s: when the rate jumps, from the end of the warm-up.
+        neighbour_fraction: of the seconds in which somebody else works on the machine, and every
+            batch takes longer.
     """
 
     trace: Trace
     warm_up_s: float
     instances: int
     steps_s: tuple[float, ...] = ()
+    neighbour_fraction: float = 0.0
 
     @property
     def duration_s(self) -> float:
@@ -97,7 +100,7 @@ def scenario(
     return Scenario(
         trace=Trace(
             name=kind,
-            arrival_s=thinned(rate, shape.highest_rps, whole_s, seed),
+            arrival_s=_arrivals(rate, shape, whole_s, seed),
             duration_s=whole_s,
             description=f"{shape.description}, {duration_s:g} s after {warm_up_s:g} s of warm-up",
             seed=seed,
@@ -107,6 +110,14 @@ def scenario(
         instances=instances_for(float(rate(seconds).mean()), model=model, policy=policy),
         steps_s=shape.steps_s,
     )
+
+
+def _arrivals(rate: Callable[[Times], Times], shape: Shape, whole_s: float, seed: int) -> Times:
+    """When the requests come: a Poisson stream, of groups where the shape has them."""
+    if shape.group == 1:
+        return thinned(rate, shape.highest_rps, whole_s, seed)
+    heads = thinned(lambda t: rate(t) / shape.group, shape.highest_rps / shape.group, whole_s, seed)
+    return np.repeat(heads, shape.group)
 
 
 def instances_for(rate_rps: float, *, model: EmulatedModel, policy: Policy) -> int:

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perf import slo
-from perf.bench.control.run import ControlRun
+from perf.bench.control.run import ChangeMade, ControlRun
 from perf.traces import RateFunction
 
 WINDOW_S = 10.0
 CALM_S = 5.0
 TARGET = 0.99
+FLAP_S = 60.0
 SETTLED_AFTER_S = 30.0
 """So long after the recovery from a step nothing is left of the backlog."""
 
@@ -56,6 +57,7 @@ class Score:
         cost_instance_s: integral of what was paid for.
         mean_instances, peak_instances: of what was paid for.
         actions, reloads, rolled_back: changes that began within what is measured.
+        flaps: instances that were given up and had again within ``FLAP_S``.
         failed: requests that ended with an error.
         prediction_error: median of |expected - measured p99 of the next 10 s| / measured, over the
             rule's expectations while no change was in flight; nan where it says nothing.
@@ -74,6 +76,7 @@ class Score:
     mean_instances: float
     peak_instances: int
     actions: int
+    flaps: int
     reloads: int
     rolled_back: int
     failed: int
@@ -117,6 +120,7 @@ def score(run: ControlRun, *, steps_s: Sequence[float] = (), allowed_s: float = 
         mean_instances=cost / run.duration_s,
         peak_instances=peak_instances(run),
         actions=len(measured),
+        flaps=flaps(measured),
         reloads=sum(change.reload for change in measured),
         rolled_back=sum(not change.ok for change in measured),
         failed=run.failed,
@@ -127,6 +131,18 @@ def score(run: ControlRun, *, steps_s: Sequence[float] = (), allowed_s: float = 
             for step_s, until_s in zip(steps_s, ends, strict=bool(steps_s))
         ),
     )
+
+
+def flaps(changes: Sequence[ChangeMade]) -> int:
+    """How often the count went down and up again within ``FLAP_S``; of changes in their order."""
+    count, down_s = 0, -math.inf
+    for change in changes:
+        if change.after.instances < change.before.instances:
+            down_s = change.begun_s
+        elif change.after.instances > change.before.instances:
+            count += change.begun_s - down_s <= FLAP_S
+            down_s = -math.inf
+    return count
 
 
 def peak_instances(run: ControlRun) -> int:

@@ -26,12 +26,13 @@ GOLDEN = 0.6180339887
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A rate over time, with its highest value."""
+    """A rate over time, with its highest value; requests come ``group`` at a time."""
 
     rate: RateFunction
     highest_rps: float
     description: str
     steps_s: tuple[float, ...] = ()
+    group: int = 1
 
 
 def _stationary(duration_s: float, warm_up_s: float, seed: int) -> Shape:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from control.core.memory.state import Applied, ControlState, InFlight
 from control.core.rules.rule import Rule
 from control.core.step import Begun, Ended, Event, Looked, Started, step
@@ -15,6 +17,7 @@ from perf.bench.control.simulated import Actuation, SimulatedServer
 from perf.bench.emulated import EmulatedModel
 
 TICK_S = 0.5
+NEIGHBOUR_S, NEIGHBOUR_SLOWER = 2.0, 1.5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,6 +74,7 @@ def simulate(
         instances=scenario.instances,
         seed=scenario.seed,
         actuation=actuation or Actuation(),
+        slower=slow_seconds(scenario),
     )
     core = _Core(rule=rule, policy=policy)
     core.step(Started(at_s=server.epoch_s - scenario.warm_up_s))
@@ -116,6 +120,23 @@ def simulate(
         expected=tuple(expected),
         controller_cpu_s=core.cpu_s,
     )
+
+
+def slow_seconds(scenario: Scenario) -> tuple[float, ...]:
+    """How much longer batches take in each second of the run, for a neighbour that comes and goes.
+
+    He works for two seconds at a time on average, and takes a third of the machine.
+    """
+    busy, count = scenario.neighbour_fraction, int(scenario.trace.duration_s) + 1
+    if not busy:
+        return ()
+    rng, works, found = np.random.default_rng((scenario.seed, 0xB0B)), False, []
+    leaves = 1.0 / NEIGHBOUR_S
+    comes = min(1.0, leaves * busy / max(1e-9, 1.0 - busy))
+    for _ in range(count):
+        works = rng.random() >= leaves if works else rng.random() < comes
+        found.append(NEIGHBOUR_SLOWER if works else 1.0)
+    return tuple(found)
 
 
 def _change_made(acting: _Acting, ended_s: float, *, reload: bool) -> ChangeMade:

@@ -94,6 +94,7 @@ class SimulatedServer:
         instances: at the start.
         seed: of the jitter.
         actuation: how long changes take.
+        slower: by second of the run, see ``Totals``.
         epoch_s: added to every time that an observation shows; the core's times are never near 0.
     """
 
@@ -103,6 +104,7 @@ class SimulatedServer:
     instances: int
     seed: int
     actuation: Actuation = field(default_factory=Actuation)
+    slower: tuple[float, ...] = ()
     epoch_s: float = 1e6
     _now_s: float = field(init=False)
     _copies: list[Copy] = field(init=False)
@@ -124,6 +126,8 @@ class SimulatedServer:
             arrival_s=self.arrival_s,
             rng=np.random.default_rng((self.seed, 0x51)),
             jitter_fraction=self.model.jitter_fraction,
+            slower=list(self.slower),
+            start_s=self.start_s,
         )
         self._shown = Settings(
             instances=self.instances,

@@ -22,6 +22,7 @@ SQUARE_LOW_RPS, SQUARE_HIGH_RPS, SQUARE_S, SQUARE_EVERY_S = 60.0, 240.0, 8.0, 45
 NIGHT_RPS, DAY_RPS, DAWN_S = 3.0, 220.0, 60.0
 DRIFT_LOW_RPS, DRIFT_FACTOR = 60.0, 3.0
 QUIET_RPS = 2.0
+CLUMPED_RPS, CLUMP = 120.0, 6
 TAILS_BASE_RPS, TAILS_MOST_RPS, TAILS_EVERY_S = 30.0, 420.0, 60.0
 TAILS_SHAPE, TAILS_LEAST_RPS, TAILS_LEAST_S = 1.2, 40.0, 3.0
 """Heights and lengths of bursts by a Pareto law of this shape, from the least on."""
@@ -117,6 +118,17 @@ def _quiet(duration_s: float, warm_up_s: float, seed: int) -> Shape:
     )
 
 
+def _clumped(duration_s: float, warm_up_s: float, seed: int) -> Shape:
+    """Clients that send several requests at once: counts scatter more than a Poisson stream's."""
+    del duration_s, warm_up_s, seed
+    return Shape(
+        rate=lambda t: np.full_like(t, CLUMPED_RPS),
+        highest_rps=CLUMPED_RPS,
+        description=f"{CLUMPED_RPS:g} req/s on average, in Poisson groups of {CLUMP}",
+        group=CLUMP,
+    )
+
+
 def _recorded_bursts(duration_s: float, warm_up_s: float, seed: int) -> Shape:
     """The recording with its seconds as they were, bursts and silences and all."""
     return recorded(duration_s, warm_up_s, seed, factor=RECORDED_SPEED_FACTOR, bin_s=RECORDED_BIN_S)
@@ -132,6 +144,7 @@ UNTUNED: Mapping[str, Callable[[float, float, int], Shape]] = MappingProxyType(
         "cold-night": _cold_night,
         "drift": _drift,
         "quiet": _quiet,
+        "clumped": _clumped,
     }
 )
 """Rate over time by name; of (duration_s, warm_up_s, seed)."""

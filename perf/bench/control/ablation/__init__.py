@@ -1,0 +1,1 @@
+"""Which mechanisms of the controller earn their keep: each taken out, on loads of all kinds."""
