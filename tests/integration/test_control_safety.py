@@ -21,7 +21,6 @@ import requests
 
 from control import session
 from control.core.decision.decide import decide
-from control.core.decision.guard import guard
 from control.core.memory.state import ControlState
 from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
 from control.journal.writer import Journal
@@ -37,6 +36,7 @@ from tests.integration import scripted
 from tests.integration.conftest import wait_until
 from tests.integration.load import replaying
 from tests.integration.ticks import ticks_until
+from tests.unit.guarded import guarded as ask_guard
 
 pytestmark = pytest.mark.alone
 
@@ -94,7 +94,7 @@ class Stubborn:
             return decision, state
         if before.missed_fraction > 0.05:
             return decision, state
-        guarded = guard(
+        guarded = ask_guard(
             self.wanted,
             decision.applied,
             state,
