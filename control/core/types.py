@@ -255,7 +255,6 @@ class Policy:
         changes_per_hour: of any kind, at most.
         load_s: how long an instance takes to load, until it was measured.
         watch_s, watch_requests: a change is judged after this long or so many requests.
-        correct_after_s: the correction learns nothing this soon after a change.
         burn_limit: at this many times the budgeted rate of misses only capacity may be added.
         burn_long_s, burn_short_s: both windows must burn.
         burn_requests: fewer in the long window prove nothing.
@@ -291,7 +290,6 @@ class Policy:
     load_s: float = 2.0
     watch_s: float = 30.0
     watch_requests: int = 500
-    correct_after_s: float = 30.0
     burn_limit: float = 14.4
     burn_long_s: float = 300.0
     burn_short_s: float = 30.0

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from control.core import types
-from control.core.judgement import correction, error_budget, judge, period, safety
+from control.core.judgement import error_budget, judge, period, safety
 from control.core.load import agreement, cache_use, pace, windows
 from control.core.memory import bounds, state
 from control.core.memory.state import ControlState
@@ -40,7 +40,6 @@ _CLASSES: tuple[type[Any], ...] = (
     cache_use.CacheUse,
     cache_use.Trials,
     clairvoyant.Began,
-    correction.Correction,
     curves.ServiceTime,
     evidence.Evidence,
     evidence.Tally,

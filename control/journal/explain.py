@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from control.core.decision.facts import CORRECTED_BEYOND
 from control.core.types import Decision, Observation, Reason, Settings
 from serving.revisions import edited_hint
 
@@ -181,10 +180,7 @@ def _formula(decision: Decision) -> list[str]:
         )
         return [f"formula   {'hold while anything needed is missing' if missing else 'none'}"]
     text = [f"formula   need = {terms['need_rps']:.1f} req/s: {_need(decision)}"]
-    corrected = abs(terms.get("correction", 1.0) - 1.0) > CORRECTED_BEYOND
-    slower = round(terms["correction"], 1) if corrected else 1.0
-    slo_ms = terms["slo_s"] * 1e3
-    limit = f"{slo_ms:.0f} ms ÷ {slower:g} (κ)" if corrected else f"{slo_ms:.0f} ms"
+    limit = f"{terms['slo_s'] * 1e3:.0f} ms"
     slow = terms.get("slow_ratio", 1.0)
     seconds = f", ÷ {slow:.2f} (slow seconds)" if slow > 1.0 else ""
     text.append(f"          capacity for p99 ≤ {limit} less the margin{seconds}:")

@@ -11,7 +11,6 @@ import pytest
 
 from control.act import calibrator
 from control.core import types
-from control.core.judgement import correction
 from control.core.load import cache_use, demand
 from control.core.load.cache_use import CacheUse
 from control.core.memory.state import ControlState
@@ -103,8 +102,6 @@ def test_every_reason_is_on_the_page(reason: Reason):
         (PAGE, f"(of at least {slow_seconds.LEAST_BATCHES:g} batches)"),
         (PAGE, f"time constant {slow_seconds.KEPT_S:g} s"),
         (PAGE, f"by more than {types.BATCHED_REQUESTS:g} items a request"),
-        (PAGE, f"within {correction.LOW:g} and {correction.HIGH:g}"),
-        (PAGE, f"frozen for {POLICY.correct_after_s:g} s"),
         (GUARD, f"Above {POLICY.burn_limit:g} over {POLICY.burn_long_s / 60:g} minutes"),
     ],
 )

@@ -1,4 +1,4 @@
-"""How fast the error budget burns, and κ, the slow correction."""
+"""How fast the error budget burns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.judgement.correction import HIGH, LOW, Correction
 from control.core.judgement.error_budget import ErrorBudget, missed_fraction, pending_at_start
 from tests.unit.intervals import timed
 from tests.unit.story import a_policy
@@ -114,46 +113,3 @@ def test_a_clock_set_back_drops_the_future() -> None:
     budget = _burnt(ErrorBudget(), 100, 110, bad=True)
     back = _burnt(budget, 50, 50, bad=False)
     assert [b.end_s for b in back.bins] == [50.0]
-
-
-def test_correction_follows_slowly_and_within_its_limits() -> None:
-    """Twice as slow as predicted: towards 1.5 in some tens of seconds, never above."""
-    known = Correction()
-    for at_s in range(1, 11):
-        known = known.update(0.2, 0.1, float(at_s), frozen=False)
-    assert 1.25 < known.factor < 1.4
-    for at_s in range(11, 120):
-        known = known.update(0.2, 0.1, float(at_s), frozen=False)
-    assert known.factor == pytest.approx(HIGH, abs=0.001)
-    for at_s in range(120, 300):
-        known = known.update(0.01, 0.1, float(at_s), frozen=False)
-    assert known.factor == pytest.approx(LOW, abs=0.001)
-
-
-def test_correction_learns_nothing_while_frozen() -> None:
-    """And the frozen time gives no weight to what comes after it."""
-    known = Correction().update(0.2, 0.1, 0.0, frozen=True).update(0.2, 0.1, 100.0, frozen=True)
-    assert known.factor == 1.0
-    assert known.update(0.2, 0.1, 101.0, frozen=False).factor < 1.06
-
-
-@pytest.mark.parametrize("bad", [None, 0.0, -1.0, math.nan, math.inf, -math.inf])
-def test_correction_rejects_what_is_no_latency(bad: float | None) -> None:
-    """Seen or predicted."""
-    known = Correction(factor=1.2, at_s=1.0)
-    assert known.update(bad, 0.1, 2.0, frozen=False).factor == 1.2
-    assert known.update(0.1, bad, 2.0, frozen=False).factor == 1.2
-    assert known.update(0.2, 0.1, math.nan, frozen=False) == known
-
-
-@given(
-    st.lists(
-        st.tuples(st.floats(), st.floats(), st.floats(allow_nan=False), st.booleans()), max_size=20
-    )
-)
-def test_correction_stays_within_its_limits(pairs: list[tuple[float, float, float, bool]]) -> None:
-    """Whatever it is told."""
-    known = Correction()
-    for observed_s, predicted_s, at_s, frozen in pairs:
-        known = known.update(observed_s, predicted_s, at_s, frozen=frozen)
-        assert LOW <= known.factor <= HIGH

@@ -232,15 +232,6 @@ def test_hits_of_a_copy_that_is_new_are_counted_from_zero() -> None:
     assert (interval.cache_hits, interval.cache_misses, interval.uncached) == (70, 30, 30)
 
 
-def test_the_mean_request_time_is_that_of_the_instances() -> None:
-    """κ compares it with a queue's prediction; 90 answers from the cache are no part of it."""
-    old = _seen(0.0, ON, success=0)
-    new = _seen(1.0, ON, success=100, request_s=1.0, cache_hits=90, cache_misses=10)
-    interval = windows.interval(old, new, stale_s=10)
-    assert interval is not None
-    assert windows.answered((interval,), window_s=5, at_s=1.0) == (10, 1.0)
-
-
 @pytest.mark.parametrize(
     ("on", "hits", "rate_rps", "reload_cost_s", "may_try", "expected"),
     [

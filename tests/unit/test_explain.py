@@ -74,14 +74,6 @@ def test_explain_says_where_the_goal_comes_from(
     assert "4 × instance:   400.0 req/s" in text
 
 
-@pytest.mark.parametrize(
-    ("correction", "limit"), [(1.09, "p99 ≤ 400 ms less"), (1.26, "p99 ≤ 400 ms ÷ 1.3 (κ) less")]
-)
-def test_explain_shows_the_slo_that_was_planned_for(correction: float, limit: str) -> None:
-    """κ is named where it counts: beyond a tenth."""
-    assert limit in told(**TERMS, correction=correction)
-
-
 def test_explain_of_a_rule_shows_the_rule_s_own_numbers() -> None:
     """A rule has no need of ours; that is no missing data."""
     text = told(Reason.SCALE_BY_RULE, utilisation=0.9)

@@ -86,22 +86,11 @@ class TimedStory(Story):
         )
 
 
-@pytest.mark.parametrize(
-    ("slo_s", "left"),
-    [
-        pytest.param(0.003, 2, id="out of reach"),
-        pytest.param(0.004, 4, id="out of reach by as much as a correction may come to"),
-    ],
-)
-def test_an_slo_that_every_request_misses_does_not_hold_instances(slo_s: float, left: int) -> None:
-    """A request takes 5 ms, and two instances carry 500/s twice over; it is one way, once.
-
-    Near the SLO the correction κ decides what is in reach: there nothing is taken away, and so
-    nothing is added again a minute later.
-    """
+@pytest.mark.parametrize("slo_s", [0.003, 0.004])
+def test_an_slo_that_every_request_misses_does_not_hold_instances(slo_s: float) -> None:
+    """A request takes 5 ms, and two instances carry 500/s twice over; it is one way, once."""
     story = TimedStory(policy=a_policy(slo_s=slo_s), applied=settings(4))
     story.passes(40, load_rps=1500).passes(260, load_rps=500)
     assert story.last.terms["budget_burns"] == 1.0
-    assert story.applied.instances == left
-    assert {decision.reason for decision in story.changes} <= {Reason.SCALE_DOWN}
-    assert (Clamp.BURN_RATE in story.last.clamps) == (left == 4)
+    assert story.applied.instances == 2
+    assert {decision.reason for decision in story.changes} == {Reason.SCALE_DOWN}

@@ -347,24 +347,6 @@ def test_a_gap_neither_judges_nor_forgets() -> None:
         assert told.safety.watch == before
 
 
-@pytest.mark.parametrize("why", ["panic", "settling", "in flight"])
-def test_correction_is_frozen(why: str) -> None:
-    """In a panic, for 30 s after a change, and while one is in flight."""
-    told = Told().looks(1, 0.02)
-    if why == "settling":
-        told.changes(BIG)
-    if why == "in flight":
-        told.safety = told.safety.begun()
-
-    def after(at_s: float) -> float:
-        known = told.safety.corrected(0.2, 0.1, told.policy, at_s=at_s, panic=why == "panic")
-        return known.correction.factor
-
-    assert after(told.at_s + 29.0) == 1.0
-    if why == "settling":
-        assert after(told.at_s + 31.0) > 1.0
-
-
 def test_an_interval_tells_what_the_queue_refused() -> None:
     """Of the failures between two looks."""
     first = Observation(

@@ -7,14 +7,12 @@ Proposers and guard read it.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from control.core.load import demand as demands
 from control.core.load import windows
-from control.core.load.demand import Demand
 from control.core.memory.state import ControlState, Loads
 from control.core.need import better_version, cached
 from control.core.need.base import BasePlan, plan_if_due
@@ -23,8 +21,6 @@ from control.core.need.wanted import Expected, Wanted, expected, wanted
 from control.core.queue_model.knowledge import Knowledge
 from control.core.types import MIN_INSTANCES, Observation, Policy, Settings
 
-CORRECTED_BEYOND = 0.1
-"""Predictions within this share of what is seen are good enough; κ corrects what is beyond."""
 WARM_FRACTION = 0.8
 """Of a stable window that looks must cover before anything but a backlog may change."""
 ALIKE = 0.02
@@ -36,7 +32,7 @@ class NeedFacts:
     """What follows from the load, where at least one batch was ever executed.
 
     Attributes:
-        known: what plans are made from, the SLO corrected by κ.
+        known: what plans are made from.
         now: what the queue model says of the present settings and load.
         want: the instances that the load calls for.
         versions: what other versions would do.
@@ -108,7 +104,7 @@ def gather(
     )
     now = expected(service, applied, applied.instances, demand.stable_rps)
     if state.intervals != before:
-        state = _account(state, seen, demand, now, policy)
+        state = replace(state, budget=state.budget.absorb(state.intervals[-1], policy))
     want = wanted(state, demand, known, applied, at_s=seen.at_s)
     state = _remember(state, seen.at_s, want, seen.cap)
     versions = better_version.look(state, seen, applied, want, known)
@@ -143,13 +139,10 @@ def _missing(state: ControlState, seen: Observation, fast_rps: float | None) -> 
 
 
 def _known(facts: Facts) -> Knowledge | None:
-    """What plans are made from, the SLO corrected by κ; None without a single executed batch."""
+    """What plans are made from; None without a single executed batch."""
     state, seen, applied, policy = facts.state, facts.seen, facts.applied, facts.policy
     if state.learnt.at(applied.instances, threads=seen.threads, cores=policy.cores) is None:
         return None
-    correction = state.safety.correction.factor
-    if abs(correction - 1.0) > CORRECTED_BEYOND:
-        policy = _corrected(policy, round(correction, 1))
     return Knowledge(
         learnt=state.learnt,
         policy=policy,
@@ -164,29 +157,6 @@ def _known(facts: Facts) -> Knowledge | None:
 def _may_refuse(state: ControlState, seen: Observation) -> bool:
     """Whether the waiting is ours to limit: the owner's configuration says nothing of it."""
     return seen.may_refuse and (state.owner is None or state.owner.refuse_after_s is None)
-
-
-@functools.lru_cache(maxsize=4096)
-def _corrected(policy: Policy, factor: float) -> Policy:
-    """The policy with its SLO divided by the factor; a policy has many fields to copy."""
-    return replace(policy, slo_s=policy.slo_s / factor)
-
-
-def _account(
-    state: ControlState, seen: Observation, demand: Demand, now: Expected | None, policy: Policy
-) -> ControlState:
-    """The memory with the newest interval: its misses, and how well it was predicted."""
-    answered, took_s = windows.answered(
-        state.intervals, window_s=policy.stable_window_s, at_s=seen.at_s
-    )
-    safety = state.safety.corrected(
-        took_s / answered if answered else None,
-        now.mean_s if now else None,
-        policy,
-        at_s=seen.at_s,
-        panic=demand.drain_s > policy.slo_s / 2,
-    )
-    return replace(state, safety=safety, budget=state.budget.absorb(state.intervals[-1], policy))
 
 
 def _remember(state: ControlState, at_s: float, want: Wanted, cap: int | None) -> ControlState:

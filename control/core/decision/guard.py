@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from control.core.decision.facts import Facts
 from control.core.decision.proposal import Proposal
-from control.core.judgement import correction
 from control.core.judgement.safety import Block
 from control.core.memory.state import Applied, ControlState
 from control.core.types import Clamp, Policy, Settings
@@ -83,7 +82,12 @@ class _Change:
         known.
         """
         shrinks = self.wanted.instances < self.applied.instances and not self.copies
-        return self.adds_capacity or (shrinks and _no_count_helps(self.facts))
+        return self.adds_capacity or (shrinks and self._out_of_reach)
+
+    @property
+    def _out_of_reach(self) -> bool:
+        """Whether no instance count keeps the SLO at any load."""
+        return self.facts.need is not None and not self.facts.need.want.reachable
 
     @property
     def owed(self) -> bool:
@@ -151,19 +155,6 @@ def _may_copy(proposal: Proposal, wanted: Settings, facts: Facts, clamps: list[C
         clamps.append(Clamp.BUDGET)  # no room for both copies
         return False
     return True
-
-
-def _no_count_helps(facts: Facts) -> bool:
-    """Whether no instance count keeps the SLO at any load, by the lowest correction κ either.
-
-    κ goes up and down: with a count that is out of reach now and within it a minute later, a scale
-    down would be taken back as often.
-    """
-    need, policy = facts.need, facts.policy
-    if need is None or need.want.reachable:
-        return False
-    lowest = replace(need.known, policy=replace(policy, slo_s=policy.slo_s / correction.LOW))
-    return not any(carried > 0 for carried in lowest.capacities(facts.applied).values())
 
 
 def may_act_at_s(state: ControlState, policy: Policy) -> float:

@@ -73,7 +73,6 @@ def _safety(state: ControlState) -> Mapping[str, float]:
     """The judge's own numbers."""
     safety = state.safety
     return {
-        "correction": safety.correction.factor,
         "budget_burns": float(safety.burns),
         "watching": float(safety.watch is not None),
         "judged_worse": float(safety.verdict is Verdict.WORSE),

@@ -1,15 +1,14 @@
-"""What keeps a model safe between looks: the watched change, the undo, what is blocked, and κ.
+"""What keeps a model safe between looks: the watched change, the undo, and what is blocked.
 
 One field of the state, replaced at each event. Order within a look: ``absorb`` with the new
-interval, ``corrected`` once a latency was predicted, ``undo`` before any other proposal, and
-``proposed`` when the decision changes something. ``begun`` and ``ended`` come with the events.
+interval, ``undo`` before any other proposal, and ``proposed`` when the decision changes something.
+``begun`` and ``ended`` come with the events.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from control.core.judgement.correction import Correction
 from control.core.judgement.judge import Verdict, Watch, fails, judge
 from control.core.judgement.period import Period
 from control.core.load.windows import Interval
@@ -38,7 +37,6 @@ class Safety:
     """Memory of one model's guard.
 
     Attributes:
-        correction: κ.
         recent: what was seen of the present settings; old seconds fade.
         watch: the change that is being judged.
         verdict: of the last change that was judged.
@@ -53,7 +51,6 @@ class Safety:
         refused_rows: the smallest batch that the model has refused; None where it refused none.
     """
 
-    correction: Correction = field(default_factory=Correction)
     recent: Period = field(default_factory=Period)
     watch: Watch | None = None
     verdict: Verdict | None = None
@@ -107,22 +104,6 @@ class Safety:
             return known
         known = replace(known, watch=watch.with_interval(new, policy))
         return known if in_flight else known._judged(policy, at_s=at_s)
-
-    def corrected(
-        self,
-        observed_s: float | None,
-        predicted_s: float | None,
-        policy: Policy,
-        *,
-        at_s: float,
-        panic: bool,
-    ) -> Safety:
-        """With κ after this look: frozen in a panic, in flight, and a while after each change."""
-        since_s = self.changed_s
-        settling = since_s is not None and at_s < since_s + policy.correct_after_s
-        frozen = panic or settling or self.before is not None
-        correction = self.correction.update(observed_s, predicted_s, at_s, frozen=frozen)
-        return replace(self, correction=correction)
 
     def rollback_of(self, applied: Settings) -> Settings | None:
         """What a rollback should bring into force now; None when there is nothing to undo.

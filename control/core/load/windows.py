@@ -249,19 +249,6 @@ def newest_rps(
     return rate_rps(intervals, window_s=window_s, at_s=at_s)
 
 
-def answered(
-    intervals: tuple[Interval, ...], *, window_s: float, at_s: float
-) -> tuple[float, float]:
-    """(requests answered, seconds they took in all) in the intervals that end in the window.
-
-    Without those of the response cache, which take next to nothing.
-    """
-    inside = _since(intervals, at_s - window_s)
-    return sum(max(0.0, i.completed - i.cache_hits) for i in inside), sum(
-        i.request_s for i in inside
-    )
-
-
 def covered_s(intervals: tuple[Interval, ...], *, window_s: float, at_s: float) -> float:
     """Seconds of the window that the intervals cover."""
     return sum(

@@ -102,7 +102,7 @@ class ControlState:
         peak_rps: the highest load on record: what was sure of it.
         short_since_s: since when more is needed than the budget allows; None where it allows it.
         budget: requests that met and missed the SLO lately.
-        safety: the change that is being judged, what is undone and blocked, and κ.
+        safety: the change that is being judged, what is undone and blocked.
         cache: what its response cache answered.
         versions: what is known of the versions that are not in force.
         gap_s: how long the gap before the newest look was; 0 where it came in time.

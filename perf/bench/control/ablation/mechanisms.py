@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
-from control.core.decision import facts
 from control.core.judgement.safety import Safety
 from control.core.load import demand
 from control.core.load.demand import Demand
@@ -57,7 +56,6 @@ MECHANISMS: Mapping[str, Mechanism] = MappingProxyType(
         "dispersion": _one("every stream is Poisson", demand, "dispersion", lambda _: 1.0),
         "second copies": _one("always in place", ScaleUp, "by_copy", lambda _: False),
         "recall": _one("only what is there is held", wanted, "recalled", min),
-        "kappa": _one("the queue model is right", facts, "CORRECTED_BEYOND", float("inf")),
         "slow seconds": _one(
             "all seconds are alike", SlowSeconds, "slower", property(lambda _: 1.0)
         ),
