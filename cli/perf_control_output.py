@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import platform
 import shlex
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from perf.bench.control.real import Served
     from perf.bench.control.run import ControlRun
     from perf.bench.control.tables import Meta
+
+RULE_WIDTH = 22
+"""Longer names are folded: the table fits 80 columns."""
 
 
 def print_plan(plan: Plan, side_by_side: int | None, *, as_json: bool) -> None:
@@ -99,7 +103,7 @@ def tell(
     fail_below: float | None,
 ) -> None:
     """The scores on stdout, and the verdict of ``--fail-below``."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from perf.bench.control.report import texts
     from perf.bench.control.tables import as_json as as_data
@@ -108,12 +112,15 @@ def tell(
     if as_json:
         print_json(data)
     else:
-        table = Table("trace", "rule", "in SLO", "p99", "cost", "× static", "chg/h", "flaps")
-        for trace, rule, cells in texts(runs, meta):
-            names = ("attainment", "p99_s", "cost_instance_s", "x_static_best")
-            more = ("changes_per_hour", "flaps")
-            table.add_row(trace, rule, *(cells[name][0] for name in (*names, *more)))
-        print_table(table)
+        names = ("attainment", "p99_s", "cost_instance_s", "x_static_best")
+        more = ("changes_per_hour", "flaps")
+        for trace, of_trace in itertools.groupby(texts(runs, meta), key=lambda row: row[0]):
+            rule_column = Column("rule", max_width=RULE_WIDTH, overflow="fold")
+            table = Table(rule_column, "in SLO", "p99", "cost", "× static", "chg/h", "flaps")
+            table.title = trace
+            for _, rule, cells in of_trace:
+                table.add_row(rule, *(cells[name][0] for name in (*names, *more)))
+            print_table(table)
         echo(f"Next: open {out / 'report.html'}", err=True)
     if fail_below is None:
         return

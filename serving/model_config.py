@@ -13,12 +13,7 @@ from dataclasses import dataclass
 from math import prod
 
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import (
-    DataType,
-    ModelConfig,
-    ModelInstanceGroup,
-    ModelQueuePolicy,
-)
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
 from conch.errors import ConfigError
 
@@ -258,42 +253,6 @@ def with_batching(config: ModelConfig, wanted: Batching) -> ModelConfig:
     for sample in new.model_warmup:
         sample.batch_size = min(sample.batch_size, wanted.max_batch_size)
     return new
-
-
-def refused_after_us(config: ModelConfig) -> int | None:
-    """For how long a request may wait before Triton refuses it, µs; None where it may for ever."""
-    if not config.dynamic_batching.HasField("default_queue_policy"):
-        return None
-    policy = config.dynamic_batching.default_queue_policy
-    if policy.timeout_action != ModelQueuePolicy.REJECT or not policy.default_timeout_microseconds:
-        return None
-    return int(policy.default_timeout_microseconds)
-
-
-def with_refusal(config: ModelConfig, after_us: int | None) -> ModelConfig:
-    """The config that refuses what has waited so long; None lets everything wait.
-
-    Triton has queue policies under ``dynamic_batching`` only.
-    """
-    new = _copy(config)
-    new.dynamic_batching.ClearField("default_queue_policy")
-    if after_us is not None:
-        policy = new.dynamic_batching.default_queue_policy
-        policy.timeout_action = ModelQueuePolicy.REJECT
-        policy.default_timeout_microseconds = after_us
-    return new
-
-
-def may_refuse(config: ModelConfig) -> bool:
-    """Whether a limit of the waiting may be set: there is no queue policy of another kind."""
-    if not can_rebatch(config) or config.dynamic_batching.priority_queue_policy:
-        return False
-    if not config.dynamic_batching.HasField("default_queue_policy"):
-        return True
-    policy = config.dynamic_batching.default_queue_policy
-    return refused_after_us(config) is not None and not (
-        policy.allow_timeout_override or policy.max_queue_size
-    )
 
 
 def can_rebatch(config: ModelConfig) -> bool:

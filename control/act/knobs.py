@@ -7,7 +7,7 @@ import os
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from control.core.types import Settings
-from serving import model_config
+from serving import model_config, queue_limit
 from serving.model_config import ModelConfig
 
 THREADS = "intra_op_thread_count"
@@ -20,7 +20,7 @@ def settings_of(config: ModelConfig) -> Settings:
     anyway is in force, but the config that Triton shows is the one that version was loaded with.
     """
     batching = model_config.batching(config)
-    refused_us = model_config.refused_after_us(config)
+    refused_us = queue_limit.refused_after_us(config)
     return Settings(
         instances=model_config.instance_count(config),
         max_batch_size=batching.max_batch_size,
@@ -58,7 +58,7 @@ def with_settings(
     if wanted.refuse_after_s != current.refuse_after_s:
         after_s = wanted.refuse_after_s
         after_us = None if after_s is None else round(after_s * 1e6)
-        config = model_config.with_refusal(config, after_us)
+        config = queue_limit.with_refusal(config, after_us)
     if wanted.threads != current.threads and wanted.threads is not None:
         config = model_config.with_parameter(config, THREADS, str(wanted.threads))
     if wanted.version != current.version:

@@ -47,7 +47,7 @@ class Reason(enum.Enum):
     QUALITY_DOWN = "quality down: a cheaper version, as no allowed count carries the load"
     QUALITY_UP = "quality up: the better version carries the load again"
     CACHE_SWITCH = "response cache: switched by what its hits save"
-    REBATCH = "rebatch: another batch size, delay or thread count carries clearly more"
+    REBATCH = "rebatch: the base configuration, by what full batches were measured to take"
     OUT_OF_BOUNDS = "out of bounds: the applied count is not what the policy allows"
     AT_LIMIT = "at the limit: the load needs more than the policy allows"
     OVER_BUDGET = "over budget: others need the instances that are beyond this model's share"

@@ -191,7 +191,7 @@ def _formula(decision: Decision) -> list[str]:
         text.append(f"          goal = {decision.need.goal} instances: {_goal(decision)}")
     if "plan_gain" in terms:
         text.append(
-            f"          batching plan: batches of {terms['plan_max_batch_size']:.0f}, delay "
+            f"          base configuration: batches of {terms['plan_max_batch_size']:.0f}, delay "
             f"{terms['plan_max_queue_delay_s'] * 1e3:g} ms: {terms['plan_capacity_rps']:.1f} req/s "
             f"at most, {terms['plan_gain']:.2f} × as it is"
         )

@@ -21,7 +21,7 @@ from control.core.types import Observation
 from control.watch import machine
 from control.watch.machine import Machine, Use
 from control.watch.sources import CounterSource, PrometheusCounters, Sample, ScrapedCounters
-from serving import ensembles, model_config
+from serving import ensembles, model_config, queue_limit
 from serving import statistics as counted
 from serving.client import TritonClient
 from serving.model_config import ModelConfig
@@ -169,7 +169,7 @@ class Observer:
             threads=threads_of(known),
             threads_ours=threads_ours(known),
             can_rebatch=model_config.can_rebatch(known),
-            may_refuse=model_config.may_refuse(known),
+            may_refuse=queue_limit.may_refuse(known),
             granularity=model_config.granularity(known),
             least_batch_size=ensembles.least_batch_size(model, shared.ensembles),
             versions=tuple(versions),

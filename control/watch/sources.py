@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Protocol
 
 import requests
@@ -129,18 +128,6 @@ class Prometheus:
         """
         with errors(self.url):
             return _series(self._client.custom_query(query))
-
-    def range(
-        self, query: str, *, start_s: float, end_s: float, step_s: float
-    ) -> list[dict[str, Any]]:
-        """A range query; errors as in ``now``."""
-        start, end = datetime.fromtimestamp(start_s), datetime.fromtimestamp(end_s)
-        with errors(self.url):
-            return _series(
-                self._client.custom_query_range(
-                    query, start_time=start, end_time=end, step=f"{step_s:g}"
-                )
-            )
 
 
 @contextmanager

@@ -9,8 +9,7 @@ import pytest
 from control.core.judgement.judge import Verdict, Watch, judge
 from control.core.judgement.period import Period
 from control.core.memory.state import Applied
-from control.core.need.better_version import CHEAPER, SHORT_FOR_S
-from control.core.need.wanted import LOADS_KEPT
+from control.core.need.better_version import CHEAPER, LOADS_KEPT, SHORT_FOR_S
 from control.core.service.learnt import Learnt, ServiceTime
 from control.core.service.versions import GUESS, Versions, learnt_of, served
 from control.core.types import Observation, Reason

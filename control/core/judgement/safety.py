@@ -109,7 +109,7 @@ class Safety:
         """What a rollback should bring into force now; None when there is nothing to undo.
 
         Where the batching goes back, instances that were added meanwhile stay: taking them away is
-        the business of the quiet time.
+        the business of the goal.
         """
         if self.undo is None or applied == self.undo:
             return None

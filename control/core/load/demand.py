@@ -78,7 +78,7 @@ class Demand:
         """What to size for once the load is surely more than ``capacity_rps``; else the load.
 
         A jump is detected by the lower bound and met by the likely rate: too small a step costs
-        another loading time, too large a one an instance for the patience.
+        another loading time, too large a one an idle instance.
         """
         surely = (b.likely_rps for b in self.bounds if b.low_rps > capacity_rps)
         return max(surely, default=self.load_rps)

@@ -168,7 +168,7 @@ class ControlState:
         """The memory after one more look; intervals are kept for at least ``keep_s``.
 
         A look without a trusted interval is a gap: what was quiet before it proves nothing after
-        it, so the quiet time starts again. But for one that comes again and again: then the ticks
+        it, so the idle time starts again. But for one that comes again and again: then the ticks
         are that long. A source that has no newer sample yet is no gap, nor is
         a look that failed: the counters are totals, so the next look tells what came meanwhile.
         """

@@ -5,7 +5,7 @@ allowed instance count carries the need, the next cheaper one takes over: Triton
 version in place. One that was never seen is a probe: its service times are guessed from the present
 ones, and if it turns out to take as long, the better one comes back and the probe is not repeated.
 The way back is one step at a time, once the better version would have carried the need with
-something to spare for the whole patience: a load between the two capacities stays with the cheaper.
+something to spare for some loading times: a load between the two capacities stays with the cheaper.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ CHEAPER = 0.9
 """A version that was seen must take less than this share of the time to be changed to."""
 AS_DEAR = 0.97
 """The version in force goes when it takes this share of the time of a better one, or more."""
+LOADS_KEPT = 5.0
+"""A better version must have carried the load for this many loading times to come back."""
 TO_SPARE = 1.05
 """A better version must carry this many times the load to come back."""
 EVIDENT_BATCHES = 10.0
@@ -98,7 +100,7 @@ def look(
     elif cheaper is not None:
         wanted = replace(applied, version=cheaper)
         change = ladder.change(Reason.QUALITY_DOWN, wanted, adds_capacity=True)
-    elif better is not None and _lasted(memory.fits_since_s, seen.at_s) >= want.patience_s:
+    elif better is not None and _lasted(memory.fits_since_s, seen.at_s) >= LOADS_KEPT * want.load_s:
         count = max(better.instances, applied.instances)
         wanted = replace(applied, version=better.version, instances=count)
         change = ladder.change(Reason.QUALITY_UP, wanted, adds_capacity=False)

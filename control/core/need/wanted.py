@@ -22,12 +22,10 @@ from control.core.need.second_copy import ScaleUp
 from control.core.queue_model import simulator
 from control.core.queue_model.knowledge import Knowledge, fewest
 from control.core.service.learnt import ServiceTime
-from control.core.types import MAX_INSTANCES, Need, Policy, Reason, Settings
+from control.core.types import MAX_INSTANCES, Need, Policy, Settings
 
 RESERVE = 2.0
 """Capacity as a multiple of the highest load on record; more is worth nothing."""
-LOADS_KEPT = 5.0
-"""A better version must have carried the load for this many loading times to come back."""
 SEEN_AND_DRAINED_S = 2.0
 """What it takes to see a rise and to drain what it left, beside the loading."""
 RECENT_S = 30.0
@@ -51,7 +49,6 @@ class Wanted:
         hold: the most that were needed while holding them was the cheaper way.
         goal: the instances to have.
         load_s: how long an instance takes to load.
-        patience_s: how long a better version must have carried the load to come back.
         panic: the backlog alone takes more than half the SLO to drain.
         fresh: whether a scale up is made by a second copy.
         reachable: whether any count keeps the SLO at any load; ``capacities`` are shares of the
@@ -67,7 +64,6 @@ class Wanted:
     hold: int
     goal: int
     load_s: float
-    patience_s: float
     panic: bool
     fresh: bool
     reachable: bool = True
@@ -76,11 +72,6 @@ class Wanted:
     def overloaded(self) -> bool:
         """Whether no allowed count carries the need."""
         return self.capacities[self.needed] < self.need_rps
-
-    @property
-    def steady(self) -> Reason:
-        """Why nothing is changed where the count fits."""
-        return Reason.HOLD_STEADY if self.reachable else Reason.AT_LIMIT
 
     @property
     def need(self) -> Need:
@@ -126,7 +117,7 @@ def wanted(
 
     # What surely was needed is had; what may well have been is not given back.
     kept = min(applied.instances, pays(state.likely_loads, likely_rps))
-    hold = max(recalled(pays(state.sure_loads, sure_rps), applied.instances), kept)
+    hold = max(pays(state.sure_loads, sure_rps), kept)
     goal = max(needed, _goal(state, applied, capacities, hold, policy))
     return Wanted(
         demand=demand,
@@ -138,21 +129,11 @@ def wanted(
         hold=hold,
         goal=goal,
         load_s=load_s,
-        patience_s=LOADS_KEPT * load_s,
         panic=panic,
         fresh=goal > applied.instances
         and _scale_up(state, demand, known, applied, goal, load_s=load_s, panic=panic).by_copy(),
         reachable=reachable,
     )
-
-
-def recalled(count: int, applied: int) -> int:
-    """What was surely needed within the time that it is held for: had again where it is not there.
-
-    A burst may be over before its instances have loaded; the next one then finds them.
-    """
-    del applied
-    return count
 
 
 def held_for_s(policy: Policy, carried_rps: float, *, load_s: float) -> float:
@@ -184,7 +165,7 @@ def _goal(
 ) -> int:
     """The instances to have, whatever the load of this moment."""
     if policy.idle_cost > 0.0:
-        return hold
+        return hold  # a burst may end before its instances have loaded: the next one finds them
     enough_rps = RESERVE * state.peak_rps if MAX_INSTANCES in policy.unwritten else math.inf
     return max(applied.instances, fewest(capacities, enough_rps))
 

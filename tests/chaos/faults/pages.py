@@ -33,7 +33,7 @@ class LyingPage(Fault):
     """The page lies for a while, under a steady load that needs three instances."""
 
     lie: ClassVar[str] = ""
-    lasts_s: float = 18.0  # beyond the quiet time, which is five loading times where these are long
+    lasts_s: float = 18.0  # beyond the time that an idle instance is held
 
     def inject(self, world: World) -> None:
         """Hold the load, wait for what it needs, lie."""

@@ -20,6 +20,7 @@ from control.core.memory.state import ControlState
 from control.core.need import wanted
 from control.core.need.second_copy import ScaleUp
 from control.core.service.slow_seconds import SlowSeconds
+from control.core.types import Policy, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,16 @@ def _one(without: str, owner: Any, name: str, value: Any) -> Mechanism:
     return Mechanism(without=without, names=((owner, name, value),))
 
 
+_GOAL = wanted._goal
+
+
+def _no_recall(
+    state: ControlState, applied: Settings, capacities: Any, hold: int, policy: Policy
+) -> int:
+    """The goal without what was needed earlier and is not there."""
+    return _GOAL(state, applied, capacities, min(hold, applied.instances), policy)
+
+
 def _never_judged(self: Safety, policy: Any, *, at_s: float) -> Safety:
     """A change that nobody judges."""
     del policy, at_s
@@ -55,7 +66,7 @@ MECHANISMS: Mapping[str, Mechanism] = MappingProxyType(
         ),
         "dispersion": _one("every stream is Poisson", demand, "dispersion", lambda _: 1.0),
         "second copies": _one("always in place", ScaleUp, "by_copy", lambda _: False),
-        "recall": _one("only what is there is held", wanted, "recalled", min),
+        "recall": _one("only what is there is held", wanted, "_goal", _no_recall),
         "slow seconds": _one(
             "all seconds are alike", SlowSeconds, "slower", property(lambda _: 1.0)
         ),
