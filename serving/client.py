@@ -6,7 +6,7 @@ gRPC and not HTTP, because Triton's HTTP handler blocks a worker for the whole o
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from conch.loopback import grpc_options
 from conch.names import model_name
-from serving import statistics
+from serving import model_config, statistics
 from serving.model_config import ModelConfig
 from serving.statistics import ModelStatistics
 
@@ -165,11 +165,24 @@ class TritonClient:
         """Triton's own word on it. A dead Python stub still says ready: see ``serving.probe``."""
         return bool(self._call("is_model_ready", model_name(name)))
 
-    def config(self, name: str) -> ModelConfig:
-        """The config in force."""
+    def config(self, name: str, *, versions: Sequence[int] | None = None) -> ModelConfig:
+        """The config in force; where several versions could be served, it names those that are.
+
+        Triton shows the config that the highest version was loaded with, also after an update in
+        place has dropped others, or has added them.
+
+        Args:
+            name: the model.
+            versions: that are served, where the caller knows them (``ModelStatistics.versions``).
+        """
         answer = self._call("get_model_config", model_name(name)).config
         # The answer has Triton's message class of another module; the bytes are the same schema.
-        return ModelConfig.FromString(answer.SerializeToString())
+        shown = ModelConfig.FromString(answer.SerializeToString())
+        if versions is None:
+            versions = self.statistics(name).versions
+        if versions and (len(versions) > 1 or model_config.may_serve_several(shown)):
+            shown = model_config.with_versions(shown, versions)
+        return shown
 
     def statistics(self, name: str) -> ModelStatistics:
         """What the model did since it was loaded."""

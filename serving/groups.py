@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
+from serving import model_config
 from serving.model_config import ModelConfig
 
 _TWO_ON_CPU = ("onnxruntime", "tensorflow")
@@ -29,6 +30,8 @@ def resolved(on_disk: ModelConfig, in_force: ModelConfig, *, default: bool = Fal
     new.CopyFrom(on_disk)
     if on_disk.HasField("ensemble_scheduling"):
         return new
+    if model_config.may_serve_several(on_disk) and not model_config.named_versions(on_disk):
+        new.version_policy.CopyFrom(in_force.version_policy)
     if not on_disk.input and not on_disk.output:  # completed from the model, its batching, too
         new.max_batch_size = on_disk.max_batch_size or in_force.max_batch_size
         if on_disk.WhichOneof("scheduling_choice") is None and in_force.HasField(

@@ -314,10 +314,16 @@ def with_versions(config: ModelConfig, versions: Sequence[int]) -> ModelConfig:
     return new
 
 
-def only_version(config: ModelConfig) -> int | None:
-    """The one version that the version policy names; None where it names several or none."""
-    versions = config.version_policy.specific.versions
-    return int(versions[0]) if len(versions) == 1 else None
+def named_versions(config: ModelConfig) -> tuple[int, ...]:
+    """The versions that the version policy names, ascending; none where it names none."""
+    return tuple(sorted({int(v) for v in config.version_policy.specific.versions}))
+
+
+def may_serve_several(config: ModelConfig) -> bool:
+    """Whether the version policy lets Triton serve more than one version."""
+    policy = config.version_policy
+    several = policy.latest.num_versions > 1 or len(named_versions(config)) > 1
+    return several or policy.HasField("all")
 
 
 def with_newest_version(config: ModelConfig) -> ModelConfig:

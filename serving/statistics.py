@@ -36,6 +36,7 @@ class ModelStatistics:
         batches: by batch size.
         cache_hits, cache_misses: requests that the response cache answered, and did not.
         cache_s: what looking up and storing took, summed over them.
+        versions: that are served, ascending.
     """
 
     inference_count: int = 0
@@ -47,6 +48,7 @@ class ModelStatistics:
     cache_hits: int = 0
     cache_misses: int = 0
     cache_s: float = 0.0
+    versions: tuple[int, ...] = ()
 
 
 def from_response(model_stats: Any) -> ModelStatistics:
@@ -72,6 +74,7 @@ def from_response(model_stats: Any) -> ModelStatistics:
             int(v.inference_stats.cache_hit.ns) + int(v.inference_stats.cache_miss.ns)
             for v in model_stats
         ),
+        versions=tuple(sorted(int(v.version) for v in model_stats if v.version.isdecimal())),
     )
 
 
@@ -97,6 +100,7 @@ def delta(old: ModelStatistics, new: ModelStatistics) -> ModelStatistics | None:
         cache_hits=max(0, new.cache_hits - old.cache_hits),
         cache_misses=max(0, new.cache_misses - old.cache_misses),
         cache_s=max(0.0, new.cache_s - old.cache_s),
+        versions=new.versions,
         batches={
             size: BatchStat(
                 count=stat.count - old.batches.get(size, empty).count,

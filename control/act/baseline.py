@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from conch.errors import ConchError
 from control.act.knobs import settings_of
 from control.core.types import Settings
-from serving import groups, model_config
+from serving import engines, groups, model_config
 from serving.model_config import ModelConfig
 from serving.repository import Repository
 from serving.revisions import Revision, sha256
@@ -103,6 +103,7 @@ class Baseline:
             config == known.in_force
             or (covers(config, shown) and (recorded or agrees(config, shown)))
         )
+        in_force = in_force and not self._versions_wait(config, shown, known)
         if in_force:
             known.in_force = config
         ours = newest is not None and recorded and is_ours(newest)
@@ -110,6 +111,18 @@ class Baseline:
             theirs = text if in_force and not recorded else None
             known.owner = self._owners(model, theirs, shown)
         return File(edited=not in_force, owner=known.owner or known.first_seen)
+
+    def _versions_wait(self, config: ModelConfig, shown: ModelConfig, known: _Known) -> bool:
+        """Whether an edit lets Triton serve versions that it does not serve yet.
+
+        The config alone does not tell: one that serves all is in force whatever they are.
+        """
+        if known.in_force is None or config.version_policy == known.in_force.version_policy:
+            return False
+        if not model_config.may_serve_several(config) or model_config.named_versions(config):
+            return False
+        there = engines.served_versions(config, self._repository.versions(config.name))
+        return tuple(there) != model_config.named_versions(shown)
 
     def _owners(self, model: str, text: str | None, shown: ModelConfig) -> Settings | None:
         """The settings of the owner's text, else of the newest revision that an owner wrote."""

@@ -19,6 +19,7 @@ def settings_of(config: ModelConfig) -> Settings:
     Triton does not touch a version that stays: a policy that names the version which is served
     anyway is in force, but the config that Triton shows is the one that version was loaded with.
     """
+    versions = model_config.named_versions(config)
     batching = model_config.batching(config)
     refused_us = queue_limit.refused_after_us(config)
     return Settings(
@@ -27,7 +28,8 @@ def settings_of(config: ModelConfig) -> Settings:
         dynamic_batching=batching.dynamic,
         max_queue_delay_s=batching.max_queue_delay_us * 1e-6,
         threads=_configured_threads(config),
-        version=model_config.only_version(config),
+        version=max(versions, default=None),
+        standby=versions[:-1],
         response_cache=config.response_cache.enable,
         refuse_after_s=None if refused_us is None else refused_us * 1e-6,
     )
@@ -61,11 +63,11 @@ def with_settings(
         config = queue_limit.with_refusal(config, after_us)
     if wanted.threads != current.threads and wanted.threads is not None:
         config = model_config.with_parameter(config, THREADS, str(wanted.threads))
-    if wanted.version != current.version:
+    if (wanted.version, wanted.standby) != (current.version, current.standby):
         if wanted.version is None:
             config = model_config.with_newest_version(config)
         else:
-            config = model_config.with_versions(config, [wanted.version])
+            config = model_config.with_versions(config, [*wanted.standby, wanted.version])
     if wanted.response_cache != current.response_cache:
         config = model_config.with_response_cache(config, wanted.response_cache)
     return config

@@ -45,6 +45,7 @@ class Reason(enum.Enum):
     SCALE_BY_RULE = "scale: the rule asks for another instance count"
     ROLLBACK = "rollback: the last change made things worse"
     QUALITY_DOWN = "quality down: a cheaper version, as no allowed count carries the load"
+    QUALITY_STANDBY = "quality: the cheaper version is loaded beside, to take over at once"
     QUALITY_UP = "quality up: the better version carries the load again"
     CACHE_SWITCH = "response cache: switched by what its hits save"
     REBATCH = "rebatch: the base configuration, by what full batches were measured to take"
@@ -87,7 +88,9 @@ class Settings:
         dynamic_batching: whether Triton joins requests.
         max_queue_delay_s: how long the batcher may wait.
         threads: of one instance, where the config says so; None leaves it to the backend.
-        version: the one version that is served; None where the version policy serves several.
+        version: that answers, the highest served; None where the version policy names none.
+        standby: lower versions that are loaded beside it: one of them answers at once when those
+            above it are dropped.
         response_cache: whether Triton answers repeated requests from its cache.
         refuse_after_s: requests that have waited for longer are refused; None lets them wait.
     """
@@ -98,6 +101,7 @@ class Settings:
     max_queue_delay_s: float
     threads: int | None = None
     version: int | None = None
+    standby: tuple[int, ...] = ()
     response_cache: bool = False
     refuse_after_s: float | None = None
 
@@ -109,6 +113,24 @@ class Settings:
     def same_but_count(self, other: Settings) -> bool:
         """Whether they differ in nothing but the instance count: no reload is needed between."""
         return replace(self, instances=other.instances) == other
+
+    def in_place_of(self, other: Settings) -> bool:
+        """Whether they differ in nothing but the instance count and the versions: no reload."""
+        versions = replace(self, version=other.version, standby=other.standby)
+        return versions.same_but_count(other)
+
+    @property
+    def loaded(self) -> tuple[int | None, ...]:
+        """The versions in memory."""
+        return (*self.standby, self.version)
+
+    def loads_beside(self, other: Settings) -> int:
+        """How many instances are loaded while ``other`` is in force: all that it has not."""
+        if not self.in_place_of(other):
+            return len(self.loaded) * self.instances
+        kept = len(set(self.loaded) & set(other.loaded))
+        added = max(0, self.instances - other.instances)
+        return (len(self.loaded) - kept) * self.instances + kept * added
 
     @property
     def full_round(self) -> int:

@@ -68,6 +68,7 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
             "Raise `max_instances` or the budget if the better version should have gone on. "
             "Without `versions` in the policy the version never changes."
         ),
+        Reason.QUALITY_STANDBY: "Nothing. It takes the memory of one more version.",
         Reason.QUALITY_UP: "Nothing.",
         Reason.CACHE_SWITCH: "Nothing. `response_cache: false` in the policy forbids it.",
         Reason.ROLLBACK: (

@@ -90,6 +90,8 @@ def describe(settings: Settings | None) -> str:
     if settings.threads == 1:
         threads = " of 1 thread"
     version = "" if settings.version is None else f", version {settings.version}"
+    if settings.standby:
+        version += f" ({', '.join(map(str, settings.standby))} on standby)"
     cache = ", response cache" if settings.response_cache else ""
     waits_s = settings.refuse_after_s
     refuses = "" if waits_s is None else f", refuses what waited {waits_s * 1e3:g} ms"

@@ -208,11 +208,12 @@ class Observer:
             and not renew
             and 0.0 <= now_s - known.asked_s < CONFIG_EVERY_S
             and known.written_ns == written_ns
+            and known.statistics.versions == statistics.versions
             and counted.delta(known.statistics, statistics) is not None
         ):
             return known.config
         self._shown.pop(model, None)
-        config = self._client.config(model)
+        config = self._client.config(model, versions=statistics.versions)
         self._shown[model] = _Shown(
             config=config, asked_s=now_s, statistics=statistics, written_ns=written_ns
         )

@@ -139,7 +139,8 @@ class TunedBench:
             self._piece(f"cold-{n}", lambda n=n: self._cold(rough[DEFAULT], n))  # type: ignore[misc]
             for n in rounds
         ]
-        settings = Settings(**cold[0]["settings"])
+        settings = codec.settings(cold[0]["settings"])
+        assert settings is not None  # a plan always has some
         capacities = []
         starts = rough
         for n in rounds:

@@ -212,3 +212,22 @@ def test_a_file_that_triton_completes_from_the_model_is_in_force(repository: Rep
     assert model_config.to_text(new) == (
         'name: "m"\ninstance_group {\n  count: 4\n}\nbackend: "onnxruntime"\n'
     )
+
+
+def test_an_edit_that_serves_more_versions_is_seen_until_they_are_loaded(
+    repository: Repository,
+) -> None:
+    """A policy of all says nothing of numbers; what Triton serves does."""
+    for number in ("1", "2"):
+        folder = repository.root / "m" / number
+        folder.mkdir(exist_ok=True)
+        (folder / "model.py").touch()
+    pinned = FILE + "version_policy { specific { versions: [1] } }"
+    write(repository, pinned)
+    shown = as_triton_shows(pinned)
+    shown = model_config.with_versions(shown, [1])
+    baseline = Baseline(repository)
+    assert not baseline.of("m", shown).edited
+    write(repository, FILE + "version_policy { all { } }")
+    assert baseline.of("m", shown).edited
+    assert not baseline.of("m", model_config.with_versions(shown, [1, 2])).edited

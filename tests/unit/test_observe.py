@@ -54,7 +54,8 @@ def test_with_settings_and_settings_of_are_inverse() -> None:
     back = replace(settings_of(config), threads=2)
     assert settings_of(with_settings(changed, back)) == back
     several = model_config.with_versions(config, [1, 2])
-    assert settings_of(several).version is None
+    assert (settings_of(several).version, settings_of(several).standby) == (2, (1,))
+    assert settings_of(model_config.with_newest_version(config)).version is None
 
 
 def test_with_settings_leaves_an_equal_config_alone() -> None:
@@ -175,7 +176,7 @@ class _Triton:
         """Of ``requests``."""
         return ModelStatistics(inference_count=self.requests, success_count=self.requests)
 
-    def config(self, model: str) -> ModelConfig:
+    def config(self, model: str, *, versions: tuple[int, ...]) -> ModelConfig:
         """With ``instances``."""
         self.asked += 1
         return model_config.with_instances(model_config.parse(CPU), self.instances)

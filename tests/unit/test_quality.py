@@ -12,7 +12,7 @@ from control.core.memory.state import Applied
 from control.core.need.better_version import CHEAPER, LOADS_KEPT, SHORT_FOR_S
 from control.core.service.learnt import Learnt, ServiceTime
 from control.core.service.versions import GUESS, Versions, learnt_of, served
-from control.core.types import Observation, Reason
+from control.core.types import Clamp, Observation, Reason
 from control.journal import checkpoint
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE, Story, a_policy, settings
@@ -73,7 +73,8 @@ def test_a_small_overload_must_last() -> None:
 
 
 def test_instances_come_first() -> None:
-    """A load that more instances carry never costs quality; one that all of them do not does."""
+    """A load that more instances carry never costs quality; one that all of them do not does: then
+    the version and the count change together."""
     story = a_story(TRUE, HALF, max_instances=3, cooldown_s=60.0, reloads_per_hour=0)
     story.passes(20, load_rps=200)
     story.passes(40, load_rps=900)
@@ -81,8 +82,10 @@ def test_instances_come_first() -> None:
     assert story.applied.instances == 2
     story.passes(15, load_rps=2600)
     assert steps(story) == [(Reason.QUALITY_DOWN, 2)]
-    last_two = [(d.reason, d.applied.instances) for d in story.changes[-2:] if d.applied]
-    assert last_two == [(Reason.SCALE_UP_BACKLOG, 2), (Reason.QUALITY_DOWN, 3)]
+    last = story.changes[-1]
+    assert last.reason is Reason.QUALITY_DOWN
+    assert last.applied is not None
+    assert last.applied.instances == 2
     assert story.applied.instances == 3
 
 
@@ -164,7 +167,7 @@ def test_the_served_version_is_never_pinned_in_place() -> None:
     story = a_story(TRUE, HALF, served_at_first=None).passes(60, load_rps=100)
     assert steps(story) == [(Reason.QUALITY_UP, 1)]
     story = a_story(HALF, TRUE, versions=(2, 1), served_at_first=None).passes(60, load_rps=100)
-    assert steps(story) == []
+    assert [d.desired.standby for d in story.changes if d.desired] == [(1,)]
 
 
 def test_the_guard_has_the_last_word() -> None:
@@ -274,3 +277,63 @@ def test_the_served_version_is_the_pinned_or_the_highest() -> None:
     assert served(look) is None
     assert served(replace(look, versions=(1, 3))) == 3
     assert served(replace(look, versions=(1, 3), applied=replace(BATCHING, version=1))) == 1
+
+
+def a_descending_story(**policy: object) -> Story:
+    """Best first is 2, 1: the cheaper one can stand by."""
+    return Story(
+        policy=a_policy(**{"max_instances": 1, "versions": (2, 1), **policy}),
+        curves={1: HALF, 2: TRUE},
+        applied=settings(1),
+    )
+
+
+def test_the_cheaper_version_stands_by_and_takes_over_by_a_drop() -> None:
+    """It is loaded once it is quiet; the rush only drops the better one, and loads nothing."""
+    story = a_descending_story().passes(20, load_rps=200)
+    assert [d.reason for d in story.changes] == [Reason.QUALITY_STANDBY]
+    assert (story.applied.version, story.applied.standby) == (2, (1,))
+    story.passes(60, load_rps=900)
+    down = story.changes[-1]
+    assert down.reason is Reason.QUALITY_DOWN
+    assert down.applied is not None
+    assert down.desired is not None
+    assert (down.desired.version, down.desired.standby) == (1, ())
+    assert down.desired.loads_beside(down.applied) == 0
+    story.passes(120, load_rps=200)
+    assert (story.applied.version, story.applied.standby) == (2, (1,))
+    assert len(story.changes) == 3
+
+
+def test_no_memory_no_standby() -> None:
+    """Another copy must fit; without it the cheaper version is loaded when it is needed."""
+    story = a_descending_story()
+    story.gauges = {"memory_free_bytes": 50, "memory_copy_bytes": 100}
+    story.passes(20, load_rps=200)
+    assert story.changes == []
+    assert Clamp.MEMORY in story.last.clamps or story.last.reason is Reason.HOLD_STEADY
+    story.gauges = {"memory_free_bytes": 500, "memory_copy_bytes": 100}
+    story.passes(5, load_rps=200)
+    assert [d.reason for d in story.changes] == [Reason.QUALITY_STANDBY]
+
+
+def test_a_great_overload_is_answered_at_once_and_a_small_one_when_it_has_lasted() -> None:
+    """1.2 times what the most instances carry, surely; 4 % too much first lasts."""
+    great = a_descending_story().passes(20, load_rps=200)
+    great.passes(3, load_rps=1000)
+    assert great.changes[-1].reason is Reason.QUALITY_DOWN
+    small = a_descending_story(slo_s=0.5).passes(20, load_rps=560)
+    small.passes(3, load_rps=690)
+    assert small.changes[-1].reason is Reason.QUALITY_STANDBY
+
+
+def test_what_a_change_of_versions_loads() -> None:
+    """Copies in memory beside those in force."""
+    best = replace(settings(2), version=2)
+    both = replace(best, standby=(1,))
+    cheap = replace(settings(2), version=1)
+    assert both.loads_beside(best) == 2
+    assert cheap.loads_beside(both) == 0
+    assert cheap.loads_beside(best) == 2
+    assert replace(both, instances=3).loads_beside(both) == 2
+    assert replace(both, max_batch_size=2).loads_beside(both) == 4

@@ -67,7 +67,7 @@ class _Change:
     @property
     def reload(self) -> bool:
         """Whether it takes a full reload whatever we wish."""
-        return not self.wanted.same_but_count(replace(self.applied, version=self.wanted.version))
+        return not self.wanted.in_place_of(self.applied)
 
     @property
     def copies(self) -> bool:
@@ -306,26 +306,26 @@ def _failed(change: _Change) -> bool:
 def _within_memory(change: _Change, clamps: list[Clamp]) -> tuple[Settings, bool]:
     """What fits into the free memory, and whether by a fresh copy; what is unknown fits.
 
-    A reload needs all its instances a second time, an in-place scale up only those added.
+    A reload needs all its instances a second time, an in-place change only those added. Each of the
+    versions has as many instances.
     """
     wanted, applied, seen = change.wanted, change.applied, change.facts.seen
     free, copy, granularity = seen.memory_free_bytes, seen.memory_copy_bytes, seen.granularity
     if free is None or copy is None or copy <= 0:
         return wanted, change.fresh
-    fits = int(free // (COPY_MARGIN * copy))
+    fits, each = int(free // (COPY_MARGIN * copy)), len(wanted.loaded)
     if change.copies:
-        if wanted.instances <= fits:
+        if wanted.loads_beside(applied) <= fits:
             return wanted, change.fresh
         clamps.append(Clamp.MEMORY)
         return applied, False
     fresh = change.fresh
-    if fresh and wanted.instances > fits:
+    if fresh and each * wanted.instances > fits:
         clamps.append(Clamp.MEMORY)
         fresh = False
-    added = wanted.instances - applied.instances
-    if fresh or added <= fits:
+    if fresh or wanted.loads_beside(applied) <= fits:
         return wanted, fresh
     if Clamp.MEMORY not in clamps:
         clamps.append(Clamp.MEMORY)
-    count = applied.instances + fits // granularity * granularity
+    count = applied.instances + fits // each // granularity * granularity
     return replace(wanted, instances=count), False

@@ -18,7 +18,9 @@ from serving.statistics import ModelStatistics
 
 _END_S = operator.attrgetter("end_s")
 _COUNTERS = operator.attrgetter(*(f.name for f in fields(ModelCounters)))
-_STATISTICS = operator.attrgetter(*(f.name for f in fields(ModelStatistics) if f.name != "batches"))
+_STATISTICS = operator.attrgetter(
+    *(f.name for f in fields(ModelStatistics) if f.name not in ("batches", "versions"))
+)
 _GAUGES = (
     "arrivals",
     "request_p99_s",

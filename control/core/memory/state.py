@@ -327,7 +327,7 @@ class ControlState:
             if change.ok
             and change.seconds > 0
             and change.before is not None
-            and (change.reload or change.settings.instances > change.before.instances)
+            and (change.reload or change.settings.loads_beside(change.before) > 0)
         ]
         return min(took[-LOADS_LOOKED_AT:], default=policy.load_s)
 

@@ -1,11 +1,14 @@
-"""The quality knob: a cheaper version of the model in an overload, and the better one afterwards.
+"""Quality in a rush: a cheaper version of the model in an overload, and the better one afterwards.
 
 Theory of operation. The owner names versions that may stand in for each other, best first. Where no
-allowed instance count carries the need, the next cheaper one takes over: Triton changes the served
-version in place. One that was never seen is a probe: its service times are guessed from the present
-ones, and if it turns out to take as long, the better one comes back and the probe is not repeated.
-The way back is one step at a time, once the better version would have carried the need with
-something to spare for some loading times: a load between the two capacities stays with the cheaper.
+allowed instance count carries the need, the next cheaper one takes over. A cheaper version with a
+lower number is loaded beside the better one in good time: requests go to the highest version that
+is served, so the better one is only dropped, which Triton does at once whatever waits. Any other is
+loaded when it is needed. One that was never seen is a probe: its service times are guessed from the
+present ones, and if it turns out to take as long, the better one comes back and the probe is not
+repeated. The way back is one step at a time, once the better version would have carried the need
+with something to spare for some loading times: a load between the two capacities stays with the
+cheaper.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ from control.core.service.versions import Versions, learnt_of, served
 from control.core.types import Observation, Reason, Settings
 
 SHORT_FOR_S = 2.0
-"""An overload that lasts this long is answered by a cheaper version; one in a panic at once."""
+"""An overload that lasts this long is answered by a cheaper version; a great one at once."""
+GREAT = 1.2
+"""An overload is great in a panic, or where surely this many times the load comes that the most
+instances carry."""
 CHEAPER = 0.9
 """A version that was seen must take less than this share of the time to be changed to."""
 AS_DEAR = 0.97
@@ -90,20 +96,21 @@ def look(
     )
     if better is not None:
         terms["better_version_capacity_rps"] = better.capacity_rps
-    exhausted = min(want.needed, allowed[-1]) <= applied.instances
-    urgent = want.panic or _lasted(memory.short_since_s, seen.at_s) >= SHORT_FOR_S
-    cheaper = ladder.cheaper(applied) if short and exhausted and urgent else None
+    great = want.panic or want.demand.load_rps > GREAT * most_rps
+    urgent = great or _lasted(memory.short_since_s, seen.at_s) >= SHORT_FOR_S
+    cheaper = ladder.cheaper(applied) if short and urgent else None
     change = None
     if (as_dear := ladder.as_dear(applied)) is not None:
-        wanted = replace(applied, version=as_dear)
-        change = ladder.change(Reason.QUALITY_UP, wanted, adds_capacity=True)
+        change = ladder.change(Reason.QUALITY_UP, applied, as_dear, adds_capacity=True)
     elif cheaper is not None:
-        wanted = replace(applied, version=cheaper)
-        change = ladder.change(Reason.QUALITY_DOWN, wanted, adds_capacity=True)
+        # The most instances do not carry it: version and count are one change.
+        more = replace(applied, instances=max(applied.instances, min(want.needed, allowed[-1])))
+        change = ladder.change(Reason.QUALITY_DOWN, more, cheaper, adds_capacity=True)
     elif better is not None and _lasted(memory.fits_since_s, seen.at_s) >= LOADS_KEPT * want.load_s:
-        count = max(better.instances, applied.instances)
-        wanted = replace(applied, version=better.version, instances=count)
-        change = ladder.change(Reason.QUALITY_UP, wanted, adds_capacity=False)
+        more = replace(applied, instances=max(better.instances, applied.instances))
+        change = ladder.change(Reason.QUALITY_UP, more, better.version, adds_capacity=False)
+    elif not short:
+        change = ladder.stand_by(applied)
     return Outlook(memory=memory, change=change, terms=terms)
 
 
@@ -142,7 +149,7 @@ def _better(ladder: _Ladder, applied: Settings, want: Wanted, allowed: range) ->
     counts = [count for count in allowed if count <= sure] or [allowed[0]]
     every = known.capacities(applied)
     carried = {count: every[count] for count in counts}
-    need_rps = TO_SPARE * max(want.demand.load_rps, want.demand.stable_rps)
+    need_rps = TO_SPARE * want.demand.fast_rps  # at each look, for some loading times
     count = fewest(carried, need_rps)
     return _Better(
         version=version,
@@ -168,11 +175,30 @@ class _Ladder:
             self.memory, known.learnt, now, version, known.policy, threads=known.threads
         )
 
-    def change(self, reason: Reason, settings: Settings, *, adds_capacity: bool) -> Change:
-        """Another version; by its service times once it is in force."""
-        assert settings.version is not None  # the callers say so
-        after = replace(self.known, learnt=self.learnt(settings.version))
-        return Change(reason=reason, settings=settings, adds_capacity=adds_capacity, after=after)
+    def change(
+        self, reason: Reason, settings: Settings, version: int, *, adds_capacity: bool
+    ) -> Change:
+        """Another version, with the cheaper ones that are loaded; by its own service times."""
+        loaded = {*settings.loaded, self.order[self.here]}
+        cheaper = self.order[self.order.index(version) + 1 :]
+        standby = tuple(sorted(v for v in cheaper if v in loaded and v < version))
+        after = replace(self.known, learnt=self.learnt(version))
+        wanted = replace(settings, version=version, standby=standby)
+        return Change(reason=reason, settings=wanted, adds_capacity=adds_capacity, after=after)
+
+    def stand_by(self, applied: Settings) -> Change | None:
+        """The next cheaper one beside the one in force; None where it is, or cannot be.
+
+        Triton asks the highest that is served.
+        """
+        here, below = self.order[self.here], self._next_below(applied)
+        if below is None or below > here or below in applied.standby:
+            return None
+        standby = tuple(sorted({*applied.standby, below}))
+        wanted = replace(applied, version=here, standby=standby)
+        return Change(
+            reason=Reason.QUALITY_STANDBY, settings=wanted, adds_capacity=False, after=self.known
+        )
 
     def cheaper(self, applied: Settings) -> int | None:
         """The next cheaper one that is not known to take about as long; None without one.
@@ -181,6 +207,10 @@ class _Ladder:
         """
         if not _evident(self.learnt(self.order[self.here])):
             return None
+        return self._next_below(applied)
+
+    def _next_below(self, applied: Settings) -> int | None:
+        """The next cheaper one that is not known to take about as long."""
         for below in range(self.here + 1, len(self.order)):
             share = self._share(below, self.here, applied)
             if share is None or share < CHEAPER:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from control.core.types import Settings
 from control.journal import codec
 from perf.bench.control.run import ChangeMade, ControlRun
 
@@ -91,8 +90,8 @@ def _typed(rest: dict[str, Any]) -> dict[str, Any]:
                     **change,
                     "begun_s": float(change["begun_s"]),
                     "ended_s": float(change["ended_s"]),
-                    "before": Settings(**change["before"]),
-                    "after": Settings(**change["after"]),
+                    "before": codec.settings(change["before"]),
+                    "after": codec.settings(change["after"]),
                 }
             )
             for change in rest["changes"]
