@@ -15,9 +15,11 @@ from cli.output import echo, print_json, print_table
 from cli.repo_history import diff, history, load, rollback
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ConfigError
+from export import numbering, ranking
 from serving import check as checks
 from serving import engines, model_config
 from serving.check import Severity
+from serving.model_config import ModelConfig
 from serving.repository import Repository
 
 
@@ -74,7 +76,7 @@ def list_(repository: Path | None, as_json: bool) -> None:
 @repository_option
 @json_option
 def show(model: str, repository: Path | None, as_json: bool) -> None:
-    """The config of MODEL, and where its newest version comes from.
+    """The config of MODEL, where its newest version comes from, and the quality of its variants.
 
     \b
     Example:
@@ -84,13 +86,35 @@ def show(model: str, repository: Path | None, as_json: bool) -> None:
     config = opened.read_config(model)
     newest = max(opened.versions(model), default=0)
     lineage = opened.lineage(model, newest)
+    variants = _variants(opened, config)
     if as_json:
         fields = json_format.MessageToDict(config, preserving_proto_field_name=True)
-        print_json({"model": model, "config": fields, "lineage": lineage})
+        print_json({"model": model, "config": fields, "lineage": lineage, "variants": variants})
         return
     echo(opened.config_text(model), nl=False)
     if lineage:
         echo(f"\n# version {newest}: {_origin(lineage)}")
+    for one in variants if len(variants) > 1 else []:
+        served = ", served" if one["served"] else ""
+        echo(f"# version {one['version']}{served}: {one['variant']}; {one['told']}")
+
+
+def _variants(repository: Repository, config: ModelConfig) -> list[dict[str, Any]]:
+    """The newest version of each variant and its measured quality, the highest number first."""
+    served = engines.served_versions(config, repository.versions(config.name))
+    found = []
+    for variant, number in numbering.newest(repository, config.name).items():
+        lineage = repository.lineage(config.name, number)
+        found.append(
+            {
+                "version": number,
+                "variant": variant,
+                "served": number in served,
+                "quality": lineage.get("quality"),
+                "told": ranking.words(lineage) or "quality not measured",
+            }
+        )
+    return sorted(found, key=lambda one: -one["version"])
 
 
 def _origin(lineage: dict[str, Any]) -> str:
@@ -150,6 +174,7 @@ def _row(repository: Repository, name: str) -> dict[str, Any]:
     return {
         "model": name,
         "versions": repository.versions(name),
+        "variants": numbering.variants(repository, name),
         "unbuilt_versions": engines.unbuilt(repository, config),
         "backend": config.backend or config.platform,
         "max_batch_size": batching.max_batch_size,
@@ -161,8 +186,12 @@ def _row(repository: Repository, name: str) -> dict[str, Any]:
 
 
 def _version(number: int, row: dict[str, Any]) -> str:
-    """A version, with a word where its TensorRT engine is still to be built."""
-    return f"{number} (no engine)" if number in row["unbuilt_versions"] else str(number)
+    """A version, with its variant where there are several, or that its engine is to be built."""
+    several = len(set(row["variants"].values())) > 1
+    told = [row["variants"].get(number)] if several else []
+    told += ["no engine"] if number in row["unbuilt_versions"] else []
+    words = ", ".join(word for word in told if word)
+    return f"{number} ({words})" if words else str(number)
 
 
 for _command in (diff, history, load, rollback):

@@ -242,7 +242,7 @@ class _Run:
                 for outcome in self.outcomes.values()
             ),
             original=facts["summary"],
-            warnings=tuple(facts.get("warnings", ())),
+            warnings=(*facts.get("warnings", ()), *(published.remarks if published else ())),
             versions=keys.versions(),
             machine={**keys.machine(), "flags": keys.cpu_flags()},
             finished_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from conch.errors import ConfigError, RepositoryError
-from export import hashing, keys
+from export import hashing, keys, numbering
 from export.config_pbtxt import LABELS_FILE, triton_config
 from export.ensemble_spec import Ensemble
+from export.gates import Gates
 from export.recipe import Recipe, Tensor, Variant
-from export.report import VariantReport
+from export.report import VariantReport, finite
 from export.source_files import located
 from export.steps import Artifact, Form
 from export.steps.to_onnx import MODEL_FILE
@@ -58,6 +59,7 @@ class Publication:
         versions: what each new version directory holds.
         variants: the recipe's variant of each version; empty for the parts of an ensemble.
         together: whether its versions are variants of which one is served (``layout: versions``).
+        family: the variants that the recipe publishes as such versions, in its order.
         served: the variant that the recipe says is served; empty where it does not say.
         model_files: files beside the config.
         ensemble: what it is a pipeline of, when it is an ensemble itself; its parts have none.
@@ -70,6 +72,7 @@ class Publication:
     versions: tuple[VersionFiles, ...]
     variants: tuple[str, ...] = ()
     together: bool = False
+    family: tuple[str, ...] = ()
     served: str = ""
     model_files: Mapping[str, Path] = field(default_factory=dict)
     ensemble: Ensemble | None = None
@@ -107,6 +110,7 @@ def variants(recipe: Recipe, folder: Path, accepted: Sequence[Accepted]) -> list
                 ),
                 variants=names,
                 together=as_versions,
+                family=recipe.version_variants if as_versions else (),
                 served=(recipe.serving.served or "") if as_versions else "",
                 model_files=labels,
                 loadable=form is Form.ONNX,
@@ -118,10 +122,11 @@ def variants(recipe: Recipe, folder: Path, accepted: Sequence[Accepted]) -> list
 def put(repository: Repository, publication: Publication) -> list[int]:
     """Publish one model; gives the number of each of its versions. Ensembles come last.
 
-    Of variants that are versions of one model, the recipe's ``served`` is served; where it does not
-    say, the variant that is served now, and at first the first. When that one is not among these
-    versions, what is served stays as it is. A TensorRT version without its engine does not replace
-    one that has it: ``build-engines`` switches when the engine is there.
+    Variants that are versions of one model are numbered by their quality, the best highest
+    (``numbering``). The recipe's ``served`` is served; where it does not say, the variant that is
+    served now, and at first the first. When that one is not there, what is served stays as it is.
+    A TensorRT version without its engine does not replace one that has it: ``build-engines``
+    switches when the engine is there.
 
     Raises:
         RepositoryError: when the disk refuses, or an ensemble would ask another variant than it
@@ -132,14 +137,7 @@ def put(repository: Repository, publication: Publication) -> list[int]:
         if publication.ensemble is not None:
             _check_variant(repository, publication.ensemble, publication.needs[-1])
         if publication.together:
-            config, served = _served(repository, publication)
-            return repository.publish_versions(
-                name,
-                config,
-                publication.versions,
-                served=served,
-                model_files=publication.model_files,
-            )
+            return numbering.put(repository, publication)
         (only,) = publication.versions
         return [
             repository.publish(
@@ -152,33 +150,13 @@ def put(repository: Repository, publication: Publication) -> list[int]:
         ]
 
 
-def _served(repository: Repository, publication: Publication) -> tuple[ModelConfig, list[int]]:
-    """The config to publish, and the indices of the versions to serve; none to keep it as it is."""
-    name, names = publication.name, publication.variants
-    now = served_now(repository, name)
-    in_force = repository.lineage(name, now[-1]).get("variant") if now else None
-    wanted = publication.served or in_force
-    if wanted in names:
-        return publication.config, [names.index(wanted)]
-    if now:
-        return model_config.with_versions(publication.config, now), []
-    return publication.config, [0]
-
-
-def served_now(repository: Repository, name: str) -> list[int]:
-    """The versions of a model that its config in the repository serves; none when it is new."""
-    if name not in repository.models():
-        return []
-    return engines.served_versions(repository.read_config(name), repository.versions(name))
-
-
 def _check_variant(repository: Repository, ensemble: Ensemble, model: str) -> None:
     """An ensemble asks the version that is served, which may be another variant.
 
     Raises:
         RepositoryError: when it is.
     """
-    now = served_now(repository, model)
+    now = numbering.served_now(repository, model)
     found = repository.lineage(model, now[-1]).get("variant") if now else None
     if found is not None and found not in ensemble.model:
         raise RepositoryError(
@@ -246,6 +224,7 @@ def lineage(
         artifact: the file and what its steps noted.
         now: time of publishing, for tests; the present by default.
     """
+    variant = next(one for one in recipe.variants if one.name == report.name)
     at = now or datetime.datetime.now(datetime.UTC)
     return {
         "published_at": at.isoformat(timespec="seconds"),
@@ -261,10 +240,35 @@ def lineage(
             {"gate": g.gate, "value": g.value, "sense": g.sense, "limit": g.limit, "unit": g.unit}
             for g in report.gates
         ],
+        "quality": _quality(recipe.gates_of(variant), report),
         "size_bytes": report.size_bytes,
         "latency_ms": {str(batch): ms for batch, ms in report.latency_ms.items()},
         "versions": keys.versions(),
     }
+
+
+def _quality(gates: Gates, report: VariantReport) -> dict[str, Any]:
+    """What was measured of a variant, by the metrics of its gates; None for what was not.
+
+    ``ranking`` reads it.
+    """
+    task = fidelity = None
+    if gates.task is not None and report.task_metric is not None:
+        task = {
+            "metric": gates.task.metric,
+            "value": report.task_metric,
+            "original": report.task_baseline,
+            "interval": report.task_interval,
+        }
+    if report.fidelity is not None:
+        gate = gates.fidelity
+        fidelity = {
+            "metric": gate.metric if gate else "cosine",
+            "output": gate.output if gate else None,
+            "value": report.fidelity,
+        }
+    found: dict[str, Any] = finite({"task": task, "fidelity": fidelity})
+    return found
 
 
 def _labels(recipe: Recipe, folder: Path) -> dict[str, Path]:

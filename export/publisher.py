@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conch.errors import ConchError, RepositoryError
-from export import ensembles, publish, trial
+from export import ensembles, numbering, publish, trial
 from export.keys import digest, files_sha256, versions
 from export.planning import Plan
 from export.publish import Publication
@@ -29,12 +29,14 @@ class Published:
         reports: of all variants, with versions and reasons filled in.
         ensembles: names of the ensembles that were published.
         verified: what was loaded on a real Triton first, in a line.
+        remarks: how versions are numbered, in lines.
         error: the first failure; the report is saved before it is raised.
     """
 
     reports: list[VariantReport]
     ensembles: tuple[str, ...] = ()
     verified: str = ""
+    remarks: tuple[str, ...] = ()
     error: ConchError | None = None
 
 
@@ -96,6 +98,7 @@ class Publisher:
             return Published(reports=[noted.get(report.name, report) for report in reports])
         models = self._publications(passed, chosen)
         numbers: dict[str, list[int]] = {}
+        remarks: list[str] = []
         error: ConchError | None = None
         try:
             problems = self._problems(models)
@@ -109,6 +112,8 @@ class Publisher:
                 continue
             try:
                 numbers[model.name] = publish.put(self.repository, model)
+                if model.together:
+                    remarks += numbering.remarks(self.repository, model)
             except RepositoryError as refused:
                 problems[model.name] = f"not published: {refused.message}"
                 error = error or refused
@@ -125,6 +130,7 @@ class Publisher:
             reports=found,
             ensembles=tuple(m.name for m in models if not m.variants and m.name in numbers),
             verified=_verified(models, problems),
+            remarks=tuple(remarks),
             error=error,
         )
 

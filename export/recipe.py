@@ -233,6 +233,13 @@ class Recipe(FileModel):
         return chains.end_form(variant.steps, self.initial_form)
 
     @property
+    def version_variants(self) -> tuple[str, ...]:
+        """Names of the published variants that can be versions of one model: those in ONNX."""
+        return tuple(
+            one.name for one in self.variants if one.publish and self.target_of(one) is Form.ONNX
+        )
+
+    @property
     def references(self) -> tuple[str, ...]:
         """Every function that the recipe names."""
         tasks = [self.gates_of(variant).task for variant in self.variants]
@@ -273,7 +280,7 @@ class Recipe(FileModel):
     def _check_serving(self) -> None:
         inputs = {tensor.name: (tensor.dtype, tensor.dims) for tensor in self.model.inputs}
         outputs = {tensor.name: (tensor.dtype, tensor.dims) for tensor in self.model.outputs}
-        known = [v.name for v in self.variants if v.publish and self.target_of(v) is Form.ONNX]
+        known = self.version_variants
         self.serving.check_against(inputs, outputs, known)
         names = [self.published_name(variant) for variant in self.variants]
         for ensemble in self.ensembles:

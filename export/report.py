@@ -161,7 +161,8 @@ class Report:
         task: name of the task metric; empty without one.
         stages: what was done, in order.
         original: dtypes, shapes, parameters of the original.
-        warnings: what is worth a look, e.g. samples that are in calibration and evaluation both.
+        warnings: what is worth a look, e.g. samples that are in calibration and evaluation both,
+            or how versions are numbered.
         versions: of Python and the packages that decide what an export gives.
         machine: processor, its features, and cores.
         finished_at: when the run ended, UTC.
@@ -195,7 +196,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values, with the schema's version."""
-        return {"schema": SCHEMA, **_finite(asdict(self))}
+        return {"schema": SCHEMA, **finite(asdict(self))}
 
     def save(self, path: Path) -> None:
         """Write the JSON, whole or not at all.
@@ -265,19 +266,19 @@ def _typed(entry: dict[str, Any]) -> dict[str, Any]:
     return {**entry, **figures, **known}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no NaN or infinity: they become the words that ``float`` reads back."""
     if isinstance(value, float) and not abs(value) < float("inf"):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _finite(entry) for key, entry in value.items()}
+        return {str(key): finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return value
 
 
 def _numbers(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse of ``_finite`` for one flat mapping."""
+    """The reverse of ``finite`` for one flat mapping."""
     return {
         key: float(value) if value in ("nan", "inf", "-inf") else value
         for key, value in entry.items()

@@ -124,8 +124,8 @@ class Serving(FileModel):
     layout: Literal["models", "versions"] = Field(
         default="models",
         description="`models`: each variant is a model `<model>_<variant>`. `versions`: all are "
-        "versions of one model `<model>`, in the recipe's order; which of them answers is changed "
-        "in place by `version_policy`.",
+        "versions of one model `<model>`, the best at the highest number; which of them answers is "
+        "changed in place by `version_policy`.",
     )
     served: str | None = Field(
         default=None,

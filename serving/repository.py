@@ -24,7 +24,7 @@ from conch.names import ModelName, model_name
 from serving import atomic, folders, leftovers, locks, model_config
 from serving.model_config import ModelConfig
 from serving.revisions import Revision, RevisionLog, sha256
-from serving.staging import fill, holds
+from serving.staging import fill, holds, kept, tells
 
 STATE_DIR = ".conch"
 CONFIG = "config.pbtxt"
@@ -211,7 +211,6 @@ class Repository:
             hint="Wait for it to end, then run it again.",
         )
         path = self.state / "locks" / f"{model_name(name)}.lock"
-        # Nested: publish holds it while write_config takes it again.
         with locks.held(path, wait_s=wait_s, busy=busy, nested=True):
             yield
 
@@ -248,7 +247,7 @@ class Repository:
         """
         with self.lock(name):
             versions = [VersionFiles(files=files, lineage=lineage)]
-            known = self._find(name, versions, self.versions(name)[-1:])
+            known = self._find(name, versions, self.versions(name)[-1:], told=False)
             return self._publish(name, config, versions, known, model_files or {})[0]
 
     def publish_versions(
@@ -260,15 +259,16 @@ class Repository:
         served: Sequence[int] = (),
         model_files: Mapping[str, Path] | None = None,
     ) -> list[int]:
-        """Add several versions of one model at once; gives their numbers in the order given.
+        """Add several versions of one model at once; gives their numbers, which ascend.
 
-        A version that the repository holds already keeps its number. Nothing changes for who asks
-        the model until the config is replaced, last: its ``version_policy`` names what is served.
+        A version that is there already keeps its number where all then ascend and the last is the
+        highest of all; else it is added again: no version directory changes. Nothing changes for
+        who asks until the config is replaced, last: its ``version_policy`` names what is served.
 
         Args:
             name: the model.
             config: the complete config; with ``served``, its ``version_policy`` is filled in here.
-            versions: the versions, all for the same config.
+            versions: the versions, all for the same config; that of the highest number last.
             served: indices into ``versions``: those that Triton is to serve; none for what
                 ``config`` says already.
             model_files: files beside ``config.pbtxt``, e.g. labels.
@@ -278,7 +278,8 @@ class Repository:
             ConfigError: when the name is not valid.
         """
         with self.lock(name):
-            known = self._find(name, versions, self.versions(name))
+            there = self.versions(name)
+            known = kept(self._find(name, versions, there, told=True), max(there, default=0))
             return self._publish(name, config, versions, known, model_files or {}, served=served)
 
     def _publish(
@@ -346,7 +347,7 @@ class Repository:
     def newest_with(self, name: str, files: Mapping[str, Path]) -> int | None:
         """The newest version, when it has exactly these files; else publishing adds one."""
         newest = self.versions(name)[-1:]
-        return self._find(name, [VersionFiles(files=files, lineage={})], newest)[0]
+        return self._find(name, [VersionFiles(files=files, lineage={})], newest, told=False)[0]
 
     def lineage(self, name: str, version: int) -> dict[str, Any]:
         """What is known of where the version comes from; empty when it cannot be read."""
@@ -358,14 +359,19 @@ class Repository:
         return found if isinstance(found, dict) else {}
 
     def _find(
-        self, name: str, versions: Sequence[VersionFiles], numbers: Sequence[int]
+        self, name: str, versions: Sequence[VersionFiles], numbers: Sequence[int], *, told: bool
     ) -> list[int | None]:
-        """For each of the versions the newest of the numbers that holds its files, or None."""
+        """For each of the versions the newest number that holds its files, or None.
+
+        With ``told``, the lineage there must tell as much, of the same variant.
+        """
         folder, ours = self.root / model_name(name), (LINEAGE, PLAN_FILE, PLAN_FACTS)
-        return [
-            next((n for n in reversed(numbers) if holds(folder / str(n), one.files, ours)), None)
-            for one in versions
-        ]
+
+        def same(n: int, one: VersionFiles) -> bool:
+            known = not told or tells(self.lineage(name, n), one.lineage)
+            return known and holds(folder / str(n), one.files, ours)
+
+        return [next((n for n in reversed(numbers) if same(n, one)), None) for one in versions]
 
     def remove_left(self) -> None:
         """Remove what killed writers left aside; nothing of a live one."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from conch.failpoint import failpoint
 from serving.revisions import sha256
@@ -35,3 +36,29 @@ def holds(folder: Path, files: Mapping[str, Path], besides: Collection[str]) -> 
         sha256((folder / file_name).read_bytes()) == sha256(source.read_bytes())
         for file_name, source in files.items()
     )
+
+
+def tells(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether an old lineage is of the same variant and has all keys of the new one."""
+    return old.get("variant") == new.get("variant") and new.keys() <= old.keys()
+
+
+def kept(known: Sequence[int | None], newest: int) -> list[int | None]:
+    """Which of the numbers may stay, so that all ascend and the last one is the highest there.
+
+    Args:
+        known: the number that holds each version already, or None.
+        newest: the highest number there is; 0 for none. New ones are above it.
+
+    Example:
+        >>> kept([1, 2], newest=2), kept([2, 1], newest=2), kept([1, 2], newest=3)
+        ([1, 2], [2, None], [1, None])
+    """
+    found: list[int | None] = []
+    below = 0
+    for index, number in enumerate(known):
+        least = newest - 1 if index == len(known) - 1 else 0
+        stays = number is not None and number > max(below, least)
+        found.append(number if stays else None)
+        below = number if stays and number is not None else newest
+    return found

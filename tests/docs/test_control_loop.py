@@ -88,7 +88,7 @@ def test_every_reason_is_on_the_page(reason: Reason):
         (PAGE, f"as {calibrator.SHARE * 100:.0f} % of the device or the cores"),
         (PAGE, f"for {calibrator.MOST_S:g} s of work at most"),
         (PAGE, f"after {base.FIRST_PLAN_S:g} s"),
-        (PAGE, f"for {better_version.SHORT_FOR_S:g} s, in a panic at once"),
+        (PAGE, f"for {better_version.SHORT_FOR_S:g} s, or at once in a panic"),
         (PAGE, f"takes {better_version.AS_DEAR * 100:.0f} % of the time"),
         (PAGE, f"is changed to only below {better_version.CHEAPER:g}"),
         (PAGE, f"expected to take {versions.GUESS:g} of the time"),

@@ -69,7 +69,7 @@ def test_load_test_refuses_what_does_not_load_or_answers_otherwise(folder: Path)
 def test_quality_is_switched_in_place_between_versions(
     folder: Path, start_server: StartServer, connect: Any, tmp_path: Path
 ) -> None:
-    """Two variants as versions of one model: rewriting version_policy fails no request."""
+    """Two variants as versions of one model: neither new numbers nor a switch fails a request."""
     written = copy.deepcopy(IMAGE)
     written["variants"] = [{"name": name, "steps": ["to_onnx"]} for name in ("full", "small")]
     written["serving"] |= {"layout": "versions"}
@@ -87,7 +87,11 @@ def test_quality_is_switched_in_place_between_versions(
     assert score == 1.0
     (tmp_path / "repository").mkdir()
     repository = Repository(tmp_path / "repository")
-    assert [publish.put(repository, one) for one in given] == [[1, 2], [1], [1]]
+    where, *around = given
+    old = model_config.with_versions(where.config, [1])  # in the recipe's order, the best lowest
+    labels = where.model_files
+    assert repository.publish_versions("where", old, where.versions, model_files=labels) == [1, 2]
+    assert [publish.put(repository, one) for one in around] == [[1], [1]]
     client = connect(start_server(repository.root))
     image = {"image": strings(a_picture(8, bright=0))}
     seen: list[tuple[float, float]] = []
@@ -106,7 +110,10 @@ def test_quality_is_switched_in_place_between_versions(
     sender.start()
     switches = []
     try:
-        for served in ([2], [1], [2]):
+        time.sleep(0.3)
+        assert publish.put(repository, where) == [3, 2]
+        client.load("where")
+        for served in ([2], [3], [2]):
             time.sleep(0.3)
             config = model_config.with_versions(repository.read_config("where"), served)
             repository.write_config("where", config, reason="test")

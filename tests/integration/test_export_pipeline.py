@@ -75,6 +75,19 @@ def test_publishing_the_same_again_adds_no_version(good):
     assert Repository(path.parent / "repository").versions("toy_int8") == [1]
 
 
+def test_versions_of_one_model_are_numbered_by_what_was_measured(tmp_path, built):
+    """Not by the recipe's order; the report tells the numbers, and each version its quality."""
+    cheap_first = list(reversed(toy_recipe.GOOD_RECIPE["variants"]))
+    path = toy_recipe.write(tmp_path, variants=cheap_first, serving={"layout": "versions"})
+    for _ in range(2):
+        report = run(path, work_dir=built)
+        assert [v.published_version for v in report.variants] == [1, 2]
+        assert "best first: 2 (fp32), 1 (int8); " in report.warnings[-1]
+    repository = Repository(path.parent / "repository")
+    told = [repository.lineage("toy", n)["quality"]["fidelity"]["value"] for n in (1, 2)]
+    assert 0.98 < told[0] < told[1] <= 1.0
+
+
 def test_dry_run_builds_and_judges_but_publishes_nothing(tmp_path, built):
     """The repository is not even made."""
     path = toy_recipe.write(tmp_path)

@@ -66,6 +66,34 @@ def test_show_prints_the_file_as_it_is(repository):
     assert shown["config"]["instance_group"][0]["count"] == 3
 
 
+def test_variants_that_are_versions_are_told_with_their_quality(repository):
+    """The highest number first, each at its newest."""
+    fidelity = {"metric": "cosine", "output": None, "value": 0.997}
+    lineages = {
+        1: {"variant": "fp32"},
+        2: {"variant": "int8", "quality": {"task": None, "fidelity": fidelity}},
+        3: {"variant": "fp32"},
+    }
+    for number, lineage in lineages.items():
+        (repository.root / "m" / str(number)).mkdir(exist_ok=True)
+        (repository.root / "m" / str(number) / "lineage.json").write_text(json.dumps(lineage))
+    shown = invoke(repository, "show", "m").stdout.splitlines()
+    assert shown[-2:] == [
+        "# version 3, served: fp32; quality not measured",
+        "# version 2: int8; cosine 0.997",
+    ]
+    told = json.loads(invoke(repository, "show", "m", "--json").stdout)["variants"]
+    assert [(one["version"], one["variant"], one["served"]) for one in told] == [
+        (3, "fp32", True),
+        (2, "int8", False),
+    ]
+    assert told[1]["quality"]["fidelity"]["value"] == 0.997
+    assert "1 (fp32), 2 (int8), 3 (fp32)" in invoke(repository, "list").stdout
+    [row] = json.loads(invoke(repository, "list", "--json").stdout)["models"]
+    assert row["versions"] == [1, 2, 3]
+    assert row["variants"] == {"1": "fp32", "2": "int8", "3": "fp32"}
+
+
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"steps": [1]}', '{"gates": [{}]}', '{"gates": 7}', '{"steps": null}']
 )

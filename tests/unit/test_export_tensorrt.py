@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conch.errors import ConfigError
-from export import hashing, publish
+from export import hashing, numbering, publish
 from export import recipe as recipes
 from export.parity import Verdict
 from export.tensorrt import build_recipe, builder, candidates, gate, process
@@ -274,18 +274,18 @@ def test_a_new_version_is_served_when_its_engine_is_there(published):
     assert put("m", b"first") == 1
     assert states(builder.run(repository)) == [("m", 1, "built")]
     assert put("m", b"second") == 2
-    assert publish.served_now(repository, "m") == [1]
+    assert numbering.served_now(repository, "m") == [1]
     assert states(builder.run(repository, dry_run=True)) == [
         ("m", 1, "current"),
         ("m", 2, "to build"),
     ]
     assert states(builder.run(repository)) == [("m", 1, "current"), ("m", 2, "built")]
-    assert publish.served_now(repository, "m") == [2]
+    assert numbering.served_now(repository, "m") == [2]
     assert repository.read_config("m").version_policy.latest.num_versions == 1
     chosen = model_config.with_versions(repository.read_config("m"), [1])
     repository.write_config("m", chosen, reason="test")
     assert states(builder.run(repository)) == [("m", 1, "current")]
-    assert publish.served_now(repository, "m") == [1]
+    assert numbering.served_now(repository, "m") == [1]
 
 
 @pytest.mark.usefixtures("a_builder")
@@ -297,7 +297,7 @@ def test_a_kill_before_the_switch_is_made_good_by_the_next_run(published):
     put("m", b"second")
     (repository.root / "m" / "2" / "model.plan").write_bytes(b"engine")
     assert states(builder.run(repository))[1] == ("m", 2, "built")
-    assert publish.served_now(repository, "m") == [2]
+    assert numbering.served_now(repository, "m") == [2]
 
 
 @pytest.mark.usefixtures("a_builder")

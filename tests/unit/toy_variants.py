@@ -33,20 +33,25 @@ def served(**serving):
     return recipe.loads(yaml.safe_dump(data))
 
 
-def accepted(typed, index, artifact):
-    """A variant of the recipe that passed its gates."""
+def accepted(typed, index, artifact, cosine=None):
+    """A variant of the recipe that passed its gates, at this cosine if it was measured."""
     variant = typed.variants[index]
-    return publish.Accepted(variant=variant, artifact=artifact, lineage={"variant": variant.name})
+    lineage = {"variant": variant.name}
+    if cosine is not None:
+        fidelity = {"metric": "cosine", "output": None, "value": cosine}
+        lineage["quality"] = {"task": None, "fidelity": fidelity}
+    return publish.Accepted(variant=variant, artifact=artifact, lineage=lineage)
 
 
-def two_variants(typed, folder, *contents):
+def two_variants(typed, folder, *contents, cosines=(None, None)):
     """Publications of fp32 and int8 with these contents."""
     found = []
     for index, content in enumerate(contents):
         path = folder / f"built{index}" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-        found.append(accepted(typed, index, Artifact(form=Form.ONNX, path=path)))
+        artifact = Artifact(form=Form.ONNX, path=path)
+        found.append(accepted(typed, index, artifact, cosines[index]))
     return publish.variants(typed, folder, found)
 
 
