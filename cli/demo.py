@@ -62,36 +62,59 @@ class ConsoleTeller:
     help="Where result.json, report.html and the plots go.",
 )
 @click.option("--seed", type=int, help="Of the arrivals.")
+@click.option(
+    "--strict", is_flag=True, help="Exit with 5 where a goal is missed on an undisturbed machine."
+)
 @json_option
-def demo(out: Path, seed: int | None, as_json: bool) -> None:
-    """Export MiniLM, serve it, and meet an SLO that Triton's static default misses.
+def demo(out: Path, seed: int | None, strict: bool, as_json: bool) -> None:
+    """Export MiniLM, serve it, and play three acts. About 6 minutes, and the export.
 
-    A step of load (low, 1.3 times what the default carries, low) is replayed twice, open loop:
-    against the static default and, from the same start, under `conch control run`. Under 4 minutes.
+    Act 1: nobody tuned it. The same arrivals to Triton's default, to the best settings by hand, and
+    to Conch from a cold start. Act 2: a rush that fp32 cannot carry, with fp32 always, INT8 always,
+    and Conch between them. Act 3: an instance dies, a broken config is pushed, the server dies.
+
+    The rates are chosen from what this machine answers. What other work takes of the CPUs is judged
+    before the outcome is looked at; a disturbed act is played once more. A missed goal is told.
 
     \b
     Example:
       conch demo
-      conch demo --out runs/again --seed 7
+      conch demo --out runs/again --seed 7 --strict
     """
-    from demo import outcome, run
+    from demo import page, run
     from demo.scenario import Scenario
 
     scenario = Scenario() if seed is None else replace(Scenario(), seed=seed)
     result = run.run(out, scenario, ConsoleTeller())
+    verdicts = page.verdicts(scenario, result)
     if as_json:
         echo(to_json(result))
     else:
-        table = Table("", "static default", "conch control")
-        for row in outcome.table_rows(result):
-            table.add_row(*row)
-        print_table(table)
-        echo("\n".join(outcome.NEXT).format(report=out / "report.html"))
-    settled = result["conch"]["settled_attainment"]
-    if settled < scenario.attainment_goal:
+        for title, (head, *rows) in page.tables(scenario, result):
+            echo(f"\n{title}")
+            table = Table(*head)
+            for row in rows:
+                table.add_row(*row)
+            print_table(table)
+        echo("")
+        for met, text in verdicts:
+            echo(f"{'met   ' if met else 'missed'}  {text}")
+        for line in result["attempts"]:
+            echo(f"        {line}")
+        echo("\n".join(("", *NEXT)).format(report=out / "report.html"))
+    missed = [text for met, text in verdicts if not met]
+    if not result["faults"]["met"] or (strict and missed and not result["disturbed"]):
         raise ThresholdMissed(
-            f"demo: SLO attainment under control {settled:.3f} outside the "
-            f"{scenario.recovery_s:g} s after the step, "
-            f"must be at least {scenario.attainment_goal}.",
-            hint="Was the machine busy with something else? Run it again.",
+            f"demo: {' '.join(missed)}",
+            hint=f"See {out / 'report.html'}; was the machine busy with something else?",
         )
+
+
+NEXT = (
+    "What to do next:",
+    "  look at the report:          {report}",
+    "  export every variant:        conch export run examples/minilm/recipe.yaml",
+    "  serve it:                    conch serve --model minilm_int8",
+    "  ask what control would do:   conch control once --dry-run",
+    "  your own model:              docs/how-to/export-your-model.md",
+)

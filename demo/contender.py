@@ -1,4 +1,4 @@
-"""One contender over one trace: the static default, or the same start under ``conch control``."""
+"""``conch control run`` as a user starts it, and its ticks as they come."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +18,7 @@ from typing import Any
 import psutil
 
 from conch.errors import LoadError
-from perf.replay import Progress, ReplayTarget, replay
 from perf.replay_result import ReplayResult
-from perf.traces import Trace
 from serving.runtime.endpoint import ENV_ADMIN_KEY, ENV_METRICS_URL, ENV_URL, Endpoint
 
 START_S = 30.0
@@ -33,27 +31,6 @@ class Watched:
     ticks: list[dict[str, Any]] = field(default_factory=list)
     cpu_s: float = 0.0
     first: threading.Event = field(default_factory=threading.Event)
-
-
-def run_replay(
-    trace: Trace,
-    target: ReplayTarget,
-    *,
-    slo_s: float,
-    on_progress: Callable[[Progress], None] | None,
-) -> ReplayResult:
-    """The trace against the target.
-
-    Raises:
-        LoadError: when the replayer fell behind: the figures would describe the client.
-    """
-    result = replay(trace, target, slo_s=slo_s, on_progress=on_progress)
-    if not result.valid:
-        raise LoadError(
-            f"replay of {trace.name}: {result.invalid_reason}.",
-            hint="End other work on this machine and run it again.",
-        )
-    return result
 
 
 @contextmanager

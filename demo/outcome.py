@@ -1,185 +1,199 @@
-"""What the demo found, as lines, as ``result.json`` and as a report with plots."""
+"""What the acts came to: verdicts in words, ``result.json``, and the tables."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import platform
-from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
-from control.core.types import Reason
+import numpy as np
+
+from control.act.knobs import settings_of
 from control.journal import codec, explain
+from demo import acts, figures
+from demo.acts import Act
 from demo.contender import to_trace_time
-from demo.scenario import Scenario, settled_attainment
+from demo.neighbours import Attempt
+from demo.scenario import Carried, Scenario
+from demo.stage import Played
 from perf import slo
-from perf.replay_result import Outcome, ReplayResult
-from perf.report import page
-from perf.report.contender import (
-    ContenderResult,
-    Marker,
-    ReportMeta,
-    TimelinePoint,
-    VariantRow,
-)
+from perf.replay_result import Outcome
+from perf.report.contender import Marker, TimelinePoint
 
-if TYPE_CHECKING:
-    from demo.run import Measured
-    from export.report import Report
-
-BATCH = 8  # the batch size of the latency figures
-
-NEXT = (
-    "What to do next:",
-    "  look at the report:          {report}",
-    "  export every variant:        conch export run examples/minilm/recipe.yaml",
-    "  serve it:                    conch serve --model minilm_int8",
-    "  ask what control would do:   conch control once --dry-run",
-    "  your own model:              docs/how-to/export-your-model.md",
-)
+Row = tuple[str, ...]
 
 
-def write(out: Path, measured: Measured) -> dict[str, Any]:
-    """Write result.json, report.html and the plots; gives the content of result.json."""
-    contenders = _contenders(measured)
-    result = _result(measured, contenders)
-    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    page.write_report(
-        out / "report.html",
-        measured.trace,
-        contenders,
-        [
-            VariantRow(
-                name=v.published_name,
-                size_bytes=v.size_bytes,
-                latency_ms=v.latency_ms.get(BATCH, math.nan),
-                fidelity=v.fidelity or math.nan,
-                accepted=v.accepted,
-                note=v.reason,
-            )
-            for v in measured.variants.variants
-        ],
-        _meta(measured),
+def tuned(scenario: Scenario, act: Act) -> dict[str, Any]:
+    """Act 1's figures; met where Conch, once warm, is not below the best settings."""
+    ours, theirs = act.runs(acts.CONCH), act.runs(acts.BY_HAND)
+    compared = figures.difference(
+        [one.replay for one in ours],
+        [one.replay for one in theirs],
+        after_s=scenario.cold_s,
+        seed=scenario.seed,
     )
-    return result
+    changes = [mark for one in ours for mark in markers(one)]
+    return {
+        "contenders": {
+            name: _figures(act.runs(name), after_s=scenario.cold_s)
+            for name in (acts.DEFAULT, acts.BY_HAND, acts.CONCH)
+        },
+        "conch_less_by_hand": {k: round(v, 4) for k, v in asdict(compared).items()},
+        "changes": [f"{mark.at_s:.1f} s {mark.label}" for mark in changes],
+        "met": compared.low > -scenario.not_worse,
+    }
 
 
-def _contenders(measured: Measured) -> tuple[ContenderResult, ContenderResult]:
-    """Both runs with what was set when."""
-    static = TimelinePoint(at_s=0.0, instances=1, max_batch_size=1, max_queue_delay_s=0.0)
-    return (
-        ContenderResult(name="static default", replay=measured.default, timeline=(static,)),
-        ContenderResult(
-            name="conch control",
-            replay=measured.conch,
-            timeline=_timeline(measured),
-            decisions=_markers(measured.ticks, measured.conch),
-        ),
-    )
-
-
-def variant_lines(variants: Report) -> list[str]:
-    """The variants as a small table."""
-    lines = [f"{'variant':8} {'size':>9} {'batch 8':>10} {'cosine':>7}  verdict"]
-    for v in variants.variants:
-        latency_ms = v.latency_ms.get(BATCH, math.nan)
-        lines.append(
-            f"{v.name:8} {v.size_bytes / 1e6:6.1f} MB {latency_ms:7.1f} ms "
-            f"{v.fidelity or math.nan:7.4f}  {v.reason}"
-        )
-    return lines
-
-
-def action_lines(ticks: list[dict[str, Any]], replayed: ReplayResult) -> list[str]:
-    """What the control plane did, on the trace's time axis."""
-    return [f"{mark.at_s:6.1f} s  {mark.label}" for mark in _markers(ticks, replayed)]
-
-
-def table_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Figure, static default, conch: for people."""
-    static, conch = result["static_default"], result["conch"]
+def tuned_rows(result: dict[str, Any]) -> list[Row]:
+    """For a table."""
+    head = ("", acts.DEFAULT, acts.BY_HAND, acts.CONCH)
+    of = result["contenders"]
     return [
-        (label, format(static[key], spec), format(conch[key], spec))
-        for label, key, spec in (
-            ("SLO attainment", "slo_attainment", ".3f"),
-            (f"outside {result['recovery_s']:g} s after the step", "settled_attainment", ".3f"),
-            ("p99 latency, ms", "p99_ms", ".0f"),
-            ("failed requests", "failed", "d"),
-            ("instance-seconds", "instance_seconds", ".0f"),
-        )
-    ] + [("changes made", "0", str(conch["actions"]))]
+        head,
+        *(
+            (label, *(format(of[name][key], spec) for name in head[1:]))
+            for label, key, spec in (
+                ("in the SLO", "within", ".3f"),
+                ("after 10 s", "within_warm", ".3f"),
+                ("p50, ms", "p50_ms", ".0f"),
+                ("p99, ms", "p99_ms", ".0f"),
+                ("failed", "failed", "d"),
+            )
+        ),
+    ]
 
 
-def _result(
-    measured: Measured, contenders: tuple[ContenderResult, ContenderResult]
-) -> dict[str, Any]:
-    """The content of ``result.json``."""
-    static, conch = contenders
-    actions = [tick for tick in measured.ticks if tick["ended"] and tick["ended"]["action"]]
+def rush(scenario: Scenario, carried: Carried, act: Act, *, best: int) -> dict[str, Any]:
+    """Act 2's figures; met where the SLO held outside of the recovery, at full quality while the
+    best version could carry the load."""
+    begin_s, _ = scenario.rush
+    recovery = (begin_s, begin_s + scenario.recovery_s)
+    contenders = {}
+    for name, only in ((acts.BEST, best), (acts.CHEAP, 0), (acts.CONCH, None)):
+        (one,) = act.runs(name)
+        served = versions(one) if only is None else ((0.0, only),)
+        shares = figures.quality(one.replay, served, best, rush=scenario.rush)
+        contenders[name] = {
+            **_figures([one], after_s=0.0),
+            "within_outside": round(figures.within(one.replay, but=recovery), 4),
+            "quality_time": round(shares.time, 3),
+            "quality_requests": round(shares.requests, 3),
+            "quality_carried": round(shares.carried, 3),
+        }
+    (ours,) = act.runs(acts.CONCH)
+    conch = contenders[acts.CONCH]
     return {
-        "schema": 1,
-        "slo_ms": measured.scenario.slo_s * 1e3,
-        "recovery_s": measured.scenario.recovery_s,
-        "capacity_rps": round(measured.capacity.rate_rps, 1),
-        "triton": {"version": measured.triton_version, "origin": measured.triton_origin},
-        "static_default": _run_figures(static, measured.scenario),
-        "conch": {**_run_figures(conch, measured.scenario), "actions": len(actions)},
-        "controller_cpu_s": round(measured.controller_cpu_s, 2),
-        "variants": [
-            {
-                "name": v.published_name,
-                "size_bytes": v.size_bytes,
-                "latency_ms": round(v.latency_ms.get(BATCH, math.nan), 3),
-                "latency_batch_size": BATCH,
-                "fidelity": v.fidelity,
-                "accepted": v.accepted,
-            }
-            for v in measured.variants.variants
-        ],
+        "contenders": contenders,
+        "changes": [f"{mark.at_s:.1f} s {mark.label}" for mark in markers(ours)],
+        "int8_times_as_fast": round(carried.faster, 2),
+        "worth_it": carried.faster >= scenario.worth_it,
+        "met": conch["within_outside"] >= scenario.attainment_goal
+        and conch["quality_carried"] >= scenario.quality_goal,
     }
 
 
-def _run_figures(contender: ContenderResult, scenario: Scenario) -> dict[str, Any]:
-    """One contender's figures."""
-    run = contender.replay
+def rush_rows(scenario: Scenario, result: dict[str, Any]) -> list[Row]:
+    """For a table."""
+    head = ("", acts.BEST, acts.CHEAP, acts.CONCH)
+    of = result["contenders"]
+    return [
+        head,
+        *(
+            (label, *(format(of[name][key], spec) for name in head[1:]))
+            for label, key, spec in (
+                ("in the SLO", "within", ".3f"),
+                (f"outside {scenario.recovery_s:g} s of the rush", "within_outside", ".3f"),
+                ("time at full quality", "quality_time", ".2f"),
+                ("requests at full quality", "quality_requests", ".2f"),
+                ("outside of the rush at full quality", "quality_carried", ".2f"),
+                ("p99, ms", "p99_ms", ".0f"),
+                ("failed", "failed", "d"),
+            )
+        ),
+    ]
+
+
+def faults(act: Act) -> dict[str, Any]:
+    """Act 3's figures; met where everything answers again."""
+    ((one,),) = act.rounds
+    found = figures.lost(one.replay, act.faults)
     return {
-        "slo_attainment": round(slo.slo_attainment(run.latency_s, run.slo_s), 4),
-        "settled_attainment": round(settled_attainment(run.intended_s, run.latency_s, scenario), 4),
-        "p99_ms": round(slo.percentile_s(run.latency_s, 99) * 1e3, 1),
-        "failed": run.number_of(Outcome.FAILED),
-        "instance_seconds": round(contender.instance_seconds, 1),
-        "requests": run.count,
+        "faults": [asdict(fault) for fault in found],
+        "met": all(fault.answers for fault in found),
     }
 
 
-def _timeline(measured: Measured) -> tuple[TimelinePoint, ...]:
-    """The settings in force, from the ticks, clipped to the trace."""
-    points: list[TimelinePoint] = []
-    for tick in measured.ticks:
-        applied = codec.settings(tick["decision"]["applied"])
-        at_s = max(0.0, to_trace_time(tick["decision"]["at_s"], measured.conch))
-        if applied is None or at_s > measured.trace.duration_s:
-            continue
-        point = TimelinePoint(
-            at_s=at_s,
-            instances=applied.instances,
-            max_batch_size=applied.largest_batch,
-            max_queue_delay_s=applied.max_queue_delay_s,
-        )
-        if at_s == 0.0:  # before the trace: only the last of these counts
-            points = []
-        if not points or replace(points[-1], at_s=at_s) != point:
-            points.append(point)
-    return tuple(points)
+def fault_rows(result: dict[str, Any]) -> list[Row]:
+    """For a table."""
+    head = ("", "requests", "failed", "late", "all answered after")
+    return [
+        head,
+        *(
+            (
+                f"{fault['what']}, {fault['at_s']:.0f} s",
+                str(fault["came"]),
+                str(fault["failed"]),
+                str(fault["late"]),
+                f"{fault['until_s']:.1f} s" if fault["answers"] else "never",
+            )
+            for fault in result["faults"]
+        ),
+    ]
 
 
-def _markers(ticks: list[dict[str, Any]], replayed: ReplayResult) -> tuple[Marker, ...]:
-    """One marker for each action."""
+def attempt_lines(label: str, attempts: Sequence[Attempt[Any]], counted: Attempt[Any]) -> list[str]:
+    """Every attempt, what others used meanwhile, and which one counts."""
     found = []
-    for tick in ticks:
+    for number, one in enumerate(attempts, start=1):
+        word = "disturbed" if one.disturbed else "undisturbed"
+        which = "" if len(attempts) == 1 else ", counts" if one is counted else ", does not count"
+        found.append(
+            f"{label}, attempt {number}: {word}, others used {one.others * 100:.0f} % of the CPU"
+            f"{which}"
+        )
+    return found
+
+
+def _figures(runs: Sequence[Played], *, after_s: float) -> dict[str, Any]:
+    """One contender's figures over its runs."""
+    every = np.concatenate([run.replay.latency_s for run in runs])
+    lag_s = max(slo.percentile_s(run.replay.lag_s, 99) for run in runs)
+    return {
+        "within": round(_mean(figures.within(run.replay) for run in runs), 4),
+        "within_warm": round(_mean(figures.within(run.replay, after_s=after_s) for run in runs), 4),
+        "p50_ms": round(slo.percentile_s(every, 50) * 1e3, 1),
+        "p99_ms": round(slo.percentile_s(every, 99) * 1e3, 1),
+        "failed": sum(run.replay.number_of(Outcome.FAILED) for run in runs),
+        "requests": sum(run.replay.count for run in runs),
+        "sender_lag_p99_ms": round(lag_s * 1e3, 1),
+        "controller_cpu_s": round(sum(run.controller_cpu_s for run in runs), 2),
+    }
+
+
+def _mean(values: Any) -> float:
+    """Of some figures."""
+    found = list(values)
+    return math.fsum(found) / len(found)
+
+
+def versions(played: Played) -> tuple[tuple[float, int], ...]:
+    """(since when on the trace's clock, version) as the controller saw it; the first from 0 on."""
+    found: list[tuple[float, int]] = []
+    for tick in played.ticks:
+        applied = codec.settings(tick["decision"]["applied"])
+        if applied is None or applied.version is None:
+            continue
+        at_s = to_trace_time(tick["decision"]["at_s"], played.replay)
+        if not found or found[-1][1] != applied.version:
+            found.append((at_s, applied.version))
+    return tuple(found) or ((0.0, 0),)
+
+
+def markers(played: Played) -> tuple[Marker, ...]:
+    """One for each change that the controller made."""
+    found = []
+    for tick in played.ticks:
         ended = tick["ended"]
         if not ended or not ended["action"]:
             continue
@@ -188,49 +202,42 @@ def _markers(ticks: list[dict[str, Any]], replayed: ReplayResult) -> tuple[Marke
             f"{decision.reason.name}: {explain.describe(decision.desired)} "
             f"({action['kind']}, {action['outcome']} in {action['seconds']:.2f} s)"
         )
-        at_s = to_trace_time(decision.at_s, replayed)
-        found.append(Marker(at_s=at_s, label=label, kind=_kind(decision.reason, action)))
+        kind = "instances"
+        if action["outcome"] != "applied":
+            kind = "rollback"
+        elif decision.reason.name == "REBATCH":
+            kind = "batching"
+        elif decision.reason.name.startswith("QUALITY"):
+            kind = "version"
+        at_s = to_trace_time(decision.at_s, played.replay)
+        found.append(Marker(at_s=at_s, label=label, kind=kind))
     return tuple(found)
 
 
-def _kind(reason: Reason, action: dict[str, Any]) -> str:
-    """The marker's kind for the plot."""
-    if action["outcome"] != "applied":
-        return "rollback"
-    return "batching" if reason is Reason.REBATCH else "instances"
-
-
-def _meta(measured: Measured) -> ReportMeta:
-    """Where and how the figures were taken."""
-    scenario = measured.scenario
-    server = f"Triton {measured.triton_version} ({measured.triton_origin})"
-    return ReportMeta(
-        title="Conch demo: a step of load above what the static default carries",
-        hardware=f"{os.cpu_count()} cores {platform.machine()} {platform.system()}, no GPU used; "
-        f"{server}",
-        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        command=f"conch demo --seed {scenario.seed}",
-        notes=(
-            (
-                f"Model {scenario.model}, {scenario.sequence} tokens a request; "
-                f"SLO: p99 within {scenario.slo_s * 1e3:g} ms."
-            ),
-            (
-                "Static default: 1 instance, no dynamic batching, default threads. It carries "
-                f"{measured.capacity.rate_rps:.0f} req/s within the SLO; the step goes to "
-                f"{scenario.step_ratio:g} times that."
-            ),
-            (
-                "Both runs begin with that config, freshly loaded, on the same server, and get the "
-                "same arrivals. In the second one `conch control run` is started beside it."
-            ),
-            (
-                "An instance of the static default has as many threads as there are cores; under "
-                "control each has cores ÷ largest instance count. Instance-seconds do not show it."
-            ),
-            (
-                "Open loop: latency counts from the intended time of each request. "
-                "Client, server and control plane share the machine."
-            ),
-        ),
-    )
+def timeline(played: Played) -> tuple[TimelinePoint, ...]:
+    """The settings in force, clipped to the trace."""
+    first = settings_of(played.config)
+    points = [(0.0, first)]
+    for tick in played.ticks:
+        applied = codec.settings(tick["decision"]["applied"])
+        at_s = max(0.0, to_trace_time(tick["decision"]["at_s"], played.replay))
+        if applied is None or at_s > played.replay.duration_s:
+            continue
+        if at_s == 0.0:
+            points = []
+        points.append((at_s, applied))
+    found: list[TimelinePoint] = []
+    for at_s, settings in points:
+        point = TimelinePoint(
+            at_s=at_s,
+            instances=settings.instances,
+            max_batch_size=settings.largest_batch,
+            max_queue_delay_s=settings.max_queue_delay_s,
+        )
+        if not found or (point.instances, point.max_batch_size, point.max_queue_delay_s) != (
+            found[-1].instances,
+            found[-1].max_batch_size,
+            found[-1].max_queue_delay_s,
+        ):
+            found.append(point)
+    return tuple(found)

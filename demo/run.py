@@ -1,66 +1,34 @@
-"""The demo's steps in order: each is real, and each tells what it found."""
+"""The demo's steps in order: export, serve, measure, three acts. Each is real, and told."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from conch.errors import ConfigError, LoadError, ParityError
-from demo import contender, outcome
-from demo.contender import Watched
-from demo.scenario import Scenario, step_trace
+from conch.errors import ConfigError, ParityError
+from demo import acts, neighbours, outcome, page
+from demo.acts import Act
+from demo.neighbours import Attempt
+from demo.scenario import Carried, Scenario
+from demo.stage import Stage, Teller
 from export import pipeline
 from export.report import Report
-from perf import capacity
 from perf.inputs import make_inputs
-from perf.replay import Progress, ReplayTarget
-from perf.replay_result import ReplayResult
-from perf.traces import Trace
+from perf.replay import ReplayTarget
 from serving.client import TritonClient
-from serving.model_config import ModelConfig, static_default
 from serving.repository import Repository
 from serving.runtime.supervisor import TritonServer
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "minilm"
-
-T = TypeVar("T")
-
-
-class Teller(Protocol):
-    """Where the progress goes."""
-
-    def step(self, number: int, text: str) -> None:
-        """A step begins."""
-
-    def note(self, text: str) -> None:
-        """Something was found."""
-
-    def progress(self, seen: Progress) -> None:
-        """A replay is under way."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """Everything that the report is made of."""
-
-    scenario: Scenario
-    variants: Report
-    capacity: capacity.Capacity
-    trace: Trace
-    default: ReplayResult
-    conch: ReplayResult
-    ticks: list[dict[str, Any]]
-    controller_cpu_s: float
-    triton_version: str
-    triton_origin: str
+RECIPE = "versions.yaml"
 
 
 def run(out: Path, scenario: Scenario, teller: Teller) -> dict[str, Any]:
-    """Play the scenario; leaves result.json, report.html and the plots in ``out``.
+    """Play all; leaves result.json, report.html and the plots in ``out``.
 
     Returns:
         The content of ``result.json``.
@@ -68,146 +36,171 @@ def run(out: Path, scenario: Scenario, teller: Teller) -> dict[str, Any]:
     Raises:
         ConchError: whatever step failed; what was written before stays.
     """
-    if not (EXAMPLE / "recipe.yaml").is_file():
+    if not (EXAMPLE / RECIPE).is_file():
         raise ConfigError(
             f"demo: {EXAMPLE} is not there; the examples come with the source tree only.",
             hint="Run `make demo` in a clone of the project.",
         )
     out.mkdir(parents=True, exist_ok=True)
-    variants, repository = _export(out, scenario, teller)
-    teller.step(2, "serve it with a real Triton")
+    repository, qualities = _export(out, scenario, teller)
+    teller.step(2, "serve it with a real Triton, and measure what it answers")
     with TritonServer(repository.root, models=[scenario.model], name=f"demo-{os.getpid()}") as up:
         teller.note(f"Triton {up.binary.version} at {up.endpoint.grpc_url}")
         with TritonClient(up.endpoint.grpc_url, admin_key=up.endpoint.admin_key) as client:
-            measured = _measure(out, scenario, variants, repository, up, client, teller)
-    teller.step(6, "compare")
-    return outcome.write(out, measured)
+            return _play(_stage(out, scenario, repository, up, client, teller), qualities)
 
 
-def _export(out: Path, scenario: Scenario, teller: Teller) -> tuple[Report, Repository]:
-    """Step 1: the variants, verified and published into a repository of the demo's own."""
-    teller.step(1, "export all-MiniLM-L6-v2: fp32 and INT8, verified on real data")
+def _export(
+    out: Path, scenario: Scenario, teller: Teller
+) -> tuple[Repository, dict[str, dict[str, Any]]]:
+    """Step 1: the variants, verified and published as versions of one model; and their quality."""
+    teller.step(1, "export all-MiniLM-L6-v2 as two versions, fp32 and INT8, verified on real data")
     root = out / "model_repository"
     shutil.rmtree(root, ignore_errors=True)
-    report = pipeline.run(
-        EXAMPLE / "recipe.yaml",
-        repository=root,
-        work_dir=out / "export",
-        only=["fp32", "int8"],
-    )
-    served = [v for v in report.variants if v.published_name == scenario.model and v.accepted]
-    if not served:
+    report = pipeline.run(EXAMPLE / RECIPE, repository=root, work_dir=out / "export")
+    repository = Repository(root)
+    numbers = repository.versions(scenario.model) if scenario.model in repository.models() else []
+    if len(numbers) < 2:
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in report.variants)
         raise ParityError(
-            f"demo: {scenario.model} was not published ({reasons}).",
-            hint="Run `conch export run examples/minilm/recipe.yaml` and look at its gates.",
+            f"demo: {len(numbers)} versions of {scenario.model} were published ({reasons}).",
+            hint=f"Run `conch export run examples/minilm/{RECIPE}` and look at its gates.",
         )
-    for line in outcome.variant_lines(report):
-        teller.note(line)
-    return report, Repository(root)
+    found = {}
+    for number in numbers:
+        lineage = repository.lineage(scenario.model, number)
+        found[str(lineage["variant"])] = {"version": number, **_quality(report, lineage)}
+        teller.note(_words(str(lineage["variant"]), found[str(lineage["variant"])]))
+    return repository, found
 
 
-def _measure(
+def _quality(report: Report, lineage: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of a variant."""
+    (variant,) = [v for v in report.variants if v.name == lineage["variant"]]
+    task = (lineage.get("quality") or {}).get("task") or {}
+    return {
+        "size_mb": round(variant.size_bytes / 1e6, 1),
+        "cosine": variant.fidelity,
+        "spearman": task.get("value"),
+        "spearman_interval": task.get("interval"),
+    }
+
+
+def _words(name: str, quality: dict[str, Any]) -> str:
+    """One line of a variant."""
+    text = f"{name:5} version {quality['version']}  {quality['size_mb']:6.1f} MB"
+    if quality["cosine"] is not None:
+        text += f"  cosine {quality['cosine']:.4f}"
+    if quality["spearman"] is not None:
+        text += f"  Spearman {quality['spearman']:.4f}"
+    return text
+
+
+def _stage(
     out: Path,
     scenario: Scenario,
-    variants: Report,
     repository: Repository,
     server: TritonServer,
     client: TritonClient,
     teller: Teller,
-) -> Measured:
-    """Steps 3 to 5: what the default carries, then both contenders from the same start."""
-    default = static_default(repository.read_config(scenario.model))
-    reset = _resetter(repository, client, default)
-    reset()
-    inputs = make_inputs(default, shapes={"sequence": (scenario.sequence,)})
-    target = ReplayTarget(grpc_url=server.endpoint.grpc_url, model=scenario.model, inputs=inputs)
-
-    teller.step(3, "measure what Triton's static default carries")
-    carried = capacity.find_capacity(
-        target,
-        scenario.slo_s,
-        budget_s=scenario.capacity_budget_s,
-        on_probe=lambda p: teller.note(
-            f"{p.rate_rps:6.0f} req/s: p99 {p.p99_s * 1e3:6.0f} ms"
-            f"{'' if p.carried else '   too much'}"
-        ),
-    )
-    trace = step_trace(scenario, carried.rate_rps)
-    teller.note(f"it carries {carried.rate_rps:.0f} req/s; {trace.description}")
-
-    teller.step(4, f"replay {trace.count} requests against the static default")
-    default_run = _valid(
-        reset,
-        teller,
-        lambda: contender.run_replay(
-            trace, target, slo_s=scenario.slo_s, on_progress=teller.progress
-        ),
-    )
-    teller.step(5, "replay the same requests from the same start under `conch control run`")
-    conch_run, watched = _valid(
-        reset,
-        teller,
-        lambda: _controlled(out, scenario, server, repository, trace, target, teller),
-    )
-    return Measured(
+) -> Stage:
+    """The server with the model on it."""
+    published = repository.read_config(scenario.model)
+    inputs = make_inputs(published, shapes={"sequence": (scenario.sequence,)})
+    by_name = {
+        repository.lineage(scenario.model, n)["variant"]: n
+        for n in repository.versions(scenario.model)
+    }
+    return Stage(
+        out=out,
         scenario=scenario,
-        variants=variants,
-        capacity=carried,
-        trace=trace,
-        default=default_run,
-        conch=conch_run,
-        ticks=watched.ticks,
-        controller_cpu_s=watched.cpu_s,
-        triton_version=server.binary.version,
-        triton_origin=server.binary.origin,
+        server=server,
+        client=client,
+        repository=repository,
+        target=ReplayTarget(grpc_url=server.endpoint.grpc_url, model=scenario.model, inputs=inputs),
+        published=published,
+        best=by_name["fp32"],
+        cheap=by_name["int8"],
+        teller=teller,
     )
 
 
-def _controlled(
-    out: Path,
-    scenario: Scenario,
-    server: TritonServer,
-    repository: Repository,
-    trace: Trace,
-    target: ReplayTarget,
-    teller: Teller,
-) -> tuple[ReplayResult, Watched]:
-    """The replay with the control plane beside it, in a process of its own."""
-    with contender.controlled(
-        server.endpoint, EXAMPLE / "policy.yaml", repository.root, out / "control.log"
-    ) as watched:
-        result = contender.run_replay(
-            trace, target, slo_s=scenario.slo_s, on_progress=teller.progress
+def _play(stage: Stage, qualities: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Measure, play the acts, and write what they came to."""
+    scenario, teller = stage.scenario, stage.teller
+    carried = Carried(
+        default=stage.full_queue_rps(stage.default(stage.cheap)),
+        cheap=stage.full_queue_rps(stage.by_hand(stage.cheap)),
+        best=stage.full_queue_rps(stage.by_hand(stage.best)),
+    )
+    teller.note(
+        f"a full queue is answered at {carried.default:.0f} req/s by Triton's default (INT8), "
+        f"{carried.cheap:.0f} as set by hand, {carried.best:.0f} with fp32"
+    )
+    teller.step(
+        3, "act 1: nobody tuned it. The default, the best settings by hand, Conch from cold"
+    )
+    again = [True]
+    one = _attempted(lambda: acts.tuned(stage, carried), teller, again)
+    teller.step(4, "act 2: a rush that fp32 cannot carry. fp32 always, INT8 always, Conch")
+    if carried.faster < scenario.worth_it:
+        teller.note(
+            f"INT8 is only {carried.faster:.2f} times as fast as fp32 here, below "
+            f"{scenario.worth_it:g}: this machine has little to gain from it"
         )
-    for line in outcome.action_lines(watched.ticks, result):
-        teller.note(line)
-    return result, watched
+    two = _attempted(lambda: acts.rush(stage, carried), teller, again)
+    teller.step(5, "act 3: an instance dies, a broken config is pushed, the server dies")
+    three = [neighbours.attempt(lambda: acts.faults(stage, carried))]
+    teller.step(6, "what it came to")
+    chosen = [neighbours.chosen(attempts) for attempts in (one, two, three)]
+
+    def of_tuned(act: Act) -> dict[str, Any]:
+        return outcome.tuned(scenario, act)
+
+    def of_rush(act: Act) -> dict[str, Any]:
+        return outcome.rush(scenario, carried, act, best=stage.best)
+
+    result = {
+        "schema": 2,
+        "slo_ms": scenario.slo_s * 1e3,
+        "triton": {"version": stage.server.binary.version, "origin": stage.server.binary.origin},
+        "full_queue_rps": {
+            "default": round(carried.default, 1),
+            "int8": round(carried.cheap, 1),
+            "fp32": round(carried.best, 1),
+        },
+        "versions": qualities,
+        "attempts": [
+            line
+            for label, attempts, counted in zip(
+                ("act 1", "act 2", "act 3"), (one, two, three), chosen, strict=True
+            )
+            for line in outcome.attempt_lines(label, attempts, counted)
+        ],
+        "disturbed": any(attempt.disturbed for attempt in chosen),
+        "tuned": of_tuned(chosen[0].result),
+        "rush": of_rush(chosen[1].result),
+        "faults": outcome.faults(chosen[2].result),
+        "not_counted": [
+            tell(attempt.result)
+            for attempts, counted, tell in ((one, chosen[0], of_tuned), (two, chosen[1], of_rush))
+            for attempt in attempts
+            if attempt is not counted
+        ],
+    }
+    (stage.out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    page.write(stage, result, chosen[0].result, chosen[1].result)
+    return result
 
 
-def _valid(reset: Callable[[], None], teller: Teller, run_once: Callable[[], T]) -> T:
-    """A valid run from the start config; one that the machine spoilt is repeated once.
+def _attempted(play: Callable[[], Act], teller: Teller, again: list[bool]) -> list[Attempt[Act]]:
+    """The act, and once more where others disturbed it; one repeat for the whole demo.
 
-    Raises:
-        LoadError: when the replayer fell behind twice.
+    That is judged by what others used, before anybody looks at the outcome.
     """
-    reset()
-    try:
-        return run_once()
-    except LoadError as error:
-        teller.note(f"not valid, once more: {error.message}")
-        reset()
-        return run_once()
-
-
-def _resetter(
-    repository: Repository, client: TritonClient, config: ModelConfig
-) -> Callable[[], None]:
-    """Brings the start config into force: both contenders begin with it, freshly loaded."""
-
-    def reset() -> None:
-        repository.write_config(config.name, config, reason="demo: the static default")
-        client.unload(config.name)
-        client.load(config.name)
-
-    return reset
+    attempts = [neighbours.attempt(play)]
+    if attempts[0].disturbed and again:
+        again.clear()
+        teller.note(f"others used {attempts[0].others * 100:.0f} % of the CPU meanwhile: once more")
+        attempts.append(neighbours.attempt(play))
+    return attempts

@@ -1,14 +1,31 @@
-"""What the demo plays: a model, an SLO, and a step of load above what the default carries. Pure."""
+"""What the demo plays: the arrivals of its three acts, chosen by what was measured. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from perf import slo, traces
+from perf import traces
 from perf.traces import Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """What the settings answer with a full queue, requests/s: whatever the latency.
+
+    Attributes:
+        default: Triton's default, INT8.
+        cheap: the best settings by hand, INT8.
+        best: the same settings, fp32.
+    """
+
+    default: float
+    cheap: float
+    best: float
+
+    @property
+    def faster(self) -> float:
+        """How many times as many requests INT8 answers as fp32."""
+        return self.cheap / self.best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,51 +33,73 @@ class Scenario:
     """The demo's numbers.
 
     Attributes:
-        model: the published variant that is served.
+        model: the published model; its versions are the variants.
         sequence: tokens in each request.
         slo_s: on p99 latency.
-        step_ratio: the high load as a multiple of what the static default carries.
-        low_ratio: the low load, likewise.
-        low_s, high_s: how long each part of the step lasts.
-        capacity_budget_s: for measuring the static default.
         seed: of the arrivals.
-        recovery_s: after the step, in which requests may be late: it cannot be foreseen, and until
-            it is seen, an instance is loaded and the queue is drained nothing carries it.
-        attainment_goal: what the controlled run should reach outside of the recovery.
+        cold_s: from a cold start on, in which requests of act 1 are not compared.
+        tuned_low_s, tuned_high_s: lengths of act 1's step.
+        tuned_share: its high load as a share of what the best settings carry.
+        rush_after_s, rush_s, calm_s: act 2: before, in and after the rush.
+        rush_ratio: the rush as a multiple of what fp32 carries at any latency.
+        rush_most: and at most this share of what INT8 carries.
+        calm_ratio: the load outside of the rush, as a share of what fp32 carries.
+        recovery_s: after the beginning of a rush, in which requests may be late: it cannot be
+            foreseen.
+        worth_it: INT8 must be this many times as fast for act 2 to be a fair show.
+        faults_s: length of act 3; its load is ``faults_share`` of what the best settings carry.
+        not_worse: act 1: how far below the best settings the interval may reach.
+        attainment_goal, quality_goal: act 2: within the SLO outside of the recovery, and the share
+            of the seconds outside of the rush at full quality.
     """
 
-    model: str = "minilm_int8"
+    model: str = "minilm"
     sequence: int = 32
     slo_s: float = 0.15
-    step_ratio: float = 1.3
-    low_ratio: float = 0.4
-    low_s: float = 12.0
-    high_s: float = 45.0
-    capacity_budget_s: float = 26.0
-    seed: int = 20261121
-    recovery_s: float = 5.0
-    attainment_goal: float = 0.97
+    seed: int = 20261130
+    cold_s: float = 10.0
+    tuned_low_s: float = 4.0
+    tuned_high_s: float = 22.0
+    tuned_low_share: float = 0.3
+    tuned_share: float = 0.6
+    rush_after_s: float = 14.0
+    rush_s: float = 14.0
+    calm_s: float = 28.0
+    rush_ratio: float = 1.25
+    rush_most: float = 0.75
+    calm_ratio: float = 0.35
+    recovery_s: float = 3.0
+    worth_it: float = 1.3
+    faults_s: float = 40.0
+    faults_share: float = 0.15
+    not_worse: float = 0.01
+    attainment_goal: float = 0.99
+    quality_goal: float = 0.9
+
+    @property
+    def rush(self) -> tuple[float, float]:
+        """When the rush begins and ends, s."""
+        return self.rush_after_s, self.rush_after_s + self.rush_s
 
 
-def settled_attainment(
-    intended_s: NDArray[np.float64], latency_s: NDArray[np.float64], scenario: Scenario
-) -> float:
-    """Share (0 to 1) of the requests outside of the recovery that were within the SLO.
-
-    Args:
-        intended_s: float64 [n], seconds from the start of the trace.
-        latency_s: float64 [n], seconds; inf where there was no good answer.
-        scenario: says when the step is and how long the recovery may take.
-    """
-    after_step_s = intended_s - scenario.low_s
-    settled = (after_step_s < 0.0) | (after_step_s >= scenario.recovery_s)
-    return slo.slo_attainment(latency_s[settled], scenario.slo_s)
+def tuned_trace(scenario: Scenario, carried: Carried, *, seed: int) -> Trace:
+    """Act 1: low, then what well-set settings carry with a reserve."""
+    low = scenario.tuned_low_share * scenario.tuned_share * carried.cheap
+    high = scenario.tuned_share * carried.cheap
+    levels = ((low, scenario.tuned_low_s), (high, scenario.tuned_high_s))
+    return traces.steps(levels, seed=seed)
 
 
-def step_trace(scenario: Scenario, capacity_rps: float) -> Trace:
-    """Poisson arrivals at low → high → low, as multiples of the measured capacity."""
-    low, high = scenario.low_ratio * capacity_rps, scenario.step_ratio * capacity_rps
-    return traces.steps(
-        ((low, scenario.low_s), (high, scenario.high_s), (low, scenario.low_s)),
-        seed=scenario.seed,
-    )
+def rush_trace(scenario: Scenario, carried: Carried) -> Trace:
+    """Act 2: calm, a rush beyond what fp32 carries, calm."""
+    calm = scenario.calm_ratio * carried.best
+    rush = min(scenario.rush_ratio * carried.best, scenario.rush_most * carried.cheap)
+    rush = max(rush, calm)
+    levels = ((calm, scenario.rush_after_s), (rush, scenario.rush_s), (calm, scenario.calm_s))
+    return traces.steps(levels, seed=scenario.seed)
+
+
+def faults_trace(scenario: Scenario, carried: Carried) -> Trace:
+    """Act 3: a light load."""
+    rate = scenario.faults_share * carried.cheap
+    return traces.poisson(rate, scenario.faults_s, seed=scenario.seed)

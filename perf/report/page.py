@@ -95,8 +95,8 @@ def write_report(
         figures=[
             {
                 "alt": _ALT[kind],
-                "light": _data_uri(pictures[kind, "light"]),
-                "dark": _data_uri(pictures[kind, "dark"]),
+                "light": data_uri(pictures[kind, "light"]),
+                "dark": data_uri(pictures[kind, "dark"]),
             }
             for kind in ("latency", "load", "settings")
         ],
@@ -183,5 +183,6 @@ def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[object]]
     return path
 
 
-def _data_uri(path: Path) -> str:
+def data_uri(path: Path) -> str:
+    """The picture for a page that stands alone."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -33,7 +33,7 @@ CHEAPER = 0.9
 """A version that was seen must take less than this share of the time to be changed to."""
 AS_DEAR = 0.97
 """The version in force goes when it takes this share of the time of a better one, or more."""
-LOADS_KEPT = 5.0
+LOADS_KEPT = 3.0
 """A better version must have carried the load for this many loading times to come back."""
 TO_SPARE = 1.05
 """A better version must carry this many times the load to come back."""
