@@ -13,6 +13,7 @@ from cli.output import echo, to_json
 from cli.perf_ablation import ablation
 from cli.perf_actuator import actuator
 from cli.perf_control_bench import control_bench
+from cli.perf_hindsight import hindsight
 from cli.perf_never_worse import never_worse
 from cli.perf_queue_model import queue_model
 from cli.perf_scale import budget, scale
@@ -115,6 +116,7 @@ def backend(
 
 
 bench.add_command(ablation)
+bench.add_command(hindsight)
 bench.add_command(actuator)
 bench.add_command(queue_model)
 bench.add_command(control_bench)

@@ -81,7 +81,7 @@ def test_whatever_comes_the_desired_count_is_within_bounds(
 # --- constant load settles and stays ---
 
 
-@pytest.mark.parametrize("rate_rps", [3.0, 150.0, 620.0, 1900.0])
+@pytest.mark.parametrize("rate_rps", [3.0, 150.0, 620.0, 1850.0])
 def test_a_constant_load_settles_and_stays(rate_rps: float) -> None:
     """Poisson noise, ten minutes after the first two: few changes, and no to and fro."""
     rng = np.random.default_rng(7)
@@ -96,6 +96,18 @@ def test_a_constant_load_settles_and_stays(rate_rps: float) -> None:
     carried = life.applied.instances * 8 / TRUE.of(8)
     assert carried >= rate_rps
     assert (life.applied.instances - 2) * 8 / TRUE.of(8) < rate_rps  # at most one to spare
+
+
+def test_a_load_at_the_capacity_of_a_count_changes_no_more_often_than_that_pays() -> None:
+    """Three carry 1,902/s just so: the fourth comes and goes, held for 45 s each time or more."""
+    rng = np.random.default_rng(7)
+    life = Life(rule=rule_named("conch"), applied=story.settings(3))
+    life.lasts(rng.poisson(1900.0, 720).tolist())
+    counts = [d.desired.instances for d in life.changes if d.desired]
+    assert set(counts) <= {3, 4}
+    ups = [d.at_s for d in life.changes if d.desired and d.desired.instances == 4]
+    downs = [d.at_s for d in life.changes if d.desired and d.desired.instances == 3]
+    assert all(down_s - up_s >= 45.0 for up_s, down_s in zip(ups, downs, strict=False))
 
 
 # --- more load never gives fewer instances ---

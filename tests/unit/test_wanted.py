@@ -121,7 +121,7 @@ def test_a_controller_that_begins_anew_under_load_shrinks_nothing() -> None:
         state=ControlState.restored(changes=(), learnt={}, at_s=before.at_s),
         counters=before.counters,
         statistics=before.statistics,
-    ).passes(30, load_rps=100)
+    ).passes(14, load_rps=100)
     assert after.changes == []
     assert after.decisions[0].reason is Reason.HOLD_NO_DATA
 

@@ -8,7 +8,6 @@ Proposers and guard read it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from control.core.load import demand as demands
@@ -165,15 +164,14 @@ def _remember(state: ControlState, at_s: float, want: Wanted, cap: int | None) -
     since_s = at_s if state.short_since_s is None else state.short_since_s
     return replace(
         state,
-        sure_loads=_remembered(state.sure_loads, at_s, want.sure_rps, math.floor),
-        likely_loads=_remembered(state.likely_loads, at_s, want.likely_rps, math.ceil),
+        loads=_remembered(state.loads, at_s, want.called_rps),
         peak_rps=max(state.peak_rps, want.demand.load_rps),
         short_since_s=since_s if short else None,
     )
 
 
-def _remembered(loads: Loads, at_s: float, rps: float, rounded: Callable[[float], int]) -> Loads:
+def _remembered(loads: Loads, at_s: float, rps: float) -> Loads:
     """The loads with the newest, rounded; of earlier ones only those that were greater."""
     if rps > 0.0:
-        rps = math.exp(rounded(math.log(rps) / ALIKE) * ALIKE)
+        rps = math.exp(math.floor(math.log(rps) / ALIKE) * ALIKE)
     return (*(load for load in loads if load[1] > rps), (at_s, rps))

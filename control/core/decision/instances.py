@@ -73,12 +73,12 @@ def _waits_for_share(facts: Facts, need: NeedFacts) -> bool:
 
 
 def _was_idle(facts: Facts, need: NeedFacts) -> bool:
-    """Whether the count in force was watched for as long as an idle one is held.
+    """Whether the count in force was watched for as long as its idle instances are held.
 
     Before the first look somebody may have needed them all.
     """
     want, at_s = need.want, facts.seen.at_s
     carried_rps = want.capacities[facts.applied.instances]
     held_s = held_for_s(need.known.policy, carried_rps, load_s=want.load_s)
-    watched_s = at_s - (facts.state.started_s or at_s)
-    return watched_s >= held_s and facts.state.looks >= LEAST_LOOKS
+    idle_s = (facts.applied.instances - want.goal) * (at_s - (facts.state.started_s or at_s))
+    return idle_s >= held_s and facts.state.looks >= LEAST_LOOKS

@@ -93,8 +93,8 @@ class ControlState:
         last: the newest look.
         intervals: trusted ones, newest last.
         learnt: service times.
-        sure_loads, likely_loads: (at_s, requests/s), the newest last, each until as much came
-            again: what the load was at least, and what it may well have been.
+        loads: (at_s, requests/s), the newest last: what instances were needed for, each until as
+            much came again.
         changes: what was tried in the last hour, newest last.
         settings_since_s: since when the batching settings in force are the same.
         planned_s: when the batching was planned last.
@@ -119,8 +119,7 @@ class ControlState:
     last: Observation | None = None
     intervals: tuple[Interval, ...] = ()
     learnt: Learnt = field(default_factory=Learnt)
-    sure_loads: Loads = ()
-    likely_loads: Loads = ()
+    loads: Loads = ()
     changes: tuple[Applied, ...] = ()
     settings_since_s: float = 0.0
     planned_s: float = 0.0
@@ -224,8 +223,7 @@ class ControlState:
                 at_s=seen.at_s,
                 fill_s=policy.watch_s,
             ),
-            sure_loads=() if gap else self.sure_loads,
-            likely_loads=() if gap else self.likely_loads,
+            loads=() if gap else self.loads,
             settings_since_s=since_s,
             changes=tuple(c for c in self.changes if seen.at_s - 3600.0 < c.at_s <= seen.at_s),
             safety=self.safety.absorb(

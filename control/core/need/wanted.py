@@ -4,10 +4,11 @@ Theory of operation. Where idle instances cost nothing, the goal is the most tha
 capacity: nobody else has a use for them, and each is room for a load that nobody foresaw. Where the
 owner named no most, they are added up to ``RESERVE`` times the highest load on record. Nothing is
 given up for quiet.
-Where the policy has an ``idle_cost``, an instance is held until what it cost while nobody needed it
-equals what loading it again would cost in late requests. This break-even rule costs at most twice
-the best release times in hindsight (ski rental; Karlin et al., *Competitive Randomized Algorithms
-for Nonuniform Problems*, 1994, the deterministic case).
+Where the policy has an ``idle_cost``, instances are held until what they cost while nobody needed
+them equals what loading them again would cost in late requests. This is the break-even rule of ski
+rental (Karlin et al., *Competitive Randomized Algorithms for Nonuniform Problems*, 1994, the
+deterministic case): at most twice the best release times in hindsight where the same count is
+needed again. ``conch perf bench hindsight`` measures it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Wanted:
         need_rps: what the capacity must be.
         capacities: Λ by instance count.
         needed: the fewest instances that carry the need.
-        sure_rps, likely_rps: the load that is remembered: at least, and as far as it may well be.
+        called_rps: the load that is remembered: what instances were needed for.
         hold: the most that were needed while holding them was the cheaper way.
         goal: the instances to have.
         load_s: how long an instance takes to load.
@@ -59,8 +60,7 @@ class Wanted:
     need_rps: float
     capacities: dict[int, float]
     needed: int
-    sure_rps: float
-    likely_rps: float
+    called_rps: float
     hold: int
     goal: int
     load_s: float
@@ -102,30 +102,20 @@ def wanted(
     if panic:  # what waits is evidence of a greater load: its mean counts, not its lower bound
         need_rps = max(need_rps, demand.fast_rps)
     needed = fewest(capacities, need_rps)
-    sure_rps, likely_rps = demand.load_rps, max(demand.likely_rps, demand.stable_rps)
     if panic:  # more instances never hurt a backlog as long as they add capacity at all
         needed = max(needed, applied.instances)
-        sure_rps, likely_rps = need_rps, max(likely_rps, capacities[needed])  # nor fewer enough
-
-    def pays(loads: Loads, now_rps: float) -> int:
-        counts = [fewest(capacities, now_rps)]
-        for loaded_s, load_rps in loads:
-            count = fewest(capacities, load_rps)
-            if at_s - loaded_s < held_for_s(policy, capacities[count], load_s=load_s):
-                counts.append(count)
-        return max(counts)
-
-    # What surely was needed is had; what may well have been is not given back.
-    kept = min(applied.instances, pays(state.likely_loads, likely_rps))
-    hold = max(pays(state.sure_loads, sure_rps), kept)
+    called_rps = need_rps
+    if panic or needed > applied.instances:
+        called_rps = _only_rps(capacities, needed)
+    loads = (*state.loads, (at_s, called_rps))
+    hold = _hold(loads, capacities, policy, load_s=load_s)
     goal = max(needed, _goal(state, applied, capacities, hold, policy))
     return Wanted(
         demand=demand,
         need_rps=need_rps,
         capacities=capacities,
         needed=needed,
-        sure_rps=sure_rps,
-        likely_rps=likely_rps,
+        called_rps=called_rps,
         hold=hold,
         goal=goal,
         load_s=load_s,
@@ -136,20 +126,46 @@ def wanted(
     )
 
 
-def held_for_s(policy: Policy, carried_rps: float, *, load_s: float) -> float:
-    """For how long an instance is held that nobody needs.
+def _hold(loads: Loads, capacities: dict[int, float], policy: Policy, *, load_s: float) -> int:
+    """The most instances that were needed while holding them was the cheaper way.
 
-    Until it has cost as much as the requests that come while it is loaded again: all of those are
-    late, as they wait in one queue.
+    Each count is held until all idle instances up to it have cost as much as loading it again: a
+    jump by three instances is late once, and three that wait for it cost three times as much.
+    """
+    at_s, called_rps = loads[-1]
+    hold = reached = fewest(capacities, called_rps)
+    idle_s = 0.0
+    for loaded_s, load_rps in reversed(loads):
+        count = fewest(capacities, load_rps)
+        if count > reached:
+            idle_s += (count - reached) * (at_s - loaded_s)
+            reached = count
+            spent_s = idle_s if policy.idle_cost > 0.0 else at_s - loaded_s
+            if spent_s < held_for_s(policy, capacities[count], load_s=load_s):
+                hold = count
+    return hold
+
+
+def _only_rps(capacities: dict[int, float], count: int) -> float:
+    """A load that this count carries and fewer do not, whatever is learnt of them next: halfway."""
+    fewer_rps = max((rps for fewer, rps in capacities.items() if fewer < count), default=0.0)
+    return (fewer_rps + capacities[count]) / 2
+
+
+def held_for_s(policy: Policy, carried_rps: float, *, load_s: float) -> float:
+    """For how many instance-seconds instances are held that nobody needs.
+
+    Until they have cost as much as the requests that come while they are loaded again: all of
+    those are late, as they wait in one queue, however many instances load side by side.
 
     Args:
         policy: its ``idle_cost``.
-        carried_rps: what comes when it is needed again: Λ of its count.
+        carried_rps: what comes when they are needed again: Λ of the count that they make up.
         load_s: how long an instance takes to load.
 
     Example:
         100 late requests an instance-hour, 50 req/s, 3 s to load: 5 s · 50 = 250 late requests, as
-        much as 2.5 hours idle.
+        much as one instance idle for 2.5 hours.
     """
     if policy.idle_cost <= 0.0:
         return RECENT_S

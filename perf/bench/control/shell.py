@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,6 +55,7 @@ def simulate(
     actuation: Actuation | None = None,
     tick_s: float = TICK_S,
     label: str = "",
+    on_look: Callable[[float, Decision], None] | None = None,
 ) -> ControlRun:
     """Play the scenario under the rule; what happens in each tick is in ``ControlLoop``'s order.
 
@@ -65,6 +67,7 @@ def simulate(
         actuation: how long changes take; as measured where None.
         tick_s: between two looks.
         label: of the rule with its options; its name where empty.
+        on_look: told of each look's time on the trace's axis, and what was decided.
     """
     arrival_s = scenario.arrival_s
     server = SimulatedServer(
@@ -91,6 +94,8 @@ def simulate(
             acting = None
         decision = core.step(Looked(seen=server.observe(now_s)))
         assert decision is not None  # a look is always answered
+        if on_look:
+            on_look(now_s, decision)
         p99_s = decision.terms.get("expected_p99_s")
         if p99_s is not None and now_s >= 0:
             expected.append((now_s, p99_s))
