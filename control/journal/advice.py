@@ -29,7 +29,7 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
         Reason.SCALE_UP_LOAD: (
             "Nothing. It is an in-place change of the instance count, or a reload where arrivals "
             "would be late for a shorter time that way: see "
-            "[the control loop](../explanation/control-loop.md#which-way)."
+            "[in place, or by a second copy](../explanation/loop/second-copy.md)."
         ),
         Reason.SCALE_UP_BACKLOG: (
             "Nothing. It is mostly a reload, as arrivals wait behind the backlog after a change in "
@@ -73,8 +73,8 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
         Reason.CACHE_SWITCH: "Nothing. `response_cache: false` in the policy forbids it.",
         Reason.ROLLBACK: (
             "Nothing at once: the last good settings come back, and those are not tried again for "
-            "10 minutes. See [the guard](../explanation/guard.md) for what is worse; when it "
-            "comes often, `rebatch: false` keeps the batching as it is."
+            "10 minutes. See [judgement](../explanation/loop/judgement.md) for what is worse; when "
+            "it comes often, `rebatch: false` keeps the batching as it is."
         ),
         Reason.REBATCH: (
             "Nothing. `plan_gain` in its terms says what was expected of it. `rebatch: false` in "

@@ -133,6 +133,22 @@ def test_links_of_a_page_lead_to_files(page: Path):
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
+def headings(page: Path) -> set[str]:
+    """The anchors that a renderer makes of a page's headings."""
+    lines = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_anchors_that_a_page_links_to_are_headings(page: Path):
+    """A link into the middle of a page ends there, and not at its top."""
+    links = [t for t in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in t]
+    parts = [(t.partition("#")[0], t.partition("#")[2]) for t in links if "#" in t]
+    targets = [(page.parent / path if path else page, anchor) for path, anchor in parts]
+    lost = [(t.name, a) for t, a in targets if t.suffix == ".md" and a not in headings(t)]
+    assert lost == []
+
+
 def test_readme_links_every_page():
     """Nobody has to search the tree for a page."""
     linked = {

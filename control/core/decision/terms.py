@@ -1,4 +1,4 @@
-"""The numbers behind a decision, by the names that docs/explanation/control-loop.md explains.
+"""The numbers behind a decision, by the names that docs/explanation/loop/terms.md explains.
 
 They are made last, for people: nothing reads them back.
 """

@@ -5,7 +5,7 @@ makes every batch of a second slow together. A queue model whose batches scatter
 that out, and a count just below its capacity then falls behind for a second, and its queue stays.
 So each second's work is compared with what batches of the same sizes and settings took until then;
 the capacity is that of a machine slower by ``Z`` mean deviations. Of MiniLM on two shared cores one
-second deviates by 8 to 11 %, of an emulated accelerator by 1 %: docs/explanation/control-loop.md.
+second deviates by 8 to 11 %, of an emulated accelerator by 1 %: docs/explanation/loop/service.md.
 """
 
 from __future__ import annotations
