@@ -162,6 +162,7 @@ class ControlState:
             applied=seen.applied,
             refused_rows=self.safety.refused_rows,
             waits=self.cpu.waits,
+            trusted=self.learnt.trusted_up_to(seen.threads, None) if self.cpu.waits else 0,
         )
 
     def absorb(self, seen: Observation, policy: Policy, *, keep_s: float = 0.0) -> ControlState:
@@ -368,12 +369,15 @@ class ControlState:
             return self.learnt
         if self.changes and new.start_s < self.changes[-1].at_s + policy.settle_s:
             return self.learnt
-        if new.old_copy_works:  # on the cores or the device of this one
+        count, threads = new.instances, new.threads
+        if new.old_copy_works and not self.learnt.foresaw(
+            new.statistics, instances=count, threads=threads, cores=policy.cores
+        ):  # on the cores or the device of this one
             return self.learnt
         return self.learnt.absorb(
             new.statistics,
-            instances=new.instances,
-            threads=new.threads,
+            instances=count,
+            threads=threads,
             span_s=new.end_s - new.start_s,
             loading=self.in_flight is not None,
         )
