@@ -18,10 +18,10 @@ from tests.integration.load import replaying
 
 pytestmark = pytest.mark.alone
 
-MODEL = EmulatedModel(alpha_s=0.008, beta_s=0.032, load_s=1.0)
+MODEL = EmulatedModel(alpha_s=0.008, beta_s=0.032, load_s=3.0)
 """One instance carries 83/s, and its CPU is idle meanwhile."""
 RATE_RPS = 200.0
-AT_MOST_S = 60.0
+AT_MOST_S = 70.0
 
 
 def test_a_model_that_waits_has_twice_what_its_load_needs_soon(
@@ -54,4 +54,4 @@ def test_a_model_that_waits_has_twice_what_its_load_needs_soon(
     ):
         loop.run(tick_s=0.5, stop=stop, duration_s=AT_MOST_S, on_tick=saw)
     assert seen[-1][1] >= 5, seen
-    assert seen[-1][0] - seen[0][0] < 30.0, seen
+    assert seen[-1][0] - seen[0][0] < 35.0, seen

@@ -156,13 +156,14 @@ class ControlState:
 
     def bounded(self, seen: Observation, policy: Policy) -> Policy:
         """The policy with the bounds that nobody wrote, and what the model refuses."""
+        grows = self.cpu.waits and policy.unwritten
         return effective(
             policy,
             owner=self.owner,
             applied=seen.applied,
             refused_rows=self.safety.refused_rows,
             waits=self.cpu.waits,
-            trusted=self.learnt.trusted_up_to(seen.threads, None) if self.cpu.waits else 0,
+            trusted=self.learnt.trusted_up_to(seen.threads, None) if grows else 0,
         )
 
     def absorb(self, seen: Observation, policy: Policy, *, keep_s: float = 0.0) -> ControlState:
