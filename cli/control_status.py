@@ -105,6 +105,7 @@ def status(repository: Path | None, as_json: bool) -> None:
             "desired": codec.plain(entry.decision.desired),
             "applied": codec.plain(entry.decision.applied),
             "offered_rps": round(entry.decision.terms.get("fast_rps", 0.0), 1),
+            "kept_by_refusing": explain.kept_by_refusing(entry.decision, entry.observation),
             "actions": sum(1 for action in actions if action.model == entry.model),
             "unfinished_actions": sum(
                 1 for a in actions if a.model == entry.model and a.ended_at_s is None
@@ -134,6 +135,9 @@ def status(repository: Path | None, as_json: bool) -> None:
     for entry in latest:
         if entry.observation.edited:
             echo(explain.edited(entry.model), err=True)
+        kept = explain.kept_by_refusing(entry.decision, entry.observation)
+        if kept is not None:
+            echo(f"{entry.model}: {explain.refusing(kept)}", err=True)
     echo("Next: conch control explain MODEL", err=True)
 
 

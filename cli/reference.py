@@ -157,6 +157,7 @@ def _type(field: FieldInfo) -> str:
     if _is_duration(field):
         return "duration"
     kinds: dict[object, str] = {float: "number", bool: "flag", str | None: "text"}
+    kinds |= {bool | str | None: "flag or text"}
     kinds |= {int: "whole number", int | None: "whole number"}
     bounds = []
     for limit in field.metadata:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import structlog
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from conch import config_file
 from conch.config_file import FileModel
@@ -23,6 +23,8 @@ from control.core.types import MAX_BATCH_SIZE, MAX_INSTANCES, MIN_INSTANCES, MOS
 
 log = structlog.get_logger()
 
+INPUT_FILES = (".npz", ".json")
+"""What real inputs for `calibrate` may be given as."""
 BOUNDS = (MIN_INSTANCES, MAX_INSTANCES, MAX_BATCH_SIZE)
 RETIRED: Mapping[str, str] = MappingProxyType(
     {
@@ -73,11 +75,13 @@ class ModelPolicy(FileModel):
         "`refuse` has Triton refuse it once it has waited too long, which keeps an overload from "
         "making all others late. A queue policy of your own is kept.",
     )
-    calibrate: bool | None = Field(
+    calibrate: bool | str | None = Field(
         None,
         description="Whether full batches may be sent to measure how long they take, as at most "
         "5 % of the device's work; default: where the config has a `model_warmup` to take inputs "
-        "from. `true`: also of ones, and to Python models; `false`: never.",
+        "from. A path, from this file on, of an `.npz` or `.json` with some real rows by input "
+        "name (`[rows, *dims]`): of these, also to Python models. `true`: also of ones, and to "
+        "Python models; `false`: never.",
     )
     idle_cost: float = Field(
         0.0,
@@ -124,6 +128,14 @@ class ModelPolicy(FileModel):
         default_factory=dict, description="Options of the rule, by name."
     )
 
+    @field_validator("calibrate", mode="before")
+    @classmethod
+    def _inputs(cls, value: Any) -> Any:
+        is_file = isinstance(value, str) and value.endswith(INPUT_FILES)
+        if value is None or isinstance(value, bool) or is_file:
+            return value
+        raise ValueError(f"must be true, false or the path of a {' or '.join(INPUT_FILES)} file")
+
     @model_validator(mode="after")
     def _bounds(self) -> ModelPolicy:
         least, most = self.min_instances, self.max_instances
@@ -163,7 +175,7 @@ class ModelPolicy(FileModel):
             blocked_s=self.blocked,
             rebatch=self.rebatch,
             refuse_late=self.late == "refuse",
-            calibrate=self.calibrate,
+            calibrate=True if isinstance(self.calibrate, str) else self.calibrate,
             reloads_per_hour=self.reloads_per_hour,
             copies_per_hour=self.copies_per_hour,
             slo_target_fraction=self.target,
@@ -253,6 +265,11 @@ class PolicyFile(FileModel):
         typed = section.typed(cores=cores or os.cpu_count() or 1)
         return replace(typed, stale_s=max(typed.stale_s, 3 * self.tick))
 
+    def inputs_of(self, name: str) -> Path | None:
+        """The file of real inputs that a model is measured with; None where none is named."""
+        named = self.models.get(name, self.defaults).calibrate
+        return Path(named) if isinstance(named, str) else None
+
     def rule_of(self, name: str) -> Rule:
         """Who decides for a model.
 
@@ -285,9 +302,17 @@ def _without_retired(data: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def load(path: Path) -> PolicyFile:
-    """The policy in ``path``.
+    """The policy in ``path``; files that it names are found from its folder on.
 
     Raises:
         ConfigError: with every fault, its line and a suggestion.
     """
-    return config_file.load(path, PolicyFile)
+    policy = config_file.load(path, PolicyFile)
+
+    def found(section: ModelPolicy) -> ModelPolicy:
+        if not isinstance(section.calibrate, str):
+            return section
+        return section.model_copy(update={"calibrate": str(path.parent / section.calibrate)})
+
+    models = {name: found(section) for name, section in policy.models.items()}
+    return policy.model_copy(update={"defaults": found(policy.defaults), "models": models})

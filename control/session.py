@@ -13,9 +13,10 @@ import structlog
 
 from conch.errors import ConfigError, TritonUnavailable
 from control import freeze
-from control.act import jobs
+from control.act import calibration_inputs, jobs
 from control.act.actuator import Actuator
 from control.act.baseline import Baseline
+from control.act.calibration_inputs import GivenInputs
 from control.act.calibrator import Calibrator
 from control.act.healer import Healer
 from control.act.probation import Probation
@@ -80,7 +81,8 @@ def session(
     ``wait`` and ``stop`` are those of ``sole_writer``.
 
     Raises:
-        ConfigError: when the policy names a model that is not there, or none can be controlled.
+        ConfigError: when the policy names a model that is not there, or inputs that do not fit it,
+            or none can be controlled.
         RepositoryError: when another active loop runs.
         TritonUnavailable: when the server does not answer.
     """
@@ -103,6 +105,7 @@ def session(
             _adopt(repository, probation, client, stop)
             found = roster(policy, repository, client)  # it may have waited for long
         names = list(found.policies)
+        given = _given_inputs(policy, names, client)
         for name, reason in found.left_out.items():
             log.info("model.left_out", model=name, reason=reason)
         trouble = OnTrouble.BEGIN_ANEW if mode is Mode.ACTIVE else OnTrouble.IN_MEMORY
@@ -111,7 +114,7 @@ def session(
         calibrator = None
         if mode is Mode.ACTIVE:
             healer = stack.enter_context(_healer(endpoint, repository))
-            calibrator = Calibrator(client, repository.root, found.policies)
+            calibrator = Calibrator(client, repository.root, found.policies, given=given)
         loop = ControlLoop(
             policies=found.policies,
             rules={name: policy.rule_of(name) for name in names},
@@ -219,6 +222,23 @@ def _pid_of(endpoint: Endpoint) -> int | None:
     """The process of a local server that answers there now."""
     now = (one for one in endpoints.running() if one.grpc_url == endpoint.grpc_url)
     return next((one.pid for one in now), endpoint.pid)
+
+
+def _given_inputs(
+    policy: PolicyFile, names: list[str], client: TritonClient
+) -> dict[str, GivenInputs]:
+    """The inputs that the policy names, of models that are measured in batches.
+
+    Raises:
+        ConfigError: for a file that cannot be read, or does not fit the model's config.
+    """
+    given = {}
+    for name in names:
+        path = policy.inputs_of(name)
+        if path is not None and (config := client.config(name)).max_batch_size > 1:
+            given[name] = calibration_inputs.read(path)
+            given[name].fitting(config)
+    return given
 
 
 def _anybody() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conch.errors import ConfigError, RepositoryError
 from conch.names import model_name
-from serving import atomic, engines, folders, hazards
+from serving import atomic, engines, folders, hazards, queue_limit
 from serving.model_config import ModelConfig
 from serving.repository import CONFIG, LINEAGE, STATE_DIR, Repository
 
@@ -95,7 +95,7 @@ def _check_model(repository: Repository, name: str) -> Iterator[Finding]:
             yield finding
         for message in _changed_files(folder):
             yield fault(f"version {version}: {message}")
-    for message in _implicit(config):
+    for message in [*_implicit(config), *_stalls(config)]:
         yield Finding(model=name, severity=Severity.WARNING, message=message)
     for stray in _stray_files(repository.root / name):
         yield Finding(
@@ -149,6 +149,17 @@ def _implicit(config: ModelConfig) -> Iterator[str]:
         yield "neither backend nor platform; Triton guesses it from file names"
     if not config.input or not config.output:
         yield "inputs or outputs are missing; Triton must complete them from the model"
+
+
+def _stalls(config: ModelConfig) -> Iterator[str]:
+    """What stops serving after minutes of traffic."""
+    if queue_limit.loses_instances(config):
+        yield (
+            f"a queue timeout and max_queue_delay_microseconds "
+            f"{config.dynamic_batching.max_queue_delay_microseconds}: with both, Triton before "
+            "26.08 lets instances idle while requests wait, until a reload (server#8870); "
+            "set the delay to 0"
+        )
 
 
 def _changed_files(folder: Path) -> Iterator[str]:

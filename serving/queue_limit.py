@@ -42,3 +42,15 @@ def may_refuse(config: ModelConfig) -> bool:
     return refused_after_us(config) is not None and not (
         policy.allow_timeout_override or policy.max_queue_size
     )
+
+
+def loses_instances(config: ModelConfig) -> bool:
+    """Whether Triton before 26.08 leaves more and more instances idle while requests wait.
+
+    With a timeout it counts which instances are free, and batches that it joins while they wait out
+    a delay are counted twice (server#8870). Only a reload sets that right.
+    """
+    batching = config.dynamic_batching
+    policies = [batching.default_queue_policy, *batching.priority_queue_policy.values()]
+    timeout = any(policy.default_timeout_microseconds for policy in policies)
+    return timeout and batching.max_queue_delay_microseconds > 0

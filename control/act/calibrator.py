@@ -5,9 +5,10 @@ of a batch of sixteen. So single requests of as many rows are sent through the r
 time, with pauses so that they take ``SHARE`` of the device: the largest batch first, then half as
 large while one takes more than half the SLO, and one row. What was sent is told with each look, so
 that it is taken off the load.
-Only inputs that are known to be like real ones are used: those of the config's ``model_warmup``. A
-model of sequences, a decoupled one and a Python model of its owner are never asked, unless the
-policy says ``calibrate: true``; ones then stand in where there is no warm-up.
+Only inputs that are known to be like real ones are used: those that the policy names, else those of
+the config's ``model_warmup``. A model of sequences, a decoupled one and a Python model of its owner
+are never asked, unless the policy says ``calibrate: true`` or names inputs; ones then stand in
+where there are no others.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tritonclient.utils import triton_to_np_dtype
 
 from conch.errors import ConchError
 from control.act import jobs
+from control.act.calibration_inputs import GivenInputs, Inputs, batch_of
 from control.core.types import Observation, Own, Policy
 from serving import probe
 from serving.client import TritonClient
@@ -44,8 +46,6 @@ MOST_S = 3.0
 DEADLINE_S = 10.0
 MOST_BYTES = 64 * 2**20
 """A batch of more input than this is not sent: it would cost more than it tells."""
-
-Inputs = dict[str, NDArray[Any]]
 
 
 @dataclass(slots=True)
@@ -75,6 +75,7 @@ class Calibrator:
         folder: Path,
         policies: Mapping[str, Policy],
         *,
+        given: Mapping[str, GivenInputs] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -84,12 +85,14 @@ class Calibrator:
             client: of the server.
             folder: of the repository, for the files of warm-ups.
             policies: of the models.
+            given: inputs of the owner's, by model.
             sleep: waits for so many seconds.
             clock: monotonic, s.
         """
         self._client = client
         self._folder = folder
         self._policies = policies
+        self._given = given or {}
         self._sleep = sleep
         self._clock = clock
         self._models = {name: _Model() for name in policies}
@@ -135,7 +138,12 @@ class Calibrator:
         state, policy = self._models[model], self._policies[model]
         try:
             config = self._client.config(model)
-            made = inputs_of(config, self._folder / model, rows=1, made_up=policy.calibrate is True)
+            given = self._given.get(model)
+            if given is not None:
+                made: Inputs | None = given.fitting(config)
+            else:
+                made_up = policy.calibrate is True
+                made = inputs_of(config, self._folder / model, rows=1, made_up=made_up)
             if made is None:
                 return
             self._sizes(config, made, policy, threads)
@@ -146,16 +154,16 @@ class Calibrator:
         finally:
             state.running = False
 
-    def _sizes(self, config: ModelConfig, row: Inputs, policy: Policy, threads: int) -> None:
+    def _sizes(self, config: ModelConfig, rows: Inputs, policy: Policy, threads: int) -> None:
         """The largest batch, half as large while one takes too long, and one row."""
         share = min(1.0, threads / policy.cores)
         size, spent_s = int(config.max_batch_size), 0.0
-        bytes_a_row = sum(array.nbytes for array in row.values())
+        bytes_a_row = sum(array.nbytes // len(array) for array in rows.values())
         while size * bytes_a_row > MOST_BYTES and size > 1:
             size //= 2
         while size >= 1 and spent_s < MOST_S:
             took_s = 0.0
-            batch = {name: np.repeat(array, size, axis=0) for name, array in row.items()}
+            batch = batch_of(rows, size)
             for _ in range(BATCHES):
                 if not self._models[config.name].free.is_set():
                     return

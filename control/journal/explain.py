@@ -53,7 +53,7 @@ def lines(
         text += [f"guard     {clamp.value}  [{clamp.name}]" for clamp in decision.clamps]
     else:
         text += ["guard     nothing was clamped"]
-    text += _refusing(decision)
+    text += _refusing(decision, seen)
     wait_s = decision.may_act_at_s - now_s
     when = "now" if wait_s <= 0 else f"in {wait_s:.0f} s (a scale up: now)"
     return [*text, f"next      may change again {when}"]
@@ -98,6 +98,30 @@ def describe(settings: Settings | None) -> str:
     return f"{settings.instances} {plural}{threads}, {batching}{version}{cache}{refuses}"
 
 
+def kept_by_refusing(decision: Decision, seen: Observation | None) -> float | None:
+    """Share of the requests that `late: refuse` would keep in time.
+
+    None where nothing is won: the load is carried, or the model refuses already or cannot.
+    """
+    need, applied = decision.need, decision.applied
+    if seen is not None and not seen.may_refuse:
+        return None
+    if need is None or applied is None or applied.refuse_after_s is not None:
+        return None
+    carried_rps = need.capacities.get(applied.instances, 0.0)
+    if not applied.dynamic_batching or not 0.0 < carried_rps < need.rate_rps:
+        return None
+    return carried_rps / need.rate_rps
+
+
+def refusing(kept: float) -> str:
+    """What ``kept_by_refusing`` found, in words."""
+    return (
+        "more comes than is carried, and all wait in one queue: `late: refuse` would keep about "
+        f"{100 * kept:.0f} % in time"
+    )
+
+
 def _inputs(decision: Decision) -> list[str]:
     """What was measured."""
     terms = decision.terms
@@ -123,17 +147,10 @@ def _inputs(decision: Decision) -> list[str]:
     return text
 
 
-def _refusing(decision: Decision) -> list[str]:
-    """What refusing late requests would keep, where more comes than is carried and all wait."""
-    need, applied = decision.need, decision.applied
-    if need is None or applied is None or applied.refuse_after_s is not None:
-        return []
-    carried_rps = need.capacities.get(applied.instances, 0.0)
-    if not applied.dynamic_batching or not 0.0 < carried_rps < need.rate_rps:
-        return []
-    share = 100 * carried_rps / need.rate_rps
-    kept = f"`late: refuse` would keep about {share:.0f} % in time"
-    return [f"refusing  more comes than is carried, and all wait in one queue: {kept}"]
+def _refusing(decision: Decision, seen: Observation | None) -> list[str]:
+    """What refusing late requests would keep, where that is worth telling."""
+    kept = kept_by_refusing(decision, seen)
+    return [] if kept is None else [f"refusing  {refusing(kept)}"]
 
 
 def _contradiction(decision: Decision) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import tritonclient.grpc as triton
+from numpy.typing import NDArray
 
 from perf.replay import ReplayTarget, replay
 from perf.replay_result import ReplayResult
@@ -78,10 +79,12 @@ class Load:
 
 
 @contextmanager
-def replaying(endpoint: Endpoint, model: str, trace: Trace) -> Iterator[list[ReplayResult]]:
-    """Open-loop load on the model for as long as the block lasts."""
+def replaying(
+    endpoint: Endpoint, model: str, trace: Trace, *, row: NDArray[np.float32] = ONES
+) -> Iterator[list[ReplayResult]]:
+    """Open-loop load on the model, of its ``x``, for as long as the block lasts."""
     stop, results = threading.Event(), list[ReplayResult]()
-    target = ReplayTarget(grpc_url=endpoint.grpc_url, model=model, inputs={"x": ONES})
+    target = ReplayTarget(grpc_url=endpoint.grpc_url, model=model, inputs={"x": row})
     thread = threading.Thread(
         target=lambda: results.append(replay(trace, target, slo_s=0.2, stop=stop))
     )

@@ -5,6 +5,10 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from conch.errors import ConfigError
 from control import session
 from control.core.types import Reason
 from control.loop import Mode, Tick
@@ -27,10 +31,30 @@ def _single(root: Path, name: str) -> None:
     path.write_text(path.read_text().replace("dynamic_batching { }\n", ""))
 
 
+def test_inputs_that_do_not_fit_the_model_are_an_error_before_anything_is_done(
+    tmp_path: Path, start_server
+) -> None:
+    """The controller does not begin, and says which input of which model."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    _single(root, "asked")
+    server = start_server(root)
+    np.savez(tmp_path / "rows.npz", x=np.zeros((3, 5), np.float32))
+    policy = PolicyFile(defaults=ModelPolicy(calibrate=str(tmp_path / "rows.npz")))
+    with (
+        pytest.raises(ConfigError, match=r"asked, input 'x': shape \[3, 5\], must be \[rows, 4\]"),
+        session.session(server.endpoint, Repository(root), policy, mode=Mode.ACTIVE),
+    ):
+        pass
+
+
 def test_full_batches_are_measured_and_are_no_load(
     tmp_path: Path, start_server, connect, monkeypatch
 ) -> None:
-    """Only singles come; the base configuration knows of 8. One without leave is never asked."""
+    """Only singles come; the base configuration knows of 8. One without leave is never asked.
+
+    What is sent is of the owner's own rows, where the policy names a file of them.
+    """
     root = tmp_path / "repository"
     root.mkdir()
     _single(root, "asked")
@@ -39,11 +63,12 @@ def test_full_batches_are_measured_and_are_no_load(
     client = connect(server)
     monkeypatch.setenv("CONCH_CACHE", str(tmp_path / "cache"))
     endpoints.save(server.endpoint)
+    np.savez(tmp_path / "rows.npz", x=np.zeros((3, 4), np.float32))
     common = {"slo": 0.4, "max_instances": 1, "max_batch_size": 8, "stable_window": 2.0}
     policy = PolicyFile(
         tick=0.25,
         models={
-            "asked": ModelPolicy(**common, calibrate=True),
+            "asked": ModelPolicy(**common, calibrate=str(tmp_path / "rows.npz")),
             "left": ModelPolicy(**common),
         },
     )

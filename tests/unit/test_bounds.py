@@ -8,6 +8,7 @@ import pytest
 
 from control.core.memory.bounds import LEAST_BUSY_S, CpuUse, effective
 from control.core.rules import rule_named
+from control.core.service.learnt import NO_LIMIT
 from control.core.types import Policy, Reason, Settings
 from control.policy_file import ModelPolicy
 from tests.unit import story
@@ -40,11 +41,16 @@ def test_bounds_that_are_written_hold_against_the_owners_config() -> None:
     assert _bounds(written) == (1, 3, 16)
 
 
-def test_bounds_of_a_model_that_waits_grow_by_one_beyond_what_is_in_force() -> None:
-    """The cores say nothing of it."""
+@pytest.mark.parametrize(
+    ("waits", "trusted", "most"),
+    [(True, 1, 8), (True, 9, 9), (True, NO_LIMIT, 16), (False, NO_LIMIT, 8), (None, NO_LIMIT, 8)],
+)
+def test_bounds_of_a_model_that_waits_grow_with_what_was_seen_at_work(
+    waits: bool | None, trusted: int, most: int
+) -> None:
+    """The cores say nothing of it. Beyond twice as many all is a guess."""
     eight = replace(SIX, instances=8)
-    assert _bounds(UNWRITTEN, applied=eight, waits=True) == (6, 9, 4)
-    assert _bounds(UNWRITTEN, applied=eight, waits=False) == (6, 8, 4)
+    assert _bounds(UNWRITTEN, applied=eight, waits=waits, trusted=trusted) == (6, most, 4)
 
 
 @pytest.mark.parametrize("policy", [UNWRITTEN, Policy(slo_s=0.1, max_batch_size=32)])
@@ -64,14 +70,25 @@ def test_a_model_waits_where_its_processes_use_little_cpu(cpu_s: float, waits: b
     assert CpuUse().absorb(new, old, busy_s=10.0).busy_s == (0.0 if cpu_s else 10.0)
 
 
-def test_a_model_that_waits_has_to_show_it_again_with_another_count() -> None:
-    """What two instances used says nothing of three."""
+def test_a_model_that_waits_has_to_show_it_again_with_fewer_instances() -> None:
+    """Three may have filled the cores and used little each; more than that use no more."""
     looks = Life(rule=rule_named("conch"))
-    two, more = looks.seen(cpu_s=1.0), replace(looks.applied, instances=3)
-    three = looks.seen(cpu_s=1.0, applied=more)
-    waits = CpuUse().absorb(two, two, busy_s=10.0)
+    three = looks.seen(cpu_s=1.0, applied=replace(looks.applied, instances=3))
+    two, four = (replace(three, applied=replace(looks.applied, instances=n)) for n in (2, 4))
+    waits = CpuUse().absorb(three, three, busy_s=10.0)
     assert waits.waits is True
-    assert waits.absorb(two, three, busy_s=10.0).waits is None
+    assert waits.absorb(three, two, busy_s=10.0).waits is None
+    assert waits.absorb(three, replace(four, cpu_s=None), busy_s=10.0).waits is True
+
+
+def test_a_model_that_waits_has_its_instances_soon_though_nobody_wrote_how_many() -> None:
+    """From one on two cores: two, and from then on twice as many while none slows another down."""
+    loads = [1500.0] * 20  # one carries 630, and twice the load is to be carried
+    life = Life(rule=rule_named("conch"), policy=UNWRITTEN, applied=story.settings(1, batch=8))
+    life.lasts(loads, cpu_s=0.0)
+    assert [change.desired.instances for change in life.changes if change.desired] == [2, 4, 5]
+    busy = Life(rule=rule_named("conch"), policy=UNWRITTEN, applied=story.settings(1, batch=8))
+    assert busy.lasts(loads).applied.instances == 2  # nobody knows whether it waits
 
 
 def _lives(policy: Policy, applied: Settings, loads: list[float]) -> Life:

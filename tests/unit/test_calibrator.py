@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from control.act.calibration_inputs import GivenInputs, read
 from control.act.calibrator import BATCHES, MOST_S, SHARE, Calibrator, inputs_of
 from control.core.load import windows
 from control.core.types import Observation, Own, Policy
@@ -41,6 +42,7 @@ class Server:
         self.made = parse(config)
         self.alpha_s, self.beta_s, self.now_s = alpha_s, beta_s, 0.0
         self.rows: list[int] = []
+        self.first: dict[str, Any] = {}
         self.worked_s = 0.0
         self.fails = False
 
@@ -54,6 +56,7 @@ class Server:
         if self.fails:
             raise InferenceFailed("no")
         rows = len(next(iter(inputs.values())))
+        self.first = self.first or inputs
         self.rows.append(rows)
         took_s = self.alpha_s * rows + self.beta_s
         self.worked_s += took_s
@@ -71,12 +74,19 @@ def _look(**changes: Any) -> Observation:
     return replace(seen, **changes)
 
 
-def _run(server: Server, *, measured: int = 0, **policy: Any) -> tuple[Calibrator, Server]:
+def _run(
+    server: Server,
+    *,
+    measured: int = 0,
+    given: dict[str, GivenInputs] | None = None,
+    **policy: Any,
+) -> tuple[Calibrator, Server]:
     """One look, and wait for what it began."""
     made = Calibrator(
         server,  # type: ignore[arg-type]
         Path("/nowhere"),
         {"m": Policy(slo_s=0.2, **policy)},
+        given=given,
         sleep=server.sleep,
         clock=lambda: server.now_s,
     )
@@ -124,6 +134,19 @@ def test_only_models_with_inputs_like_real_ones_are_asked(
 ) -> None:
     """Unless the owner says so."""
     assert bool(_run(Server(config), **policy)[1].rows) is asked
+
+
+def test_given_inputs_are_those_that_are_sent(tmp_path: Path) -> None:
+    """Not those of the warm-up; to a Python model, too. Ones that fit no more are not sent."""
+    x, ids = np.float32([[1, 2, 3, 4], [5, 6, 7, 8]]), np.int64([[1, 2], [3, 4]])
+    np.savez(tmp_path / "rows.npz", x=x, ids=ids)
+    given = {"m": read(tmp_path / "rows.npz")}
+    _, server = _run(Server(CONFIG.replace("onnxruntime", "python")), given=given, calibrate=True)
+    assert server.rows[0] == 16
+    assert server.first["x"].tolist() == x.tolist() * 8
+    assert server.first["ids"].tolist() == ids.tolist() * 8
+    changed = CONFIG.replace("dims: [ 4 ] }, {", "dims: [ 5 ] }, {")
+    assert _run(Server(changed), given=given, calibrate=True)[1].rows == []
 
 
 def test_what_is_known_is_not_measured_and_nothing_is_measured_twice() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from cli import control as commands
 from control import session
+from control.core.types import Decision, Need, Observation, Reason, Settings
 from control.journal.writer import Journal, OnTrouble
 from serving.repository import Repository
 
@@ -45,3 +47,24 @@ def test_run_names_its_journal_only_where_it_wrote_one(
     assert (f"Journal: {path}" in result.stderr) is usable
     assert (f"Nothing was written: {path}" in result.stderr) is not usable
     assert ("Next: conch control status" in result.stderr) is usable
+
+
+@pytest.mark.parametrize("load_rps", [300.0, 100.0], ids=["overload", "carried"])
+def test_status_says_what_refusing_late_requests_would_keep(
+    tmp_path: Path, load_rps: float
+) -> None:
+    """Two thirds, where half as much again comes as is carried; nothing where it is carried."""
+    now = Settings(instances=1, max_batch_size=8, dynamic_batching=True, max_queue_delay_s=0.0)
+    need = Need(rate_rps=load_rps, needed=1, hold=1, goal=1, capacities={1: 200.0})
+    seen = Observation(at_s=1.0, tick_id="t", counters=None, statistics=None, applied=now)
+    decided = Decision(
+        tick_id="t", at_s=1.0, reason=Reason.AT_LIMIT, applied=now, desired=now, need=need
+    )
+    with Journal(session.journal_path(Repository(tmp_path))) as journal:
+        journal.record("m", seen, decided, mode="active")
+    said = "m: more comes than is carried, and all wait in one queue: `late: refuse` would keep"
+    told = CliRunner().invoke(commands.control, ["status", "--repository", str(tmp_path)])
+    assert (f"{said} about 67 % in time" in told.stderr) is (load_rps > 200.0), told.output
+    told = CliRunner().invoke(commands.control, ["status", "--repository", str(tmp_path), "--json"])
+    kept = json.loads(told.stdout)["models"][0]["kept_by_refusing"]
+    assert kept == (pytest.approx(2 / 3) if load_rps > 200.0 else None)

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.core.load.demand import Bound, Demand, bounds_of, dispersion
-from tests.unit.intervals import in_a_row
+from control.core.load.demand import Bound, Demand, bounds_of, dispersion, measure
+from control.core.service.learnt import ServiceTime
+from control.core.types import Observation, Policy
+from tests.unit.intervals import in_a_row, timed
+from tests.unit.story import settings
 
 
 def test_bounds_by_hand() -> None:
@@ -83,6 +86,33 @@ def test_while_a_change_is_made_the_most_of_a_new_level_counts() -> None:
     steady = replace(demand, bounds=(replace(bound, jumped=False),))
     assert [steady.at_most_rps(c, panic=False) for c in (60.0, 80.0)] == [110.0, 70.0]
     assert [steady.at_most_rps(c, panic=True) for c in (60.0, 80.0)] == [130.0, 130.0]
+
+
+@pytest.mark.parametrize(
+    ("answered", "waiting", "panic", "at_most_rps"),
+    [
+        (42.0, 50.0, True, 184.0),  # 42 + 8 take half a second at 100/s: 92 came in it
+        (42.0, 50.0, False, 68.0),
+        (92.0, 0.0, True, 120.8),  # the whole second was worked through: what the count allows
+    ],
+)
+def test_in_a_panic_what_was_served_says_since_when_the_load_is_there(
+    answered: float, waiting: float, panic: bool, at_most_rps: float
+) -> None:
+    """200/s that begin in the middle of the first look are not taken for 100/s.
+
+    An instance added in place for these left Triton's call hanging for 87 s.
+    """
+    newest = timed(arrivals=92.0, completed=answered, pending=waiting)
+    demand = measure(
+        (newest,),
+        Observation(at_s=1.0, tick_id="t", counters=None, statistics=None, applied=None),
+        Policy(slo_s=0.2),
+        applied=settings(1, batch=8),
+        service=ServiceTime(alpha_s=0.005, beta_s=0.04),
+        fast_rps=92.0,
+    )
+    assert demand.at_most_rps(100.0, panic=panic) == pytest.approx(at_most_rps, abs=0.1)
 
 
 def test_bursty_arrivals_need_more_to_be_sure() -> None:

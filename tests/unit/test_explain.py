@@ -110,6 +110,10 @@ def test_explain_says_what_refusing_would_keep() -> None:
     for other in (replace(ONE, instances=2), replace(ONE, refuse_after_s=0.3)):
         calm = replace(decision, applied=other)
         assert said not in "\n".join(explain.lines("m", calm, now_s=1.0))
+    own = Observation(
+        at_s=0.0, tick_id="t", counters=None, statistics=None, applied=ONE, may_refuse=False
+    )
+    assert said not in "\n".join(explain.lines("m", decision, now_s=1.0, seen=own))
 
 
 @pytest.mark.parametrize("reason", list(Reason))

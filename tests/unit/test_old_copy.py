@@ -9,6 +9,7 @@ import pytest
 from control.core.judgement.judge import Watch
 from control.core.load.windows import Interval
 from control.core.memory.state import ControlState
+from control.core.service.learnt import Learnt
 from control.core.types import Observation, Reason
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
@@ -64,6 +65,19 @@ def test_nothing_is_learnt_beside_an_old_copy(items: float, learns: bool) -> Non
     state = ControlState().absorb(_look(1000.0, 0.0, 0), POLICY)
     state = state.absorb(_look(1001.0, items, 400), POLICY)
     assert bool(state.learnt.seen) is learns
+
+
+@pytest.mark.parametrize(("known_s", "learns"), [(0.05, True), (0.045, False)])
+def test_what_is_as_quick_as_ever_is_learnt_beside_an_old_copy(
+    known_s: float, learns: bool
+) -> None:
+    """Batches that took 50 ms or 45 ms before take 50 ms: the second kind is disturbed."""
+    stat = BatchStat(count=100, busy_s=100 * known_s)
+    one = ModelStatistics(batches={8: stat})
+    known = Learnt().absorb(one, instances=1, threads=1, span_s=10.0)
+    state = ControlState(learnt=known).absorb(_look(1000.0, 0.0, 0), POLICY)
+    state = state.absorb(_look(1001.0, 800.0, 400), POLICY)
+    assert ((2, 1) in state.learnt.seen) is learns
 
 
 def test_nothing_is_judged_beside_an_old_copy_but_failures() -> None:

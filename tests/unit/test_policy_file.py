@@ -56,6 +56,11 @@ def test_policy_of_defaults_to_one_instance_a_core() -> None:
         ("a: [", r"not valid YAML"),
         ("defaults: 5", r"defaults = 5"),
         ("models: 5", r"models = 5"),
+        (
+            "defaults: {calibrate: x.csv}",
+            r"calibrate = 'x\.csv': must be true, false or the path of",
+        ),
+        ("defaults: {calibrate: 3}", r"calibrate = 3: must be true, false or the path of a"),
     ],
 )
 def test_load_names_the_mistake(tmp_path: Path, text: str, message: str) -> None:
@@ -91,3 +96,15 @@ def test_who_writes_the_most_instances_lets_the_count_move() -> None:
     assert "min_instances" in neither.typed(cores=2).unwritten
     assert most.typed(cores=2).unwritten == ("max_batch_size",)
     assert most.typed(cores=2).min_instances == 1
+
+
+def test_inputs_for_measuring_are_found_from_the_policy_s_folder_on(tmp_path: Path) -> None:
+    """They are leave to measure; a flag names none."""
+    text = "defaults: {calibrate: in/rows.npz}\nmodels:\n  a: {}\n  b: {calibrate: false}\n"
+    policy = _load(tmp_path, text)
+    assert policy.inputs_of("a") == tmp_path / "in/rows.npz"
+    assert policy.policy_of("a").calibrate is True
+    assert policy.inputs_of("b") is None
+    assert policy.policy_of("b").calibrate is False
+    absolute = _load(tmp_path, "defaults: {calibrate: /rows.json}")
+    assert absolute.inputs_of("any") == Path("/rows.json")

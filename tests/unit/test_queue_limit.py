@@ -41,3 +41,25 @@ def test_with_refusal_sets_and_clears_the_limit() -> None:
     assert limited.dynamic_batching.preserve_ordering
     assert queue_limit.with_refusal(limited, None) == config
     assert model_config.reload_kind(config, limited) is ReloadKind.RELOAD
+
+
+TIMEOUT = "default_timeout_microseconds: 9"
+
+
+@pytest.mark.parametrize(
+    ("delay_us", "policy", "loses"),
+    [
+        (5, "", False),
+        (0, f"default_queue_policy {{ {TIMEOUT} }}", False),
+        (5, "default_queue_policy { max_queue_size: 9 }", False),
+        (5, f"default_queue_policy {{ timeout_action: DELAY {TIMEOUT} }}", True),
+        (5, f"priority_queue_policy {{ key: 1 value {{ {TIMEOUT} }} }}", True),
+    ],
+)
+def test_a_timeout_and_a_delay_together_lose_instances(
+    delay_us: int, policy: str, loses: bool
+) -> None:
+    """Either alone is harmless."""
+    batching = f"max_queue_delay_microseconds: {delay_us} {policy}"
+    config = model_config.parse(f'name: "m" dynamic_batching {{ {batching} }}')
+    assert queue_limit.loses_instances(config) is loses

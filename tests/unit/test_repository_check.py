@@ -20,6 +20,7 @@ output { name: "y" data_type: TYPE_FP32 dims: 4 }
 instance_group { count: 1 kind: KIND_CPU }
 dynamic_batching { max_queue_delay_microseconds: 100 }
 """
+TIMEOUT = "default_queue_policy { default_timeout_microseconds: 9 }"
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def test_good_repository_has_no_findings(repository):
         (GOOD.replace("model.onnx", "other.onnx"), Severity.FAULT, "has no other.onnx"),
         (GOOD.replace("count: 1 ", ""), Severity.WARNING, "without a count"),
         (GOOD.replace('backend: "onnxruntime"', ""), Severity.WARNING, "neither backend"),
+        (GOOD.replace("100 }", f"100 {TIMEOUT} }}"), Severity.WARNING, "microseconds 100: with"),
     ],
 )
 def test_bad_config_is_found(repository, text, severity, says):

@@ -64,6 +64,7 @@ class Demand:
         pending: requests that wait.
         excess: of these, what the next round of batches does not take.
         drain_s: how long the excess takes at full batches.
+        surge: arrivals of the newest interval, for each of them that was taken out of the queue.
     """
 
     fast_rps: float
@@ -73,6 +74,7 @@ class Demand:
     pending: float
     excess: float
     drain_s: float
+    surge: float = 0.0
 
     def sized_rps(self, capacity_rps: float) -> float:
         """What to size for once the load is surely more than ``capacity_rps``; else the load.
@@ -93,9 +95,13 @@ class Demand:
 
         After a jump, and in a panic: the first look at a jump sees a part of it, too small a one
         to be sure of. An instance that was added in place 0.15 s after a step to 240/s left
-        Triton's call hanging for 169 s, until the load fell again.
+        Triton's call hanging for 169 s, until the load fell again. What was served until then says
+        how long ago a backlog began, and so what has come since: instances that have a backlog
+        serve ``capacity_rps``.
         """
-        most = (b.up_to_rps for b in self.bounds if panic or b.jumped)
+        most = [b.up_to_rps for b in self.bounds if panic or b.jumped]
+        if panic:
+            most.append(self.surge * capacity_rps)
         return max(self.sized_rps(capacity_rps), *most, 0.0)
 
 
@@ -114,6 +120,12 @@ def measure(
     excess = max(0.0, waiting - applied.full_round)
     spread = dispersion(intervals[:-1])
     bounds = bounds_of(intervals, spread=spread)
+    surge = 0.0
+    if intervals:  # a full round is at work at the end, and not answered
+        newest = intervals[-1]
+        surge = newest.uncached / (
+            max(0.0, newest.completed - newest.cache_hits) + applied.full_round
+        )
     return Demand(
         fast_rps=fast_rps,
         stable_rps=fast_rps if stable is None else stable,
@@ -122,6 +134,7 @@ def measure(
         pending=waiting,
         excess=excess,
         drain_s=excess * service.of(applied.largest_batch) / applied.full_round,
+        surge=surge,
     )
 
 

@@ -3,8 +3,9 @@
 A default of ours knows nothing of a model. So without a number in the policy the batch limit is
 never raised above what the owner's config says, the count never falls below its count, and it may
 grow to that count or to the cores, whichever is more. For a model that waits (for a device, a
-network, a disk) the cores say nothing: there it may grow by one beyond what is in force, again and
-again. What the model has refused is a limit whoever wrote the bounds.
+network, a disk) the cores say nothing: there it may grow by one beyond what was seen at work, again
+and again, and to twice as many where the counts so far did not slow each other down. What the model
+has refused is a limit whoever wrote the bounds.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ WAITS_BELOW = 0.5
 LEAST_BUSY_S = 2.0
 """Busy seconds before that is said: the kernel counts CPU time in hundredths of a second."""
 KEPT_BUSY_S = 60.0
+GROWTH = 2
+"""Times as many instances as are in force, in one step: a guess from c instances errs little at 2c,
+and eight are three steps from one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +54,12 @@ class CpuUse:
     def absorb(self, old: Observation | None, new: Observation, *, busy_s: float) -> CpuUse:
         """With what was used between two looks; a total that went back is that of new processes.
 
-        What so many instances used says nothing of another count: they may have filled the cores.
+        What so many instances used says nothing of fewer: they may have filled the cores, and so
+        used less each. More of them can only use less.
         """
-        if old is not None and _count(old) != _count(new):
-            return CpuUse()
+        before, now = _count(old), _count(new)
+        if before != now:
+            return self if before is not None and now is not None and before < now else CpuUse()
         if old is None or old.cpu_s is None or new.cpu_s is None or busy_s <= 0.0:
             return self
         used_s = new.cpu_s - old.cpu_s
@@ -63,9 +69,9 @@ class CpuUse:
         return CpuUse(cpu_s=keep * (self.cpu_s + used_s), busy_s=keep * (self.busy_s + busy_s))
 
 
-def _count(seen: Observation) -> int | None:
+def _count(seen: Observation | None) -> int | None:
     """The instances of a look; None where they are not known."""
-    return seen.applied.instances if seen.applied is not None else None
+    return seen.applied.instances if seen is not None and seen.applied is not None else None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -76,6 +82,7 @@ def effective(
     applied: Settings | None,
     refused_rows: int | None,
     waits: bool | None,
+    trusted: int = 0,
 ) -> Policy:
     """The policy with its unwritten bounds filled in.
 
@@ -85,6 +92,7 @@ def effective(
         applied: what is in force.
         refused_rows: a batch of so many rows, or more, was refused by the model.
         waits: whether an instance mostly waits; None where that is not known.
+        trusted: the most instances whose speed can be foreseen from those that were seen at work.
 
     Example:
         >>> six = Settings(instances=6, max_batch_size=4, dynamic_batching=True,
@@ -98,7 +106,9 @@ def effective(
     bounds: dict[str, int] = {}
     if owner is not None and applied is not None:
         if MAX_INSTANCES in policy.unwritten:
-            in_force = applied.instances + (1 if waits else 0)
+            in_force = applied.instances
+            if waits:
+                in_force = max(in_force, min(trusted, GROWTH * in_force))
             wanted = max(policy.cores, owner.instances, in_force)
             bounds["max_instances"] = max(min(wanted, MOST_INSTANCES), applied.instances)
         most = bounds.get("max_instances", policy.max_instances)

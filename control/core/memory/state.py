@@ -155,12 +155,14 @@ class ControlState:
 
     def bounded(self, seen: Observation, policy: Policy) -> Policy:
         """The policy with the bounds that nobody wrote, and what the model refuses."""
+        grows = self.cpu.waits and policy.unwritten
         return effective(
             policy,
             owner=self.owner,
             applied=seen.applied,
             refused_rows=self.safety.refused_rows,
             waits=self.cpu.waits,
+            trusted=self.learnt.trusted_up_to(seen.threads, None) if grows else 0,
         )
 
     def absorb(self, seen: Observation, policy: Policy, *, keep_s: float = 0.0) -> ControlState:
@@ -366,12 +368,15 @@ class ControlState:
             return self.learnt
         if self.changes and new.start_s < self.changes[-1].at_s + policy.settle_s:
             return self.learnt
-        if new.old_copy_works:  # on the cores or the device of this one
+        count, threads = new.instances, new.threads
+        if new.old_copy_works and not self.learnt.foresaw(
+            new.statistics, instances=count, threads=threads, cores=policy.cores
+        ):  # on the cores or the device of this one
             return self.learnt
         return self.learnt.absorb(
             new.statistics,
-            instances=new.instances,
-            threads=new.threads,
+            instances=count,
+            threads=threads,
             span_s=new.end_s - new.start_s,
             loading=self.in_flight is not None,
         )

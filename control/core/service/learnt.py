@@ -147,6 +147,17 @@ class Learnt:
             return None
         return self.sibling.scaled(share(instances, threads=threads, cores=cores))
 
+    def foresaw(
+        self, executed: ModelStatistics, *, instances: int, threads: int, cores: int | None
+    ) -> bool:
+        """Whether these batches took no longer than was known of them."""
+        known = self.at(instances, threads=threads, cores=cores)
+        if known is None:
+            return False
+        took_s = sum(stat.busy_s for stat in executed.batches.values())
+        usual_s = sum(stat.count * known.of(size) for size, stat in executed.batches.items())
+        return took_s <= (1.0 + FLAT_PER_INSTANCE) * usual_s
+
     @property
     def largest_measured(self) -> int:
         """The largest batch of which at least ``MEASURED`` were seen; 0 without any."""
