@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from control.core.decision.decide import PROPOSERS
 from control.core.judgement.judge import Verdict, Watch, judge
 from control.core.judgement.period import Period
 from control.core.memory.state import Applied
@@ -303,6 +304,19 @@ def test_the_cheaper_version_stands_by_and_takes_over_by_a_drop() -> None:
     story.passes(120, load_rps=200)
     assert (story.applied.version, story.applied.standby) == (2, (1,))
     assert len(story.changes) == 3
+
+
+def test_a_drop_comes_before_another_batching_and_a_loading_after_it() -> None:
+    """A reload in the rush would take the cores that the rush needs."""
+    order = [propose.__module__.rsplit(".", 1)[-1] + "." + propose.__name__ for propose in PROPOSERS]
+    assert order.index("version.drop") < order.index("rebatch.propose")
+    assert order.index("rebatch.propose") < order.index("version.propose")
+    story = a_descending_story(cores=4).passes(20, load_rps=200)
+    story.policy = replace(story.policy, rebatch=True, max_batch_size=32, max_instances=1)
+    begin = len(story.decisions)
+    story.passes(5, load_rps=1500)
+    changes = [d.reason for d in story.decisions[begin:] if d.changes]
+    assert changes[0] is Reason.QUALITY_DOWN
 
 
 def test_no_memory_no_standby() -> None:

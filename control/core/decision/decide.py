@@ -26,6 +26,7 @@ PROPOSERS: tuple[Callable[[Facts], Proposal | None], ...] = (
     bounds.propose,
     bounds.idle,
     bounds.share,
+    version.drop,
     rebatch.propose,
     version.propose,
     instances.propose,

@@ -6,6 +6,14 @@ from control.core.decision.facts import Facts
 from control.core.decision.proposal import Proposal
 
 
+def drop(facts: Facts) -> Proposal | None:
+    """A better version is dropped, and the one that stands by answers: nothing is loaded."""
+    proposal = propose(facts)
+    if proposal is None or not proposal.adds_capacity:
+        return None
+    return proposal if proposal.settings.loads_beside(facts.applied) == 0 else None
+
+
 def propose(facts: Facts) -> Proposal | None:
     """The version that ``model_version`` found; not before a stable window, but in a panic."""
     need = facts.need
