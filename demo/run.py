@@ -25,6 +25,7 @@ from serving.runtime.supervisor import TritonServer
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "minilm"
 RECIPE = "versions.yaml"
+ROUNDS = 2
 
 
 def run(out: Path, scenario: Scenario, teller: Teller) -> dict[str, Any]:
@@ -128,11 +129,7 @@ def _stage(
 def _play(stage: Stage, qualities: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Measure, play the acts, and write what they came to."""
     scenario, teller = stage.scenario, stage.teller
-    carried = Carried(
-        default=stage.full_queue_rps(stage.default(stage.cheap)),
-        cheap=stage.full_queue_rps(stage.by_hand(stage.cheap)),
-        best=stage.full_queue_rps(stage.by_hand(stage.best)),
-    )
+    carried = _measured(stage)
     teller.note(
         f"a full queue is answered at {carried.default:.0f} req/s by Triton's default (INT8), "
         f"{carried.cheap:.0f} as set by hand, {carried.best:.0f} with fp32"
@@ -191,6 +188,18 @@ def _play(stage: Stage, qualities: dict[str, dict[str, Any]]) -> dict[str, Any]:
     (stage.out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     page.write(stage, result, chosen[0].result, chosen[1].result)
     return result
+
+
+def _measured(stage: Stage) -> Carried:
+    """What full queues are answered at; the most of alternating rounds, as noise only takes."""
+    configs = (
+        stage.default(stage.cheap),
+        stage.by_hand(stage.cheap),
+        stage.by_hand(stage.best),
+    )
+    rounds = [[stage.full_queue_rps(config) for config in configs] for _ in range(ROUNDS)]
+    default, cheap, best = (max(of_one) for of_one in zip(*rounds, strict=True))
+    return Carried(default=default, cheap=cheap, best=best)
 
 
 def _attempted(play: Callable[[], Act], teller: Teller, again: list[bool]) -> list[Attempt[Act]]:

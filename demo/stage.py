@@ -28,7 +28,7 @@ from serving.runtime.supervisor import TritonServer
 MOST_INSTANCES = 8
 """By hand and of the policy: one for each core, up to this many."""
 BATCH = 16
-BURST_S = 2.0
+BURST_S = 1.5
 BURST = (100, 3000)
 MIDDLE = (0.1, 0.8)
 
