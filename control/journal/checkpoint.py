@@ -50,6 +50,7 @@ _CLASSES: tuple[type[Any], ...] = (
     knative_kpa.Kpa,
     metrics.ModelCounters,
     pace.Pace,
+    period.Batches,
     period.Period,
     safety.Block,
     safety.Safety,

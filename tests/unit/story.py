@@ -78,7 +78,7 @@ class Story:
     pending: float = 0.0
     decisions: list[Decision] = field(default_factory=list)
     curves: dict[int, ServiceTime] = field(default_factory=dict)
-    gauges: dict[str, int] = field(default_factory=dict)
+    gauges: dict[str, float] = field(default_factory=dict)
 
     def measured(self, *sizes: int) -> Story:
         """What a calibration tells: the times of these batches, by default of all up to 32."""

@@ -41,11 +41,11 @@ def answered(
     return replace(new, request_s=pending, queue_s=pending / 2, compute_s=pending / 2)
 
 
-def judged(seen: Watch, looks: list[Interval], *, burning: bool = True) -> Verdict | None:
+def judged(seen: Watch, looks: list[Interval]) -> Verdict | None:
     """The first verdict while these come, one a second."""
     for new in looks:
         seen = seen.with_interval(new, POLICY)
-        verdict = judge(seen, POLICY, at_s=new.end_s, burning=burning)
+        verdict = judge(seen, POLICY, at_s=new.end_s)
         if verdict is not None:
             return verdict
     return None
@@ -56,40 +56,41 @@ def closed_loop(rps: float, clients: float) -> list[Interval]:
     return [answered(T0 + n, rps, pending=clients) for n in range(1, LOOKS)]
 
 
-@pytest.mark.parametrize("burnt", [False, True])
 @pytest.mark.parametrize("clients", [30.0, 60.0, 63.0, 64.0, 70.0, 500.0])
-def test_half_the_answers_to_as_many_clients_are_worse(clients: float, burnt: bool) -> None:
+def test_half_the_answers_to_as_many_clients_are_worse(clients: float) -> None:
     """Whether or not they fill the larger batches; 96/s before, in a queue that was full."""
     before = full(96.0, clients)
     assert before.queued_rps == pytest.approx(96.0)
-    seen = watch(Period(), before=before, predicted_s=None, burning=burnt)
+    seen = watch(Period(), before=before)
     assert judged(seen, closed_loop(48.0, clients)) is Verdict.WORSE
-    assert judged(seen, closed_loop(190.0, clients)) is Verdict.BETTER
+    assert judged(seen, closed_loop(190.0, clients)) is Verdict.NEUTRAL
 
 
 def test_half_the_answers_of_a_full_queue_are_worse_than_those_of_one_that_was_not() -> None:
     """14 clients are no full queue of two batches of 8; then the instances take twice as long."""
     before = full(96.0, 14.0)
     assert before.queued_rps is None
-    seen = watch(Period(), before=before, predicted_s=None)
+    seen = watch(Period(), before=before)
     assert judged(seen, closed_loop(48.0, 20.0)) is Verdict.WORSE
+
+
+@pytest.mark.parametrize(
+    ("full_before", "worse"), [(False, False), (True, True)], ids=["no queue before", "a queue"]
+)
+def test_a_busier_host_excuses_a_queue_that_was_not_there(full_before: bool, worse: bool) -> None:
+    """Half of what came is answered now; of what a full queue was answered, it is the change."""
+    before = replace(full(96.0, 30.0 if full_before else 14.0), cpu_s=4.0, cpu_span_s=10.0)
+    busy = [replace(new, cpu_fraction=0.9) for new in closed_loop(48.0, 30.0)]
+    seen = watch(Period(), before=before)
+    assert (judged(seen, busy) is Verdict.WORSE) is worse
 
 
 @pytest.mark.parametrize("clients", [30.0, 60.0, 70.0])
 def test_smaller_batches_that_halve_the_answers_are_worse(clients: float) -> None:
     """32 before, 8 now: what was no full queue before is one."""
     before = full(100.0, clients, full_round=64.0)
-    seen = watch(Period(), before=before, settings=GOOD, good=BIG, predicted_s=None)
+    seen = watch(Period(), before=before, settings=GOOD, good=BIG)
     assert judged(seen, closed_loop(50.0, clients)) is Verdict.WORSE
-
-
-def test_slow_answers_without_a_queue_have_no_backlog_to_blame() -> None:
-    """A full queue at 100/s before; then 30/s come, nobody waits for long, and each takes 0.9 s."""
-    seen = watch(Period(), before=full(100.0, 20.0), predicted_s=None)
-    slow = [timed(T0 + n, arrivals=30.0, completed=30.0, compute_s=0.9) for n in range(1, LOOKS)]
-    assert judged(seen, slow) is Verdict.WORSE
-    quick = [timed(T0 + n, arrivals=30.0, completed=30.0, compute_s=0.05) for n in range(1, LOOKS)]
-    assert judged(seen, quick) is Verdict.BETTER
 
 
 def draining(rps: float, arrivals: float, *, takes_s: float = 0.02) -> list[Interval]:
@@ -116,32 +117,12 @@ def test_a_queue_that_drains_at_less_than_came_before_is_worse() -> None:
     assert judged(seen, draining(1200.0, 1000.0)) is Verdict.NEUTRAL
 
 
-def test_a_drain_without_an_end_is_watched_for_three_times_as_long() -> None:
-    """Two more are answered each second than come, of a backlog of a day."""
-    endless = [
-        answered(T0 + n, 1002.0, pending=1e6 - 2.0 * n, arrivals=1000.0) for n in range(1, 200)
-    ]
-    seen = watch(Period(), before=BEFORE)
-    until_s = POLICY.settle_s + 3.0 * POLICY.watch_s
-    assert judged(seen, endless[: int(until_s) - 1]) is None
-    assert judged(seen, endless) is Verdict.NEUTRAL
-
-
 def test_a_steady_queue_of_few_is_judged_in_the_usual_time() -> None:
     """Three wait for a model without batches, one is answered a second: it does not drain."""
     one = settings(1, batch=1)
     slow = [answered(T0 + n, 1.0, pending=3.0) for n in range(1, LOOKS)]
     seen = watch(Period(), before=full(1.0, 3.0, full_round=1.0), settings=one, good=one)
     assert judged(seen, slow[: int(POLICY.settle_s + POLICY.watch_s)]) is Verdict.NEUTRAL
-
-
-def test_what_drains_all_the_time_is_watched_until_the_times_can_be_compared() -> None:
-    """1100/s of 1000/s that come: the 20 ms of before are 200 ms when the queue is gone."""
-    seen = watch(Period(), before=BEFORE)
-    slow = draining(1100.0, 1000.0, takes_s=0.2)
-    assert judged(seen, slow[:35]) is None
-    assert judged(seen, slow) is Verdict.WORSE
-    assert judged(seen, draining(1100.0, 1000.0)) is Verdict.NEUTRAL
 
 
 def test_a_higher_load_is_no_excuse_for_fewer_answers() -> None:
@@ -164,10 +145,10 @@ def test_few_answers_of_a_full_queue_are_a_matter_of_chance() -> None:
     before = period(0.5, rate=10.0)
     short = replace(period(0.5, rate=10.0), queued_s=2.0, queued_completed=13.0)
     long = replace(short, queued_s=20.0, queued_completed=130.0)
-    few, many = (watch(after, before=before, predicted_s=None) for after in (short, long))
-    assert judge(few, POLICY, at_s=T0 + 60.0, burning=False) is Verdict.NEUTRAL
+    few, many = (watch(after, before=before) for after in (short, long))
+    assert judge(few, POLICY, at_s=T0 + 60.0) is Verdict.NEUTRAL
     small = replace(many, settings=settings(2, batch=4))
-    assert judge(small, POLICY, at_s=T0 + 60.0, burning=False) is Verdict.WORSE
+    assert judge(small, POLICY, at_s=T0 + 60.0) is Verdict.WORSE
 
 
 def _serves(life: Life, rps: float, size: int, clients: float) -> Life:
@@ -245,8 +226,6 @@ def test_a_better_batching_amid_an_overload_is_not_worse(
         before=before,
         settings=settings(4, batch=64),
         good=settings(4, batch=8),
-        predicted_s=0.1,
-        burning=True,
     )
     if before.saturated:
         assert judged(seen, after) is not Verdict.WORSE
@@ -291,5 +270,5 @@ def test_a_queue_that_is_full_at_some_looks_by_chance_tells_nothing() -> None:
         answered(T0 + n, 50.0, pending=2.0 if n % 6 < 2 else 0.0, arrivals=50.0)
         for n in range(1, LOOKS)
     ]
-    seen = watch(Period(), settings=one, good=replace(one, instances=3), predicted_s=None)
+    seen = watch(Period(), settings=one, good=replace(one, instances=3))
     assert judged(seen, looks) is not Verdict.WORSE

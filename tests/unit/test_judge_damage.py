@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from control.core.judgement.judge import Verdict
-from control.core.judgement.period import Period
+from control.core.judgement.period import Batches, Period
 from control.core.judgement.safety import Safety
 from control.core.types import Settings
 from tests.unit.test_judge import BIG, GOOD, POLICY, T0, period, verdict, watch
@@ -15,8 +15,13 @@ from tests.unit.test_judge import BIG, GOOD, POLICY, T0, period, verdict, watch
 
 def _computed(batch_s: float, *, size: int = 8, batches: int = 100) -> Period:
     """A steady period in which batches of this size took so long."""
-    worked = {"busy_s": batch_s * batches, "batches": float(batches), "rows": float(size * batches)}
-    return replace(period(0.02), **worked)
+    seen = Batches(
+        count=float(batches),
+        busy_s=batch_s * batches,
+        squares=batch_s**2 * batches,
+        looks=10.0,
+    )
+    return replace(period(0.02), sizes={size: seen})
 
 
 @pytest.mark.parametrize(
@@ -35,15 +40,16 @@ def test_answers_that_take_next_to_nothing_are_worse(after: Period, worse: bool)
     assert (verdict(seen) is Verdict.WORSE) is worse
 
 
-def test_another_version_may_be_so_much_faster() -> None:
+@pytest.mark.parametrize(("version", "worse"), [(1, False), (2, True)], ids=["another", "the same"])
+@pytest.mark.parametrize(
+    "after", [_computed(0.0005), period(0.15)], ids=["much faster", "much slower"]
+)
+def test_what_another_version_takes_is_no_measure(after: Period, version: int, worse: bool) -> None:
     """It is another model."""
-    seen = watch(
-        _computed(0.0005),
-        before=_computed(0.01),
-        settings=replace(GOOD, version=1),
-        good=replace(GOOD, version=2),
-    )
-    assert verdict(seen) is not Verdict.WORSE
+    old, new = replace(GOOD, version=2), replace(BIG, version=version)
+    safety = Safety(last_good=old, before=_computed(0.01)).ended(new, old, ok=True, at_s=T0)
+    assert safety.watch is not None
+    assert (verdict(replace(safety.watch, after=after)) is Verdict.WORSE) is worse
 
 
 def _after(settings: Settings, after: Period) -> Safety:
@@ -59,7 +65,7 @@ def test_a_raised_batch_that_fails_becomes_a_limit_of_the_model() -> None:
 
 def test_a_raised_batch_that_is_only_slow_is_no_limit() -> None:
     """It works, and may pay at another load."""
-    slow = _after(BIG, period(0.08))
+    slow = _after(BIG, period(0.15))
     assert slow.undo == GOOD
     assert slow.refused_rows is None
 

@@ -218,18 +218,24 @@ def test_a_cheaper_version_that_carries_more_but_not_all_stays() -> None:
 
 
 def test_a_cheaper_version_is_judged_like_added_instances() -> None:
-    """One that begins to burn the budget is worse; a cheaper version is not, for that alone."""
+    """By a full queue alone: 900/s came before it, as nobody waited; 600/s are answered now."""
     policy = a_policy(versions=(1, 2))
     one, two = replace(settings(), version=1), replace(settings(), version=2)
     after = Period(
-        span_s=10.0, arrivals=9000.0, completed=9000.0, came=9000.0, timed=9000.0, missed=5000.0
+        span_s=10.0,
+        arrivals=9000.0,
+        completed=6000.0,
+        came=9000.0,
+        missed=5000.0,
+        queued_s=10.0,
+        queued_completed=6000.0,
     )
-    before = Period(span_s=10.0, arrivals=9000.0, completed=6000.0, missed=0.0)
+    before = Period(span_s=10.0, arrivals=9000.0, completed=9000.0, missed=0.0)
     watch = Watch(since_s=0.0, settings=two, good=one, before=before, after=after)
-    assert judge(watch, policy, at_s=60.0, burning=True) is not Verdict.WORSE
+    assert judge(watch, policy, at_s=60.0) is not Verdict.WORSE
     back = replace(watch, settings=one, good=two)
-    assert judge(back, policy, at_s=60.0, burning=True) is Verdict.WORSE
-    assert judge(watch, replace(policy, versions=()), at_s=60.0, burning=True) is Verdict.WORSE
+    assert judge(back, policy, at_s=60.0) is Verdict.WORSE
+    assert judge(watch, replace(policy, versions=()), at_s=60.0) is Verdict.WORSE
 
 
 def test_what_was_learnt_follows_the_version() -> None:

@@ -14,6 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import root as cli
+from control.core.judgement.judge import Verdict, Watch
+from control.core.judgement.period import Period
+from control.core.judgement.safety import Safety
 from control.core.memory.state import Applied, ControlState
 from control.core.rules import rule_named
 from control.core.service.curves import ServiceTime
@@ -23,7 +26,7 @@ from control.journal import checkpoint, codec, explain, replay
 from control.journal import writer as journals
 from control.journal.reader import Run
 from control.journal.writer import Journal
-from tests.unit.story import Story, a_policy, held_for, in_flight
+from tests.unit.story import Story, a_policy, held_for, in_flight, settings
 from tests.unit.test_journal import ACTION
 
 RULE = rule_named("conch")
@@ -231,6 +234,22 @@ def test_journal_of_an_older_version_opens_and_replays(tmp_path: Path) -> None:
         assert any("1 × instance" in line for line in told[0])
         assert len(journal.tried("m", since_s=0.0)) == 5
         assert ControlState.restored(changes=(), learnt=journal.learnt("m"), at_s=2000.0).learnt
+
+
+def test_what_an_older_judge_remembered_is_read() -> None:
+    """Means and predictions are left out, and *better* is no praise any more."""
+    watch = Watch(since_s=1.0, settings=settings(2), good=settings(1), before=Period(span_s=3.0))
+    state = ControlState(safety=Safety(watch=watch, verdict=Verdict.NEUTRAL))
+    packed = checkpoint.pack(state)
+    safety = packed[2]["safety"][2]
+    safety["predicted"] = ["tuple", [checkpoint._pack(settings(2)), 0.02]]
+    safety["verdict"] = ["enum", "Verdict", "BETTER"]
+    safety["watch"][2] |= {"predicted_s": 0.02, "burning": False}
+    before = safety["watch"][2]["before"][2]
+    before |= {"timed": 3.0, "request_s": 0.1, "busy_s": 0.1, "batches": 3.0, "rows": 9.0}
+    for new in ("sizes", "instance_s", "cpu_s", "cpu_span_s"):
+        del before[new]
+    assert checkpoint.unpack(packed) == state
 
 
 def _cli(*arguments: str) -> Any:

@@ -17,7 +17,6 @@ from control.core.decision.guard import guard, may_act_at_s
 from control.core.decision.proposal import Proposal
 from control.core.decision.terms import terms_of
 from control.core.memory.state import ControlState
-from control.core.need.wanted import expected
 from control.core.types import Decision, Observation, Policy, Reason
 
 PROPOSERS: tuple[Callable[[Facts], Proposal | None], ...] = (
@@ -63,23 +62,10 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         may_act_at_s=guarded.may_act_at_s,
     )
     decision = replace(decision, terms=terms_of(facts, proposal))
-    return decision, _proposed(facts, proposal, decision) if decision.changes else state
-
-
-def _proposed(facts: Facts, proposal: Proposal, decision: Decision) -> ControlState:
-    """The memory with what is expected of a change that is about to begin."""
-    state, desired, need = facts.state, decision.desired, facts.need
-    assert desired is not None  # it changes something
-    if proposal.undo:
-        return state
-    safety = state.safety
-    if need is not None:
-        known = proposal.after or need.known
-        after = known.service(desired.instances, desired.threads or known.threads)
-        then = expected(after, desired, desired.instances, need.want.demand.stable_rps)
-        safety = safety.proposed(desired, then.mean_s if then else None)
-    owed = desired if proposal.reason in OWED else None
-    return replace(state, safety=replace(safety, owed=owed))
+    if decision.changes and not proposal.undo:
+        owed = decision.desired if proposal.reason in OWED else None
+        state = replace(state, safety=replace(state.safety, owed=owed))
+    return decision, state
 
 
 def _nothing_known(

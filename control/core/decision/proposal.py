@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from control.core.queue_model.knowledge import Knowledge
 from control.core.types import Clamp, Reason, Settings
 
 
@@ -26,7 +25,6 @@ class Proposal:
         trusted: whether any count may be acted upon; else one more than was ever seen.
         or_next: whether the next proposer is asked where the guard holds this one.
         clamps: what the proposer itself held back.
-        after: what is known of the model once this is in force; as it is where None.
         terms: the proposer's own numbers, for people.
     """
 
@@ -38,5 +36,4 @@ class Proposal:
     trusted: bool = False
     or_next: bool = False
     clamps: tuple[Clamp, ...] = ()
-    after: Knowledge | None = None
     terms: Mapping[str, float] = field(default_factory=dict)

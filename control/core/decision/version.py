@@ -25,5 +25,4 @@ def propose(facts: Facts) -> Proposal | None:
         settings=change.settings,
         adds_capacity=change.adds_capacity,
         or_next=True,
-        after=change.after,
     )

@@ -1,11 +1,11 @@
-"""Whether a change made things better or worse, by what was seen before it and after it.
+"""Whether a change made things worse, by what was seen before it and after it.
 
 Theory of operation. After a change has settled it is watched for a number of requests or seconds.
-It is worse when requests fail that did not; when a full queue is answered at a lower rate than
-before, also at a higher load, and the SLO is missed; when the error budget begins to burn; or when
-requests take longer than before and longer than was predicted, at a load that is not higher.
-Request times count for nothing where a backlog explains them: more instances while the queue of an
-overload drains, and any change that found the queue full and has it full. Its rate counts there.
+It is worse when requests fail that did not; when the model does not compute any more; and when it
+carries less and the SLO is missed: by the rate at which a full queue is answered, or by the time
+that batches of equal size take on a machine that is no busier. What is unclear is neither praised
+nor blamed: the change stays. How long requests take does not count, as a neighbour, longer inputs
+or the backlog that the change found make them slow whatever is in force (ADR 0017).
 """
 
 from __future__ import annotations
@@ -19,26 +19,18 @@ from control.core.load.windows import Interval
 from control.core.types import Policy, Settings
 
 SIMILAR = 0.1
-"""Loads that differ by less than this share are compared."""
-SLOWER_THAN_PREDICTED = 1.2
-SLOWER_THAN_BEFORE = 1.2
-FASTER = 0.9
-MATTERS_OF_SLO = 0.05
-"""A difference below this share of the SLO is noise of the transport, not the change's doing."""
-CLEARLY_MISSED = 5.0
-"""Fewer instances are worse only where this many times the budgeted share misses the SLO: slower
-is what was expected of them, and a minute of noise must not cost ten minutes of an instance."""
+"""Loads that differ by less than this share are compared, and hosts by this share of their cores.
+"""
+LESS = 0.9
+"""Of what was carried before: less is worse."""
 LEAST_REQUESTS = 20.0
 LEAST_FAILED = 5.0
 MORE_FAILED = 0.01
-MISSES_ANYWAY = 0.5
-"""Above this share, twice as many can not miss the SLO: slower is worse then where most do."""
-DRAIN_WATCHES = 3.0
-"""As many times the watch time is waited for a queue that drains to its end."""
 COLLAPSED = 0.1
 """Of the time that a batch took before: a model that answers so fast does not compute any more.
 Instances that no longer share the cores with others become faster by less."""
 LEAST_BATCHES = 20.0
+"""Of a size, before and after: the mean of fewer is mostly chance."""
 SIZE_KEPT = 0.9
 """Of the mean batch size before: batches that are no smaller."""
 
@@ -46,9 +38,10 @@ SIZE_KEPT = 0.9
 class Verdict(enum.Enum):
     """What a change turned out to be."""
 
-    BETTER = "better"
     NEUTRAL = "neutral"
     WORSE = "worse"
+    BETTER = NEUTRAL
+    """In older journals; nothing is praised any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +54,6 @@ class Watch:
         good: what to go back to when it is worse.
         before: the time before it began.
         after: the time since it has settled.
-        predicted_s: mean request time that was predicted for it; None where nobody did.
-        burning: whether the error budget burnt already when it began.
     """
 
     since_s: float
@@ -70,8 +61,6 @@ class Watch:
     good: Settings
     before: Period = field(default_factory=Period)
     after: Period = field(default_factory=Period)
-    predicted_s: float | None = None
-    burning: bool = False
 
     @property
     def grows(self) -> bool:
@@ -105,41 +94,29 @@ class Watch:
         return replace(self, after=after)
 
 
-def judge(watch: Watch, policy: Policy, *, at_s: float, burning: bool) -> Verdict | None:
+def judge(watch: Watch, policy: Policy, *, at_s: float) -> Verdict | None:
     """What the change turned out to be; None while that is open.
 
     Args:
         watch: the change with what was seen since.
         policy: the SLO, and how long to watch.
         at_s: of this look.
-        burning: whether the error budget burns now.
     """
-    before, after = watch.before, watch.after
+    after = watch.after
     heavier = _heavier(watch)
     if _fails(watch, heavier=heavier) or _collapsed(watch):
         return Verdict.WORSE
-    adds = watch.grows or _is_cheaper(watch, policy)
-    if burning and not (watch.burning or heavier or adds or before.saturated):
-        # What a reload itself made slow is over: the new settings must burn by themselves.
-        limit = policy.burn_limit * (1.0 - policy.slo_target_fraction)
-        if after.came >= LEAST_REQUESTS and after.missed_fraction > limit:
-            return Verdict.WORSE
     settled_s = watch.since_s + policy.settle_s
     if at_s < settled_s + policy.stable_window_s:  # a queue's mean over less is mostly chance
         return None
-    few = after.came < policy.watch_requests
     # What waited outside of a server that was busy loading comes at once, and is no higher load.
+    few = after.came < policy.watch_requests
     if (few or heavier) and at_s < settled_s + policy.watch_s:
         return None
     if max(after.came, after.queued_completed) < LEAST_REQUESTS:
         return Verdict.NEUTRAL
-    if _carries_less(watch, policy, adds=adds):
-        return Verdict.WORSE
-    if heavier or adds or (before.saturated and after.saturated):
-        return _better(watch)
-    if few and after.drained and at_s < settled_s + DRAIN_WATCHES * policy.watch_s:
-        return None  # only the rate could be compared until now
-    return Verdict.WORSE if _slower(watch, policy) else _better(watch)
+    less = _answers_less(watch, policy) or _batches_carry_less(watch, policy)
+    return Verdict.WORSE if less else Verdict.NEUTRAL
 
 
 def fails(watch: Watch) -> bool:
@@ -151,16 +128,14 @@ def _collapsed(watch: Watch) -> bool:
     """Whether batches that are no smaller take next to no time any more.
 
     A model that answers with errors of its own is counted as successful by Triton: that it does not
-    compute is all that can be seen of it here. Another version may well be so much faster.
+    compute is all that can be seen of it here.
     """
     before, after = watch.before, watch.after
-    if watch.settings.version != watch.good.version:
+    if min(before.batches, after.batches) < LEAST_BATCHES:
         return False
-    if min(before.batches, after.batches) < LEAST_BATCHES or before.busy_s <= 0.0:
+    if after.batch_rows < SIZE_KEPT * before.batch_rows:
         return False
-    if after.rows / after.batches < SIZE_KEPT * before.rows / before.batches:
-        return False
-    return after.busy_s / after.batches < COLLAPSED * before.busy_s / before.batches
+    return after.batch_s < COLLAPSED * before.batch_s
 
 
 def _is_cheaper(watch: Watch, policy: Policy) -> bool:
@@ -202,59 +177,66 @@ def _heavier(watch: Watch) -> bool:
     return after.rate_rps > (1.0 + SIMILAR) * before.rate_rps + 2.0 * spread_rps
 
 
-def _carries_less(watch: Watch, policy: Policy, *, adds: bool) -> bool:
+def _answers_less(watch: Watch, policy: Policy) -> bool:
     """Whether a full queue is answered at a lower rate than before, and the SLO is missed.
 
     By more than chance: two standard deviations of the difference of two Poisson rates, or the
     round of batches that may have ended just outside of either time. Before another batching the
-    queue need not have been full: it answered as many as came. What adds capacity is compared with
-    a full queue alone: it is called for where answers have just become slow, and the time before
-    still knows the fast ones.
+    queue need not have been full: it answered as many as came, and now a busier host may be what
+    holds it up. What adds capacity is compared with a full queue alone: it is called for where
+    answers have just become slow, and the time before still knows the fast ones.
     """
     before, after = watch.before, watch.after
-    before_rps = before.queued_rps if adds else before.queued_rps or before.answered_rps
+    before_rps = before.queued_rps
+    if before_rps is None and not (
+        watch.grows or _is_cheaper(watch, policy) or _busier(before, after)
+    ):
+        before_rps = before.answered_rps
     if not before_rps or after.queued_rps is None:
         return False
-    if after.came >= LEAST_REQUESTS and after.missed_fraction <= 1.0 - policy.slo_target_fraction:
+    if after.came >= LEAST_REQUESTS and not _misses(after, policy):
         return False
     spread_rps = math.sqrt(before_rps / before.span_s + after.queued_rps / after.queued_s)
     rounds_rps = watch.good.full_round / before.span_s + watch.settings.full_round / after.queued_s
-    return after.queued_rps < FASTER * before_rps - max(2.0 * spread_rps, rounds_rps)
+    return after.queued_rps < LESS * before_rps - max(2.0 * spread_rps, rounds_rps)
 
 
-def _slower(watch: Watch, policy: Policy) -> bool:
-    """Whether requests take longer than before and than was predicted, by more than noise.
+def _batches_carry_less(watch: Watch, policy: Policy) -> bool:
+    """Whether less is carried by what batches of equal size take, and the SLO is missed.
 
-    Where the count alone was changed, without a prediction, or without a time to compare with, the
-    SLO itself must be missed.
+    Capacity after / before = instances after / before / how many times as long a batch takes. By
+    more than chance, two standard errors. On a machine that is busier now nobody knows whose doing
+    it is.
+
+    Example:
+        1 instance, then 3 whose batches of 8 take 4 times as long: 0.75 of what was carried.
     """
     before, after = watch.before, watch.after
-    budget = 1.0 - policy.slo_target_fraction
-    if not watch.reload:
-        budget *= CLEARLY_MISSED
-    usual = min(2.0 * before.missed_fraction, MISSES_ANYWAY)
-    misses = after.missed_fraction > max(budget, usual)
-    if after.mean_s is None:  # they came and nobody was answered
-        return misses
-    known = [watch.predicted_s] if watch.predicted_s is not None else []
-    if before.mean_s is not None:
-        known.append(before.mean_s)
-        if after.mean_s <= SLOWER_THAN_BEFORE * before.mean_s:
-            return False
-    if watch.predicted_s is not None and after.mean_s <= SLOWER_THAN_PREDICTED * watch.predicted_s:
+    if not _misses(after, policy) or _busier(before, after) or before.instances <= 0.0:
         return False
-    if known and after.mean_s - max(known) <= MATTERS_OF_SLO * policy.slo_s:
+    was_s, is_s, was_error_s, is_error_s = 0.0, 0.0, 0.0, 0.0
+    for size, now in after.sizes.items():
+        then = before.sizes.get(size)
+        if then is None or min(then.count, now.count) < LEAST_BATCHES:
+            continue
+        was_s, is_s = was_s + now.count * then.mean_s, is_s + now.busy_s
+        was_error_s += now.count * then.error_s  # slow seconds are slow for all sizes
+        is_error_s += now.count * now.error_s
+    if was_s <= 0.0 or is_s <= 0.0:
         return False
-    return misses or (watch.reload and len(known) == 2)
+    carried = after.instances / before.instances * was_s / is_s
+    chance = math.hypot(was_error_s / was_s, is_error_s / is_s)
+    return carried * (1.0 + 2.0 * chance) < LESS
 
 
-def _better(watch: Watch) -> Verdict:
-    """Better where requests are clearly faster, or a full queue is answered faster."""
-    before, after = watch.before, watch.after
-    if before.mean_s and after.mean_s and after.mean_s < FASTER * before.mean_s:
-        return Verdict.BETTER
-    if before.missed_fraction > 2.0 * after.missed_fraction and before.missed >= 1:
-        return Verdict.BETTER
-    if before.queued_rps and after.queued_rps and FASTER * after.queued_rps > before.queued_rps:
-        return Verdict.BETTER
-    return Verdict.NEUTRAL
+def _misses(after: Period, policy: Policy) -> bool:
+    """Whether more than the budgeted share misses the SLO."""
+    return after.missed_fraction > 1.0 - policy.slo_target_fraction
+
+
+def _busier(before: Period, after: Period) -> bool:
+    """Whether the host is busier than before, or that is not known: of one of both times only."""
+    was, now = before.cpu_fraction, after.cpu_fraction
+    if was is None or now is None:
+        return was is not now
+    return now > was + SIMILAR

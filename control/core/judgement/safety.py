@@ -1,8 +1,7 @@
 """What keeps a model safe between looks: the watched change, the undo, and what is blocked.
 
 One field of the state, replaced at each event. Order within a look: ``absorb`` with the new
-interval, ``undo`` before any other proposal, and ``proposed`` when the decision changes something.
-``begun`` and ``ended`` come with the events.
+interval, and ``undo`` before any other proposal. ``begun`` and ``ended`` come with the events.
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ class Safety:
         changed_s: when the last change ended.
         burns: whether only changes that add capacity are allowed now.
         before: what was seen before the change that is in flight; None without one.
-        predicted: the settings that were proposed last, and their predicted mean request time.
         owed: settings that the budget forces; they are worse for the model and nobody's fault.
         refused_rows: the smallest batch that the model has refused; None where it refused none.
     """
@@ -60,7 +58,6 @@ class Safety:
     changed_s: float | None = None
     burns: bool = False
     before: Period | None = None
-    predicted: tuple[Settings, float] | None = None
     owed: Settings | None = None
     refused_rows: int | None = None
 
@@ -121,11 +118,6 @@ class Safety:
         """Whether the settings were judged worse a short while ago."""
         return any(block.forbids(wanted, at_s=at_s) for block in self.blocked)
 
-    def proposed(self, desired: Settings, predicted_s: float | None) -> Safety:
-        """With the mean request time that is predicted for a change that is about to begin."""
-        predicted = None if predicted_s is None else (desired, predicted_s)
-        return replace(self, predicted=predicted)
-
     def refused(self, rows: int | None) -> Safety:
         """With a batch of so many rows that the model has refused."""
         if rows is None:
@@ -139,7 +131,7 @@ class Safety:
 
     def unchanged(self) -> Safety:
         """After a change that turned out to change nothing, or that failed and was undone."""
-        return replace(self, before=None, predicted=None)
+        return replace(self, before=None)
 
     def ended(
         self, settings: Settings, was: Settings | None, *, ok: bool, at_s: float, undo: bool = False
@@ -171,23 +163,12 @@ class Safety:
         good = self.last_good or was
         if good is None or settings == good:
             return replace(after, watch=None)
-        predicted_s = None
-        if self.predicted is not None and self.predicted[0] == settings:
-            predicted_s = self.predicted[1]
         seen = self.before or Period()
-        if watch is not None and seen.timed < 1:
+        if watch is not None and seen.completed < 1:
             seen = watch.before  # nothing was seen between the two
-        return replace(
-            after,
-            watch=Watch(
-                since_s=at_s,
-                settings=settings,
-                good=good,
-                before=seen,
-                predicted_s=predicted_s,
-                burning=self.burns,
-            ),
-        )
+        if was is not None and settings.version != was.version:
+            seen = replace(seen, sizes={})  # what another model takes is no measure
+        return replace(after, watch=Watch(since_s=at_s, settings=settings, good=good, before=seen))
 
     def _followed(self, applied: Settings, *, at_s: float) -> Safety:
         """The memory where somebody else may have changed the settings: theirs are good."""
@@ -205,7 +186,7 @@ class Safety:
         """The memory with the watch judged, where that can be done now."""
         watch = self.watch
         assert watch is not None  # the caller says so
-        verdict = judge(watch, policy, at_s=at_s, burning=self.burns)
+        verdict = judge(watch, policy, at_s=at_s)
         if verdict is None:
             return self
         known = replace(self, watch=None, verdict=verdict)

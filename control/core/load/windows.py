@@ -52,6 +52,7 @@ class Interval:
         inferences, executions: items, and the batches that they made.
         cache_hits, cache_misses: requests that the response cache answered, and did not.
         cache_s: what looking up and storing took, summed over them.
+        cpu_fraction: busy share of the host, 0 to 1; None where it is not known.
     """
 
     start_s: float
@@ -72,6 +73,7 @@ class Interval:
     cache_hits: float = 0.0
     cache_misses: float = 0.0
     cache_s: float = 0.0
+    cpu_fraction: float | None = None
 
     @property
     def span_s(self) -> float:
@@ -176,6 +178,7 @@ def interval(old: Observation, new: Observation, *, stale_s: float) -> Interval 
         cache_hits=hits,
         cache_misses=misses,
         cache_s=cache_s,
+        cpu_fraction=new.cpu_fraction,
     )
 
 

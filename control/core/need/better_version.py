@@ -63,13 +63,11 @@ class Change:
         reason: why.
         settings: with the version.
         adds_capacity: whether it is there to carry more.
-        after: what is known of the model once it is in force.
     """
 
     reason: Reason
     settings: Settings
     adds_capacity: bool
-    after: Knowledge
 
 
 def look(
@@ -178,13 +176,12 @@ class _Ladder:
     def change(
         self, reason: Reason, settings: Settings, version: int, *, adds_capacity: bool
     ) -> Change:
-        """Another version, with the cheaper ones that are loaded; by its own service times."""
+        """Another version, with the cheaper ones that are loaded."""
         loaded = {*settings.loaded, self.order[self.here]}
         cheaper = self.order[self.order.index(version) + 1 :]
         standby = tuple(sorted(v for v in cheaper if v in loaded and v < version))
-        after = replace(self.known, learnt=self.learnt(version))
         wanted = replace(settings, version=version, standby=standby)
-        return Change(reason=reason, settings=wanted, adds_capacity=adds_capacity, after=after)
+        return Change(reason=reason, settings=wanted, adds_capacity=adds_capacity)
 
     def stand_by(self, applied: Settings) -> Change | None:
         """The next cheaper one beside the one in force; None where it is, or cannot be.
@@ -196,9 +193,7 @@ class _Ladder:
             return None
         standby = tuple(sorted({*applied.standby, below}))
         wanted = replace(applied, version=here, standby=standby)
-        return Change(
-            reason=Reason.QUALITY_STANDBY, settings=wanted, adds_capacity=False, after=self.known
-        )
+        return Change(reason=Reason.QUALITY_STANDBY, settings=wanted, adds_capacity=False)
 
     def cheaper(self, applied: Settings) -> int | None:
         """The next cheaper one that is not known to take about as long; None without one.
