@@ -206,12 +206,14 @@ def _batches_carry_less(watch: Watch, policy: Policy) -> bool:
 
     Capacity after / before = instances after / before / how many times as long a batch takes. By
     more than chance, two standard errors. On a machine that is busier now nobody knows whose doing
-    it is.
+    it is. Fewer instances carry less: that was meant, and where it is too little, more are had.
 
     Example:
         1 instance, then 3 whose batches of 8 take 4 times as long: 0.75 of what was carried.
     """
     before, after = watch.before, watch.after
+    if not watch.reload and watch.settings.instances < watch.good.instances:
+        return False
     if not _misses(after, policy) or _busier(before, after) or before.instances <= 0.0:
         return False
     was_s, is_s, was_error_s, is_error_s = 0.0, 0.0, 0.0, 0.0
