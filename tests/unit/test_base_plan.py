@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,8 @@ def _plan(
     threads_ours: bool = False,
     least_batch_size: int = 1,
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
+    peak_rps: float = 0.0,
+    **more: Any,
 ) -> BasePlan:
     """A plan from evidence of this service time at the applied count, one thread."""
     stats = {b: BatchStat(count=500, busy_s=500 * service.of(b)) for b in sizes}
@@ -42,8 +45,9 @@ def _plan(
         threads=1,
         threads_ours=threads_ours,
         least_batch_size=least_batch_size,
+        **more,
     )
-    return base_plan(applied, known, need_rps=rate_rps)
+    return base_plan(applied, known, need_rps=rate_rps, peak_rps=peak_rps)
 
 
 def test_plan_turns_batching_on_where_the_fixed_cost_is_large() -> None:
@@ -226,3 +230,29 @@ def test_refusing_begins_amid_an_overload_and_is_not_judged_for_what_it_refuses(
     )
     assert not fails(watch)
     assert fails(replace(watch, after=replace(refused, rejected=0.0)))
+
+
+def test_requests_wait_for_each_other_where_executions_take_turns() -> None:
+    """As long as a batch takes to fill at the peak, at most an eighth of the SLO; set once."""
+    policy, eight = replace(FREE, slo_s=0.4, max_batch_size=8), settings(1, batch=8)
+    alone = _plan(eight, TRUE, 50.0, policy, peak_rps=280.0)
+    shared = _plan(eight, TRUE, 50.0, policy, peak_rps=280.0, shares_slots=True)
+    assert alone.settings.max_queue_delay_s == 0.0
+    assert not alone.pays(eight)
+    assert shared.settings.max_queue_delay_s == pytest.approx(7 / 280, abs=1e-3)
+    assert shared.pays(eight)
+    slow = _plan(eight, TRUE, 50.0, policy, peak_rps=10.0, shares_slots=True)
+    assert slow.settings.max_queue_delay_s == pytest.approx(0.4 / 8)
+    again = _plan(shared.settings, TRUE, 50.0, policy, peak_rps=10.0, shares_slots=True)
+    assert again.settings.max_queue_delay_s == shared.settings.max_queue_delay_s
+    assert not again.pays(shared.settings)
+
+
+@pytest.mark.parametrize("refuses", [True, None])
+def test_no_request_waits_for_others_where_late_ones_are_refused(refuses: bool | None) -> None:
+    """By us or by the owner: on Triton before 26.08 a limit and a delay together lose count."""
+    limited = replace(settings(1, batch=8), refuse_after_s=0.1)
+    policy = replace(FREE, slo_s=0.4, max_batch_size=8)
+    plan = _plan(limited, TRUE, 50.0, policy, shares_slots=True, refuses=refuses)
+    assert plan.settings.refuse_after_s is not None
+    assert plan.settings.max_queue_delay_s == 0.0

@@ -162,6 +162,7 @@ class ControlState:
             applied=seen.applied,
             refused_rows=self.safety.refused_rows,
             waits=self.cpu.waits,
+            by_slots=seen.most_by_slots,
         )
 
     def absorb(self, seen: Observation, policy: Policy, *, keep_s: float = 0.0) -> ControlState:
