@@ -31,7 +31,6 @@ def _plan(
     threads_ours: bool = False,
     least_batch_size: int = 1,
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
-    peak_rps: float = 0.0,
     **more: Any,
 ) -> BasePlan:
     """A plan from evidence of this service time at the applied count, one thread."""
@@ -47,7 +46,7 @@ def _plan(
         least_batch_size=least_batch_size,
         **more,
     )
-    return base_plan(applied, known, need_rps=rate_rps, peak_rps=peak_rps)
+    return base_plan(applied, known, need_rps=rate_rps)
 
 
 def test_plan_turns_batching_on_where_the_fixed_cost_is_large() -> None:
@@ -233,19 +232,19 @@ def test_refusing_begins_amid_an_overload_and_is_not_judged_for_what_it_refuses(
 
 
 def test_requests_wait_for_each_other_where_executions_take_turns() -> None:
-    """As long as a batch takes to fill at the peak, at most an eighth of the SLO; set once."""
+    """For an eighth of the SLO; what is set stays, and so does what the owner set."""
     policy, eight = replace(FREE, slo_s=0.4, max_batch_size=8), settings(1, batch=8)
-    alone = _plan(eight, TRUE, 50.0, policy, peak_rps=280.0)
-    shared = _plan(eight, TRUE, 50.0, policy, peak_rps=280.0, shares_slots=True)
+    alone = _plan(eight, TRUE, 50.0, policy)
+    shared = _plan(eight, TRUE, 50.0, policy, shares_slots=True)
     assert alone.settings.max_queue_delay_s == 0.0
     assert not alone.pays(eight)
-    assert shared.settings.max_queue_delay_s == pytest.approx(7 / 280, abs=1e-3)
+    assert shared.settings.max_queue_delay_s == pytest.approx(0.4 / 8)
     assert shared.pays(eight)
-    slow = _plan(eight, TRUE, 50.0, policy, peak_rps=10.0, shares_slots=True)
-    assert slow.settings.max_queue_delay_s == pytest.approx(0.4 / 8)
-    again = _plan(shared.settings, TRUE, 50.0, policy, peak_rps=10.0, shares_slots=True)
-    assert again.settings.max_queue_delay_s == shared.settings.max_queue_delay_s
-    assert not again.pays(shared.settings)
+    own = settings(1, batch=8, delay_s=0.02)
+    for there in (shared.settings, own):
+        again = _plan(there, TRUE, 50.0, policy, shares_slots=True)
+        assert again.settings.max_queue_delay_s == there.max_queue_delay_s
+        assert not again.pays(there)
 
 
 @pytest.mark.parametrize("refuses", [True, None])

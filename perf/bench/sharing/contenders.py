@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass, replace
 
 from conch.errors import ConfigError
-from control.core.need.base import LONGEST_DELAY, TRANSPORT_S
+from control.core.need.base import SHARED_DELAY, TRANSPORT_S
 from perf.bench.control.many import Member
 from perf.bench.sharing.loads import Load
 
@@ -48,13 +48,9 @@ class Contender:
         limit_s = member.policy.slo_s * (1.0 - member.policy.margin_fraction)
         return round(limit_s - full_s - TRANSPORT_S, 3)
 
-    def delay_s(self, load: Load, number: int) -> float:
+    def delay_s(self, member: Member) -> float:
         """For how long the batcher waits."""
-        member = load.members[number]
-        if not self.delay:
-            return 0.0
-        filled_s = (member.model.max_batch_size - 1) / load.peak_rps(number)
-        return round(min(filled_s, LONGEST_DELAY * member.policy.slo_s), 3)
+        return round(SHARED_DELAY * member.policy.slo_s, 3) if self.delay else 0.0
 
 
 def splits(models: int, budget: int) -> list[tuple[int, ...]]:

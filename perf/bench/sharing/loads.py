@@ -60,10 +60,6 @@ class Load:
         busy = phase % len(self.members) == number
         return self.ratio * self.members[number].carried_rps(self.heavy if busy else self.light)
 
-    def peak_rps(self, number: int) -> float:
-        """The most that comes to a model."""
-        return max(self.rate_rps(number, phase) for phase in range(self.phases))
-
     def trace(self, number: int) -> Trace:
         """A model's arrivals, the warm-up with its light load first."""
         light_rps = self.ratio * self.members[number].carried_rps(self.light)

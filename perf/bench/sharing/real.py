@@ -114,7 +114,7 @@ def _published(contender: Contender, load: Load, number: int, root: Path) -> Mod
     model = replace(
         member.model,
         instances=contender.counts[number],
-        max_queue_delay_s=contender.delay_s(load, number),
+        max_queue_delay_s=contender.delay_s(member),
     )
     emulated.publish(model, root)
     config = emulated.config_of(model)

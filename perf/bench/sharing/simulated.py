@@ -94,7 +94,7 @@ def play(contender: Contender, load: Load) -> Sharing:
             model=member.model,
             arrival_s=load.trace(number).arrival_s,
             limit_s=contender.refuse_after_s(member) or math.inf,
-            delay_s=contender.delay_s(load, number),
+            delay_s=contender.delay_s(member),
             used=[0] * contender.counts[number],
         )
         for number, member in enumerate(load.members)
