@@ -15,7 +15,7 @@ SHOWN = "conch,conch-slots,limiter,limiter-delay,even-split-refuse,fixed"
 
 
 @click.command()
-@click.option("--models", type=click.IntRange(2, 8), default=2, show_default=True)
+@click.option("--models", type=click.IntRange(2, 8), default=2, show_default=True, help="How many.")
 @click.option(
     "--budget",
     type=click.IntRange(3, 64),
@@ -31,7 +31,9 @@ SHOWN = "conch,conch-slots,limiter,limiter-delay,even-split-refuse,fixed"
     help="Of what the budget carries within the SLO if it were split right in each phase.",
 )
 @click.option("--phase", type=DURATION, default="60s", show_default=True, help="Length of one.")
-@click.option("--phases", type=click.IntRange(1, 100), default=4, show_default=True)
+@click.option(
+    "--phases", type=click.IntRange(1, 100), default=4, show_default=True, help="How many."
+)
 @click.option(
     "--contenders",
     default=SHOWN,

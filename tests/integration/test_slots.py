@@ -164,6 +164,7 @@ def test_control_leaves_a_slot_to_others(served: Served) -> None:
         assert "loop" in _conch("repo", "slots", "a", "--off", *where, fails=RepositoryError)
         loop.run(tick_s=0.25, stop=done, duration_s=50.0, on_tick=follow)
     assert {tick.observation.slots for tick in ticks} == {SLOTS}
+    assert ticks[-1].decision.terms["slot_instances"] == SLOTS - 1
     shown = client.config("a")
     assert model_config.instance_count(shown) == SLOTS - 1, [t.decision.reason for t in ticks]
     assert slots.asks(shown)
