@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 
 from cli.options import json_option
 from cli.output import echo, to_json
-from conch.errors import ConfigError
+from conch.errors import ConfigError, LoadError, TritonUnavailable
 from conch.units import DURATION
 
 SHOWN = "conch,conch-slots,limiter,limiter-delay,even-split-refuse,fixed"
@@ -73,18 +74,29 @@ def sharing(
     from perf.bench.sharing import real, simulated
 
     play = simulated.play if simulate else real.play
-    rows = []
+    rows, failures = [], []
     for ratio in _ratios(loads):
         load = moving.moving(
             models=models, budget=budget, ratio=ratio, phase_s=phase, phases=phases, seed=seed
         )
         for one in ways.contenders(contenders, load):
-            row = play(one, load)
+            try:
+                row = play(one, load)
+            except (LoadError, TritonUnavailable) as error:  # the others are to be played
+                failures.append(f"{one.label} at {ratio:.0%}: {error.message}")
+                echo(failures[-1], err=True)
+                continue
             rows.append({**asdict(row), "starved": row.starved})
             if not as_json:
                 echo(_line(rows[-1]))
     if as_json:
-        echo(to_json({"schema": 1, "simulated": simulate, "runs": rows}, indent=None))
+        told = {"schema": 1, "simulated": simulate, "runs": rows, "failures": failures}
+        echo(to_json(told, indent=None))
+    if failures:
+        raise LoadError(
+            f"bench sharing: {len(failures)} runs did not finish ({failures[0]}).",
+            hint="Play these contenders again: --contenders NAME.",
+        )
 
 
 def _ratios(text: str) -> list[float]:
@@ -101,7 +113,7 @@ def _ratios(text: str) -> list[float]:
     return ratios
 
 
-def _line(row: dict) -> str:  # type: ignore[type-arg]
+def _line(row: dict[str, Any]) -> str:
     """One run for people."""
     parts = "; ".join(
         f"{name}: {row['models'][name]:.2f} ({' '.join(f'{x:.2f}' for x in phases)})"
@@ -112,9 +124,14 @@ def _line(row: dict) -> str:  # type: ignore[type-arg]
         f"refused {row['refused']:.0%}",
         *([f"mean batch {batches}"] if batches else []),
         *([f"changes {row['changes']}, reloads {row['reloads']}"] if row["changes"] else []),
-        *(["simulated"] if row["simulated"] else [f"machine {row['busy_fraction']:.0%} busy"]),
+        "simulated" if row["simulated"] else _machine(row),
         *(["a model starved"] if row["starved"] else []),
         *([] if row["valid"] else ["NOT VALID: the client fell behind"]),
     ]
     told = f"{row['ratio']:.0%} {row['contender']:20} {row['attainment']:.3f}"
     return f"{told}  {parts}  [{', '.join(notes)}]"
+
+
+def _machine(row: dict[str, Any]) -> str:
+    """How busy the machine was."""
+    return f"machine {row['busy_fraction']:.0%} busy, load {row['load_average']:.1f}"

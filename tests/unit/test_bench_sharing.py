@@ -11,14 +11,14 @@ import yaml
 from click.testing import CliRunner
 
 from cli.perf_bench import bench
-from conch.errors import ConfigError
+from conch.errors import ConfigError, LoadError, TritonUnavailable
 from control.core.need.base import SHARED_DELAY
 from control.policy_file import PolicyFile
 from perf.bench.sharing import contenders as ways
 from perf.bench.sharing import real, simulated
 from perf.bench.sharing.contenders import Contender, contenders, splits
 from perf.bench.sharing.loads import Load, moving
-from perf.bench.sharing.run import by_phase
+from perf.bench.sharing.run import Sharing, by_phase
 
 
 def _load(ratio: float = 0.8, *, models: int = 2, budget: int = 4, phase_s: float = 30.0) -> Load:
@@ -177,3 +177,21 @@ def test_the_command_says_what_came_and_refuses_what_it_cannot() -> None:
     ):
         refused = CliRunner().invoke(bench, [*arguments, *wrong])
         assert isinstance(refused.exception, ConfigError), refused.exception
+
+
+def test_a_run_that_does_not_start_keeps_no_other_from_being_played(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is told, and the command fails at its end."""
+
+    def play(contender: Contender, load: Load) -> Sharing:
+        if contender.label == "limiter":
+            raise TritonUnavailable("Triton: ended while it started.", hint="See its log.")
+        return simulated.play(contender, load)
+
+    monkeypatch.setattr(real, "play", play)
+    names = ["--contenders", "limiter,fixed:3-1", "--loads", "0.5", "--phase", "5s"]
+    seen = CliRunner().invoke(bench, ["sharing", *names])
+    assert isinstance(seen.exception, LoadError)
+    assert "1 runs did not finish (limiter at 50%" in str(seen.exception)
+    assert "fixed:3-1" in seen.stdout
