@@ -17,6 +17,7 @@ from cli.perf_hindsight import hindsight
 from cli.perf_never_worse import never_worse
 from cli.perf_queue_model import queue_model
 from cli.perf_scale import budget, scale
+from cli.perf_sharing import sharing
 from cli.perf_tuned import tuned
 from conch.errors import ConfigError, ThresholdMissed
 from conch.names import model_name
@@ -122,6 +123,7 @@ bench.add_command(queue_model)
 bench.add_command(control_bench)
 bench.add_command(budget)
 bench.add_command(scale)
+bench.add_command(sharing)
 bench.add_command(tuned)
 bench.add_command(never_worse)
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from cli.options import json_option
 from cli.output import echo, print_json, print_table
 from cli.repo_history import diff, history, load, rollback
+from cli.repo_slots import slots
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ConfigError
 from export import numbering, ranking
@@ -194,5 +195,5 @@ def _version(number: int, row: dict[str, Any]) -> str:
     return f"{number} ({words})" if words else str(number)
 
 
-for _command in (diff, history, load, rollback):
+for _command in (diff, history, load, rollback, slots):
     repo.add_command(_command)

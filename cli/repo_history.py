@@ -18,7 +18,7 @@ from control.act.baseline import Baseline, is_settled
 from control.act.knobs import settings_of
 from control.journal import explain
 from control.lease import sole_writer
-from serving import hazards, model_config
+from serving import hazards, model_config, slots
 from serving.client import TritonClient
 from serving.model_config import ModelConfig
 from serving.repository import Repository
@@ -52,7 +52,7 @@ def diff(
     if old is None:
         old = _before(opened, model, model_config.to_text(after))
     before = _revision(opened, model, old)
-    change = _change(before, after, model)
+    change = change_of(before, after, model)
     if as_json:
         print_json({"model": model, "from": old, "to": new, **change})
         return
@@ -116,14 +116,16 @@ def rollback(
     """
     opened = open_repository(repository)
     wanted = _revision(opened, model, number)
-    change = _change(_on_disk(opened, model), wanted, model)
+    change = change_of(_on_disk(opened, model), wanted, model)
     loaded = False
     if not dry_run:
         with ExitStack() as stack:
             stack.enter_context(opened.lock(model))
             if not _is_edited(opened, model):
-                _writer(opened, model, stack)
-            loaded = _bring_back(opened, model, number)
+                sole_hand(opened, model, stack)
+            text = opened.revisions(model).text(number)
+            reason = f"rolled back by hand to revision {number}"
+            loaded = write_and_load(opened, model, text, reason=reason)
     if as_json:
         facts = {"model": model, "to": number, "dry_run": dry_run, "loaded": loaded}
         print_json({**facts, **change})
@@ -158,7 +160,7 @@ def load(model: str, repository: Path | None, as_json: bool) -> None:
             f"load of {model}: no local server reads {opened.root}.",
             hint="Start one with `conch serve`: it loads what is on disk.",
         )
-    hazards.require(opened, model)
+    _require(opened, model, server)
     with opened.lock(model), TritonClient(server.grpc_url, admin_key=server.admin_key) as client:
         client.load(model)
         shown = client.config(model)
@@ -185,7 +187,7 @@ def _is_edited(repository: Repository, model: str) -> bool:
         return Baseline(repository).of(model, client.config(model)).edited
 
 
-def _writer(repository: Repository, model: str, stack: ExitStack) -> None:
+def sole_hand(repository: Repository, model: str, stack: ExitStack) -> None:
     """Be the one that may write, or say how to become it."""
     try:
         stack.enter_context(sole_writer(repository))
@@ -204,15 +206,14 @@ def _on_disk(repository: Repository, model: str) -> ModelConfig:
         return ModelConfig(name=model)
 
 
-def _bring_back(repository: Repository, model: str, number: int) -> bool:
-    """Write the revision, and load it where a local server has the model; gives whether it did.
+def write_and_load(repository: Repository, model: str, text: str, *, reason: str) -> bool:
+    """Write a config, and load it where a local server has the model; gives whether it did.
 
     Raises:
         ConchError: when Triton refuses it or does not answer; the old text is on disk again.
     """
     previous = repository.config_text(model)
-    text = repository.revisions(model).text(number)
-    repository.write_text(model, text, reason=f"rolled back by hand to revision {number}")
+    repository.write_text(model, text, reason=reason)
     server = _server_of(repository)
     if server is None:
         return False
@@ -220,12 +221,23 @@ def _bring_back(repository: Repository, model: str, number: int) -> bool:
         if client.index().get(model) != "READY":
             return False
         try:
-            hazards.require(repository, model)
+            _require(repository, model, server)
             client.load(model)
         except ConchError as error:
             repository.write_text(model, previous, reason=f"rollback refused: {error.message}")
             raise
     return True
+
+
+def _require(repository: Repository, model: str, server: Endpoint) -> None:
+    """Refuse what must not reach the server.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    hazards.require(repository, model)
+    if server.slots is not None:
+        slots.require(repository.read_config(model), server.slots)
 
 
 def _server_of(repository: Repository) -> Endpoint | None:
@@ -256,7 +268,7 @@ def _before(repository: Repository, model: str, text: str) -> int:
     )
 
 
-def _change(before: ModelConfig, after: ModelConfig, model: str) -> dict[str, Any]:
+def change_of(before: ModelConfig, after: ModelConfig, model: str) -> dict[str, Any]:
     """A change as its diff and what Triton does on a load of it."""
     return {
         "diff": model_config.diff(before, after, name=f"{model}/config.pbtxt"),

@@ -13,7 +13,10 @@ import click
 
 from cli.options import json_option
 from cli.output import echo, to_json
+from conch.errors import ConchError
 from conch.units import SIZE
+from serving import slots as serving_slots
+from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
 from serving.runtime import prometheus
 from serving.runtime.endpoint import Endpoint
@@ -41,6 +44,12 @@ from serving.runtime.supervisor import TritonServer
     default=0,
     help="Size of the response cache, e.g. 64MiB, for models that enable it. [default: none]",
 )
+@click.option(
+    "--slots",
+    type=click.IntRange(1, serving_slots.MOST),
+    help="Executions at once on each device, shared by the models that ask for a slot "
+    "(`conch repo slots`). [default: as many as there are instances]",
+)
 @click.option("--prometheus", "with_prometheus", is_flag=True, help="Keep a history beside it.")
 @json_option
 def serve(
@@ -51,6 +60,7 @@ def serve(
     grpc_port: int,
     metrics_port: int,
     cache_bytes: int,
+    slots: int | None,
     with_prometheus: bool,
     as_json: bool,
 ) -> None:
@@ -62,6 +72,7 @@ def serve(
     \b
     Example:
       conch serve --repository model_repository
+      conch serve --slots 4
       conch serve --model minilm_int8 --http-port 8000 --grpc-port 8001 --metrics-port 8002
     """
     _refuse_second(name)
@@ -73,6 +84,7 @@ def serve(
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         cache_bytes=cache_bytes,
+        slots=slots,
         on_restart=lambda endpoint: _ignore(endpoints.save(endpoint)),
     )
     echo(f"Starting Triton {server.binary.version} on {repository} ...", err=True)
@@ -125,6 +137,8 @@ def _show(server: TritonServer, prometheus_url: str | None, as_json: bool) -> No
         echo(f"history  {prometheus_url}")
     for model in server.models:
         echo(f"model    {model.name}: {_state(model)}")
+    for line in _slot_lines(endpoint, server.models):
+        echo(line, err=True)
     if not server.models:
         echo("model    none: publish one with `conch export run RECIPE`", err=True)
     echo(f"Log: {server.log_path}", err=True)
@@ -138,6 +152,21 @@ def _state(model: ModelReadiness) -> str:
     if model.probe_s is not None:
         return f"ready, first inference {1000 * model.probe_s:.1f} ms"
     return f"{'left out' if model.left_out else 'NOT READY'}: {model.reason}"
+
+
+def _slot_lines(endpoint: Endpoint, models: tuple[ModelReadiness, ...]) -> list[str]:
+    """How executions are shared, and which models do not take part as is meant."""
+    if endpoint.slots is None or endpoint.repository is None:
+        return []
+    lines = [f"slots    {endpoint.slots} executions at once on each device"]
+    repository = Repository(endpoint.repository)
+    for model in models:
+        if model.ready:
+            with contextlib.suppress(ConchError):  # it may be another by now
+                config = repository.read_config(model.name)
+                if said := serving_slots.remark(config, endpoint.slots):
+                    lines.append(f"slots    {model.name} {said}")
+    return lines
 
 
 def _next_lines(server: TritonServer, endpoint: Endpoint) -> list[str]:
@@ -164,6 +193,7 @@ def _as_json(server: TritonServer, prometheus_url: str | None) -> dict[str, Any]
         "metrics_url": endpoint.metrics_url,
         "prometheus_url": prometheus_url,
         "repository": str(endpoint.repository),
+        "slots": endpoint.slots,
         "log": str(server.log_path),
         "models": [asdict(model) | {"ready": model.ready} for model in server.models],
     }

@@ -124,6 +124,7 @@ def session(
                 repository,
                 host=Machine(pid=endpoint.pid),
                 baseline=baseline,
+                slots_of=partial(_slots_of, endpoint),
             ),
             actuator=Actuator(
                 repository,
@@ -220,8 +221,18 @@ def _healer(endpoint: Endpoint, repository: Repository) -> Healer:
 
 def _pid_of(endpoint: Endpoint) -> int | None:
     """The process of a local server that answers there now."""
+    return _now(endpoint).pid
+
+
+def _slots_of(endpoint: Endpoint) -> int | None:
+    """The slots of a server that `conch serve` runs; of another one nobody can tell."""
+    return _now(endpoint).slots
+
+
+def _now(endpoint: Endpoint) -> Endpoint:
+    """The local server that answers there now; else the one that was meant."""
     now = (one for one in endpoints.running() if one.grpc_url == endpoint.grpc_url)
-    return next((one.pid for one in now), endpoint.pid)
+    return next(now, endpoint)
 
 
 def _given_inputs(

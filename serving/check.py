@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conch.errors import ConfigError, RepositoryError
 from conch.names import model_name
-from serving import atomic, engines, folders, hazards, queue_limit
+from serving import atomic, engines, folders, hazards, queue_limit, slots
 from serving.model_config import ModelConfig
 from serving.repository import CONFIG, LINEAGE, STATE_DIR, Repository
 
@@ -95,7 +95,7 @@ def _check_model(repository: Repository, name: str) -> Iterator[Finding]:
             yield finding
         for message in _changed_files(folder):
             yield fault(f"version {version}: {message}")
-    for message in [*_implicit(config), *_stalls(config)]:
+    for message in [*_implicit(config), *_stalls(config), *_unslotted(config)]:
         yield Finding(model=name, severity=Severity.WARNING, message=message)
     for stray in _stray_files(repository.root / name):
         yield Finding(
@@ -160,6 +160,12 @@ def _stalls(config: ModelConfig) -> Iterator[str]:
             "26.08 lets instances idle while requests wait, until a reload (server#8870); "
             "set the delay to 0"
         )
+
+
+def _unslotted(config: ModelConfig) -> Iterator[str]:
+    """What keeps the model from every server that `conch serve --slots` starts."""
+    if why := slots.fault(config, slots.MOST):
+        yield f"`conch serve --slots` leaves it out: {why}"
 
 
 def _changed_files(folder: Path) -> Iterator[str]:

@@ -197,6 +197,8 @@ class Observation:
         cpu_s: running total of the CPU seconds that the model's own processes used; None where it
             cannot be seen.
         own: what the controller itself sent; counters and statistics have it, too.
+        slots: executions at once on each device, shared with other models; None where this one asks
+            for none, or nobody knows of any.
     """
 
     at_s: float
@@ -224,6 +226,14 @@ class Observation:
     owner: Settings | None = None
     cpu_s: float | None = None
     own: Own = Own()  # a frozen value
+    slots: int | None = None
+
+    @property
+    def most_by_slots(self) -> int | None:
+        """The most instances with which the model leaves a slot of each device to others."""
+        if self.slots is None:
+            return None
+        return max(1, self.slots - 1) * self.granularity
 
     @property
     def least_batch_limit(self) -> int:

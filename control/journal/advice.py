@@ -90,7 +90,8 @@ REASONS: Mapping[Reason, str] = MappingProxyType(
         Reason.AT_LIMIT: (
             "Raise `max_instances` if the machine has cores or memory left, relax `slo`, shrink "
             "the model (`conch export`), or send some load elsewhere. With `cap_instances` in its "
-            "terms the limit is the budget: it waits for what others are about to give up."
+            "terms the limit is the budget: it waits for what others are about to give up. With "
+            "`slot_instances` it may be the server's slots: start it with more (`conch serve`)."
         ),
     }
 )

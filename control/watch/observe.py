@@ -21,7 +21,7 @@ from control.core.types import Observation
 from control.watch import machine
 from control.watch.machine import Machine, Use
 from control.watch.sources import CounterSource, PrometheusCounters, Sample, ScrapedCounters
-from serving import ensembles, model_config, queue_limit
+from serving import ensembles, model_config, queue_limit, slots
 from serving import statistics as counted
 from serving.client import TritonClient
 from serving.model_config import ModelConfig
@@ -53,11 +53,13 @@ class Survey:
         sample: their counters; None when the source did not answer.
         host: the machine.
         ensembles: of the repository; empty without one.
+        slots: executions at once on each device of the server; None where nobody knows of any.
     """
 
     sample: Sample | None
     host: Use
     ensembles: tuple[ModelConfig, ...]
+    slots: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,7 @@ class Observer:
         *,
         host: Machine | None = None,
         baseline: Baseline | None = None,
+        slots_of: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Look through these.
 
@@ -90,6 +93,7 @@ class Observer:
             repository: tells the versions on disk and which ensembles a model is in.
             host: the server's machine; by default one that only the server's gauges tell of.
             baseline: tells a person's edits; None for one of its own.
+            slots_of: how many slots the server was started with, as far as anybody knows.
         """
         self._client = client
         self._repository = repository
@@ -98,8 +102,10 @@ class Observer:
         self._baseline = baseline or (Baseline(repository) if repository else None)
         self._shown: dict[str, _Shown] = {}
         self._files: dict[str, File] = {}
+        self._slots_of = slots_of
+        self._slots: int | None = None
         self._ensembles: tuple[ModelConfig, ...] = ()
-        self._ensembles_at_s: float | None = None
+        self._around_at_s: float | None = None
         self._outages = Repeated()
 
     def survey(self, models: Collection[str]) -> Survey:
@@ -112,15 +118,17 @@ class Observer:
         else:
             self._outages.over("counters.unreachable", said="counters.reached")
         host = self._host.use(sample.snapshot if sample else None)
-        return Survey(sample=sample, host=host, ensembles=self._around())
+        self._look_around()
+        return Survey(sample=sample, host=host, ensembles=self._ensembles, slots=self._slots)
 
-    def _around(self) -> tuple[ModelConfig, ...]:
-        """The ensembles, looked for anew every few seconds: one may have been published since."""
-        now_s, last_s = time.monotonic(), self._ensembles_at_s
-        if self._repository is not None and (last_s is None or now_s - last_s >= CONFIG_EVERY_S):
-            self._ensembles = tuple(ensembles.of(self._repository).values())
-            self._ensembles_at_s = now_s
-        return self._ensembles
+    def _look_around(self) -> None:
+        """Ensembles and slots anew every few seconds: one published, a server started again."""
+        now_s, last_s = time.monotonic(), self._around_at_s
+        if last_s is None or now_s - last_s >= CONFIG_EVERY_S:
+            if self._repository is not None:
+                self._ensembles = tuple(ensembles.of(self._repository).values())
+            self._slots = self._slots_of()
+            self._around_at_s = now_s
 
     def look(
         self,
@@ -182,6 +190,7 @@ class Observer:
             edited=file.edited,
             owner=file.owner,
             cpu_s=self._host.cpu_s(model, known),
+            slots=shared.slots if slots.asks(known) else None,
         )
 
     def _file(self, model: str, shown: ModelConfig | None) -> File:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from conch.errors import ConfigError
 from conch.names import model_name
+from serving import slots
 
 # Restricted: whatever changes the server or reaches memory. `statistics` and `model-config` stay
 # open: they only read, the address is loopback, and perf_analyzer and plain curl need them without
@@ -41,6 +42,8 @@ class ServerOptions:
         shm_prefix: of the shared memory of the Python stubs, so that it can be cleaned up.
         shm_bytes: first size, and growth, of each Python stub's shared memory.
         stub_timeout_s: how long an instance may take to start: model load included.
+        slots: executions at once on each device by instances that ask for one (``serving.slots``);
+            None leaves Triton's rate limiter off.
         extra: more flags by name (without ``--``); an empty value makes a bare flag.
     """
 
@@ -59,6 +62,7 @@ class ServerOptions:
     shm_prefix: str = "conch"
     shm_bytes: int = 8 * 2**20
     stub_timeout_s: int = 120
+    slots: int | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -94,6 +98,11 @@ def build(options: ServerOptions, help_text: str) -> CommandLine:
             arguments.append(f"--{name}={value}" if value else f"--{name}")
         elif name not in left_out:
             left_out.append(name)
+    if without_limiter := {"rate-limit", "rate-limit-resource"} & set(left_out):
+        raise ConfigError(
+            f"slots: {options.slots}, but this Triton has no --{sorted(without_limiter)[0]}.",
+            hint="Leave out --slots, or use a Triton with the rate limiter.",
+        )
     unguarded = {"http-restricted-api", "grpc-restricted-protocol"} & set(left_out)
     if unguarded:
         raise ConfigError(
@@ -136,6 +145,9 @@ def _wanted(options: ServerOptions) -> list[tuple[str, str]]:
     if options.admin_key and options.restricted:
         rule = f"{','.join(options.restricted)}:{ADMIN_HEADER}={options.admin_key}"
         flags += [("http-restricted-api", rule), ("grpc-restricted-protocol", rule)]
+    if options.slots is not None:
+        flags.append(("rate-limit", "execution_count"))
+        flags += [("rate-limit-resource", f"{name}:{options.slots}") for name in slots.NAMES]
     return flags + list(options.extra.items())
 
 

@@ -33,7 +33,12 @@ _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):(?P<port>[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One Triton: its ports, its admin key, and, when it is ours, its process and repository."""
+    """One Triton: its ports, its admin key, and, when it is ours, its process and repository.
+
+    Attributes:
+        slots: executions at once on each device; None where it has no limit, or nobody knows one:
+            a server cannot be asked.
+    """
 
     name: str
     host: str
@@ -43,6 +48,7 @@ class Endpoint:
     admin_key: str | None = None
     pid: int | None = None
     repository: Path | None = None
+    slots: int | None = None
     explicit_metrics_url: str | None = None
 
     @property

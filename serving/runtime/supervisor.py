@@ -27,7 +27,7 @@ import structlog
 
 from conch import paths
 from conch.errors import ConchError, ConfigError, TritonUnavailable
-from serving import engines, hazards, pending
+from serving import engines, hazards, pending, slots
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime import (
@@ -73,6 +73,7 @@ class TritonServer:
         metrics_port: int = 0,
         summary_latencies: bool = True,
         cache_bytes: int = 0,
+        slots: int | None = None,
         exit_timeout_s: int = 10,
         start_timeout_s: float = 180.0,
         restart: bool = True,
@@ -86,6 +87,7 @@ class TritonServer:
             repository: the model repository.
             models: to load at the start and after a restart; None for all.
             http_port: 0 for a free one; so the other ports.
+            slots: ``ServerOptions.slots``.
             exit_timeout_s: how long running inferences are waited for at the stop.
             start_timeout_s: for the process and the first load of the models.
             restart: look after it: start it again when it dies, heal models with dead stubs.
@@ -117,6 +119,7 @@ class TritonServer:
             exit_timeout_s=exit_timeout_s,
             summary_latencies=summary_latencies,
             cache_bytes=cache_bytes,
+            slots=slots,
             shm_prefix=f"conch_{secrets.token_hex(4)}_",
         )
         self._start_timeout_s = start_timeout_s
@@ -150,6 +153,7 @@ class TritonServer:
             admin_key=options.admin_key,
             pid=self._pid,
             repository=options.repository,
+            slots=options.slots,
         )
 
     @property
@@ -264,6 +268,8 @@ class TritonServer:
         """
         repository = Repository(self._options.repository)
         reasons = engines.left_out(repository, self._options.backend_directory)
+        if self._options.slots is not None:
+            reasons |= slots.left_out(repository, self._options.slots)
         reasons |= hazards.left_out(repository)
         chosen = self._asked_models
         asked = sorted({*repository.models(), *reasons}) if chosen is None else chosen

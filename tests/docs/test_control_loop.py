@@ -40,7 +40,10 @@ def terms_used() -> set[str]:
     """
     policy = a_policy(rebatch=True)
     story = (
-        Story(policy=policy, cap=4).measured().passes(20, load_rps=100).passes(10, load_rps=1500)
+        Story(policy=policy, cap=4, slots=5)
+        .measured()
+        .passes(20, load_rps=100)
+        .passes(10, load_rps=1500)
     )
     outside = Story(applied=settings(6)).passes(8, load_rps=100)
     cheap = Story(

@@ -11,21 +11,27 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     """Doubles x in ``batch_s`` seconds a batch, by the square for more rows than that;
-    refuses or fails at chosen batch sizes."""
+    refuses or fails at chosen batch sizes; writes down when it worked where ``spans`` names a file.
+    """
 
     def initialize(self, args):
         config = json.loads(args["model_config"])
         p = {k: v["string_value"] for k, v in config["parameters"].items()}
         self.batch_s = float(p.get("batch_s", "0"))
         self.square_above = float(p.get("square_above", "inf"))
+        self.spans = p.get("spans")
         size = config["max_batch_size"]
         if size == int(p.get("refuse_batch", "-1")):
             raise RuntimeError(f"max_batch_size {size} does not fit into memory")
         self.broken = size == int(p.get("broken_batch", "-1"))
 
     def execute(self, requests):
+        begun_s = time.monotonic()
         rows = sum(pb_utils.get_input_tensor_by_name(r, "x").shape()[0] for r in requests)
         time.sleep(self.batch_s * max(1.0, rows / self.square_above) ** 2)
+        if self.spans:
+            with open(self.spans, "a") as file:
+                print(begun_s, time.monotonic(), file=file)
         if self.broken:
             error = pb_utils.TritonError("broken on purpose")
             return [pb_utils.InferenceResponse(error=error) for _ in requests]

@@ -71,6 +71,7 @@ class Story:
     applied: Settings = field(default_factory=settings)
     obeys: bool = True
     cap: int | None = None
+    slots: int | None = None
     at_s: float = 1000.0
     state: ControlState = field(default_factory=ControlState)
     counters: ModelCounters = field(default_factory=ModelCounters)
@@ -109,6 +110,7 @@ class Story:
             statistics=self.statistics,
             applied=self.applied,
             cap=self.cap,
+            slots=self.slots,
             versions=tuple(sorted(self.curves)),
         )
         seen = replace(seen, **self.gauges, **dict.fromkeys(missing))

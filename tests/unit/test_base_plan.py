@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ def _plan(
     threads_ours: bool = False,
     least_batch_size: int = 1,
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
+    **more: Any,
 ) -> BasePlan:
     """A plan from evidence of this service time at the applied count, one thread."""
     stats = {b: BatchStat(count=500, busy_s=500 * service.of(b)) for b in sizes}
@@ -42,6 +44,7 @@ def _plan(
         threads=1,
         threads_ours=threads_ours,
         least_batch_size=least_batch_size,
+        **more,
     )
     return base_plan(applied, known, need_rps=rate_rps)
 
@@ -226,3 +229,29 @@ def test_refusing_begins_amid_an_overload_and_is_not_judged_for_what_it_refuses(
     )
     assert not fails(watch)
     assert fails(replace(watch, after=replace(refused, rejected=0.0)))
+
+
+def test_requests_wait_for_each_other_where_executions_take_turns() -> None:
+    """For an eighth of the SLO; what is set stays, and so does what the owner set."""
+    policy, eight = replace(FREE, slo_s=0.4, max_batch_size=8), settings(1, batch=8)
+    alone = _plan(eight, TRUE, 50.0, policy)
+    shared = _plan(eight, TRUE, 50.0, policy, shares_slots=True)
+    assert alone.settings.max_queue_delay_s == 0.0
+    assert not alone.pays(eight)
+    assert shared.settings.max_queue_delay_s == pytest.approx(0.4 / 8)
+    assert shared.pays(eight)
+    own = settings(1, batch=8, delay_s=0.02)
+    for there in (shared.settings, own):
+        again = _plan(there, TRUE, 50.0, policy, shares_slots=True)
+        assert again.settings.max_queue_delay_s == there.max_queue_delay_s
+        assert not again.pays(there)
+
+
+@pytest.mark.parametrize("refuses", [True, None])
+def test_no_request_waits_for_others_where_late_ones_are_refused(refuses: bool | None) -> None:
+    """By us or by the owner: on Triton before 26.08 a limit and a delay together lose count."""
+    limited = replace(settings(1, batch=8), refuse_after_s=0.1)
+    policy = replace(FREE, slo_s=0.4, max_batch_size=8)
+    plan = _plan(limited, TRUE, 50.0, policy, shares_slots=True, refuses=refuses)
+    assert plan.settings.refuse_after_s is not None
+    assert plan.settings.max_queue_delay_s == 0.0

@@ -53,6 +53,29 @@ def test_bounds_of_a_model_that_waits_grow_with_what_was_seen_at_work(
     assert _bounds(UNWRITTEN, applied=eight, waits=waits, trusted=trusted) == (6, most, 4)
 
 
+@pytest.mark.parametrize(("most", "bounds"), [(3, (3, 3, 4)), (9, (6, 6, 4)), (None, (6, 6, 4))])
+def test_bounds_leave_a_slot_to_others_whatever_the_owner_has(
+    most: int | None, bounds: tuple[int, int, int]
+) -> None:
+    """With as many instances as slots one model could hold them all."""
+    assert _bounds(UNWRITTEN, by_slots=most) == bounds
+    written = replace(UNWRITTEN, min_instances=2, max_instances=8, unwritten=())
+    assert _bounds(written, by_slots=most)[:2] == (2, min(8, most or 8))
+    fixed = replace(written, min_instances=5)
+    assert _bounds(fixed, by_slots=3)[:2] == (5, 5)  # a written least is the owner's word
+
+
+@pytest.mark.parametrize(
+    ("slots", "gpus", "most"), [(4, 1, 3), (1, 1, 1), (4, 2, 6), (None, 1, None)]
+)
+def test_most_instances_by_slots_are_one_fewer_on_each_device(
+    slots: int | None, gpus: int, most: int | None
+) -> None:
+    """But for a single slot, which all take in turn."""
+    seen = Life(rule=rule_named("conch"), applied=SIX).seen(slots=slots, granularity=gpus)
+    assert seen.most_by_slots == most
+
+
 @pytest.mark.parametrize("policy", [UNWRITTEN, Policy(slo_s=0.1, max_batch_size=32)])
 def test_bounds_stay_below_what_the_model_refused_whoever_wrote_them(policy: Policy) -> None:
     """32 rows were refused: never as many again."""

@@ -56,6 +56,11 @@ def test_good_repository_has_no_findings(repository):
         (GOOD + 'model_warmup { name: "w" batch_size: 9 }', Severity.FAULT, "9, at most 8"),
         (GOOD.replace("model.onnx", "other.onnx"), Severity.FAULT, "has no other.onnx"),
         (GOOD.replace("count: 1 ", ""), Severity.WARNING, "without a count"),
+        (
+            GOOD.replace("count: 1 ", "count: 1 rate_limiter { resources { name: 'R' count: 1 } }"),
+            Severity.WARNING,
+            "asks for 1 of 'R'",
+        ),
         (GOOD.replace('backend: "onnxruntime"', ""), Severity.WARNING, "neither backend"),
         (GOOD.replace("100 }", f"100 {TIMEOUT} }}"), Severity.WARNING, "microseconds 100: with"),
     ],

@@ -126,3 +126,21 @@ def test_redacted_hides_the_key() -> None:
     line = redacted(build(OPTIONS, HELP).arguments, "k3y")
     assert "k3y" not in line
     assert "x-admin-key=***" in line
+
+
+def test_slots_are_resources_of_triton_and_off_unless_asked_for() -> None:
+    """One flag a resource; none at all without a number."""
+    limited = HELP + "  --rate-limit <string>\n  --rate-limit-resource <<string>:<integer>>\n"
+    line = build(replace(OPTIONS, slots=4), limited).arguments
+    assert [part for part in line if "rate-limit" in part] == [
+        "--rate-limit=execution_count",
+        "--rate-limit-resource=conch_cpu:4",
+        "--rate-limit-resource=conch_gpu:4",
+    ]
+    assert not any("rate-limit" in part for part in build(OPTIONS, limited).arguments)
+
+
+def test_slots_on_a_triton_without_the_limiter_are_an_error() -> None:
+    """Nobody believes then that executions are shared."""
+    with pytest.raises(ConfigError, match="slots: 4, but this Triton has no --rate-limit"):
+        build(replace(OPTIONS, slots=4), HELP)

@@ -150,6 +150,7 @@ def _known(facts: Facts) -> Knowledge | None:
         can_rebatch=seen.can_rebatch and applied.max_batch_size > 0,
         least_batch_size=seen.least_batch_limit,
         refuses=policy.refuse_late if _may_refuse(state, seen) else None,
+        shares_slots=seen.slots is not None,
     )
 
 

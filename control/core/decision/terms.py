@@ -22,6 +22,8 @@ def terms_of(facts: Facts, proposal: Proposal) -> dict[str, float]:
     terms = {"fast_rps": facts.fast_rps, **_safety(facts.state)}
     if facts.seen.cap is not None:
         terms["cap_instances"] = float(facts.seen.cap)
+    if facts.seen.most_by_slots is not None:
+        terms["slot_instances"] = float(facts.seen.most_by_slots)
     if facts.need is not None:
         terms |= _load(facts, facts.need)
         terms |= facts.need.versions.terms

@@ -5,7 +5,8 @@ never raised above what the owner's config says, the count never falls below its
 grow to that count or to the cores, whichever is more. For a model that waits (for a device, a
 network, a disk) the cores say nothing: there it may grow by one beyond what was seen at work, again
 and again, and to twice as many where the counts so far did not slow each other down. What the model
-has refused is a limit whoever wrote the bounds.
+has refused is a limit whoever wrote the bounds, and so are the slots of a server: with as many
+instances as slots one model could keep all others waiting.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ def effective(
     refused_rows: int | None,
     waits: bool | None,
     trusted: int = 0,
+    by_slots: int | None = None,
 ) -> Policy:
     """The policy with its unwritten bounds filled in.
 
@@ -93,6 +95,7 @@ def effective(
         refused_rows: a batch of so many rows, or more, was refused by the model.
         waits: whether an instance mostly waits; None where that is not known.
         trusted: the most instances whose speed can be foreseen from those that were seen at work.
+        by_slots: ``Observation.most_by_slots``, whoever wrote more.
 
     Example:
         >>> six = Settings(instances=6, max_batch_size=4, dynamic_batching=True,
@@ -120,6 +123,12 @@ def effective(
             bounds["max_batch_size"] = max(1, owner.max_batch_size)
         if waits:
             bounds["cores"] = max(policy.cores, bounds.get("max_instances", policy.max_instances))
+    if by_slots is not None:
+        least = bounds.get("min_instances", policy.min_instances)
+        if MIN_INSTANCES in policy.unwritten:
+            bounds["min_instances"] = least = min(least, by_slots)
+        many = bounds.get("max_instances", policy.max_instances)
+        bounds["max_instances"] = max(least, min(many, by_slots))
     if refused_rows is not None:
         size = bounds.get("max_batch_size", policy.max_batch_size)
         bounds["max_batch_size"] = max(1, min(size, refused_rows - 1))

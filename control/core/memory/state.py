@@ -163,6 +163,7 @@ class ControlState:
             refused_rows=self.safety.refused_rows,
             waits=self.cpu.waits,
             trusted=self.learnt.trusted_up_to(seen.threads, None) if grows else 0,
+            by_slots=seen.most_by_slots,
         )
 
     def absorb(self, seen: Observation, policy: Policy, *, keep_s: float = 0.0) -> ControlState:

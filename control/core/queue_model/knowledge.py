@@ -25,6 +25,7 @@ class Knowledge:
         can_rebatch: whether the batching may change at all.
         least_batch_size: the smallest batch limit that ensembles and requests allow.
         refuses: whether late requests are to be refused; None to leave that as it is.
+        shares_slots: whether its executions take turns with those of other models.
     """
 
     learnt: Learnt
@@ -34,6 +35,7 @@ class Knowledge:
     can_rebatch: bool = True
     least_batch_size: int = 1
     refuses: bool | None = None
+    shares_slots: bool = False
 
     @property
     def largest_measured(self) -> int:

@@ -145,17 +145,7 @@ def run(
         _seat(member, split[member.model.name], overload, duration_s, seed, actuation)
         for member in members
     ]
-    shares = Shares(
-        limit=Limit(instances=instances),
-        policies={member.model.name: member.policy for member in members},
-    )
-    peak = 0
-    for tick in range(int((WARM_UP_S + duration_s) / TICK_S)):
-        now_s = tick * TICK_S - WARM_UP_S
-        shares = shares.tick()
-        for seat in seats:
-            shares = seat.tick(now_s, shares, obey=conch)
-            peak = max(peak, sum(each.held for each in seats))
+    peak = lockstep(seats, instances=instances, start_s=-WARM_UP_S, end_s=duration_s, obey=conch)
     ends = {seat.member.model.name: seat.end(duration_s) for seat in seats}
     weights = [member.policy.weight for member in members]
     attained = [ends[member.model.name].attainment for member in members]
@@ -167,8 +157,32 @@ def run(
     )
 
 
+def lockstep(
+    seats: Sequence[Seat], *, instances: int, start_s: float, end_s: float, obey: bool
+) -> int:
+    """Look at each model once a second, and act; gives the most instances at once.
+
+    Args:
+        seats: the models; their servers begin at ``start_s``.
+        instances: the budget.
+        start_s, end_s: on the servers' time axis.
+        obey: whether what is decided is done.
+    """
+    shares = Shares(
+        limit=Limit(instances=instances),
+        policies={seat.member.model.name: seat.member.policy for seat in seats},
+    )
+    peak = 0
+    for tick in range(int((end_s - start_s) / TICK_S)):
+        shares = shares.tick()
+        for seat in seats:
+            shares = seat.tick(start_s + tick * TICK_S, shares, obey=obey)
+            peak = max(peak, sum(each.held for each in seats))
+    return peak
+
+
 @dataclass(slots=True, kw_only=True)
-class _Seat:
+class Seat:
     """One model, its server, and what the core remembers of it."""
 
     member: Member
@@ -247,7 +261,7 @@ def _seat(
     duration_s: float,
     seed: int,
     actuation: Actuation | None,
-) -> _Seat:
+) -> Seat:
     """The model with its arrivals: ``overload`` times what its part of the split carries."""
     carried_rps = member.carried_rps(instances)
     trace = traces.steps(
@@ -262,6 +276,11 @@ def _seat(
         seed=seed,
         actuation=actuation or Actuation(),
     )
-    seat = _Seat(member=member, server=server)
-    seat.step(Started(at_s=server.epoch_s - WARM_UP_S))
+    return seated(member, server)
+
+
+def seated(member: Member, server: SimulatedServer) -> Seat:
+    """The model on its server, when a controller has just begun."""
+    seat = Seat(member=member, server=server)
+    seat.step(Started(at_s=server.epoch_s + server.start_s))
     return seat
