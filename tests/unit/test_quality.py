@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from control.core.decision import rebatch, version
 from control.core.decision.decide import PROPOSERS
 from control.core.judgement.judge import Verdict, Watch, judge
 from control.core.judgement.period import Period
@@ -314,9 +315,9 @@ def test_the_cheaper_version_stands_by_and_takes_over_by_a_drop() -> None:
 
 def test_a_drop_comes_before_another_batching_and_a_loading_after_it() -> None:
     """A reload in the rush would take the cores that the rush needs."""
-    order = [propose.__module__.rsplit(".", 1)[-1] + "." + propose.__name__ for propose in PROPOSERS]
-    assert order.index("version.drop") < order.index("rebatch.propose")
-    assert order.index("rebatch.propose") < order.index("version.propose")
+    order = list(PROPOSERS)
+    assert order.index(version.drop) < order.index(rebatch.propose)
+    assert order.index(rebatch.propose) < order.index(version.propose)
     story = a_descending_story(cores=4).passes(20, load_rps=200)
     story.policy = replace(story.policy, rebatch=True, max_batch_size=32, max_instances=1)
     begin = len(story.decisions)

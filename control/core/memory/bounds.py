@@ -109,10 +109,8 @@ def effective(
     bounds: dict[str, int] = {}
     if owner is not None and applied is not None:
         if MAX_INSTANCES in policy.unwritten:
-            in_force = applied.instances
-            if waits:
-                in_force = max(in_force, min(trusted, GROWTH * in_force))
-            wanted = max(policy.cores, owner.instances, in_force)
+            grown = min(trusted, GROWTH * applied.instances) if waits else 0
+            wanted = max(policy.cores, owner.instances, applied.instances, grown)
             bounds["max_instances"] = max(min(wanted, MOST_INSTANCES), applied.instances)
         most = bounds.get("max_instances", policy.max_instances)
         if MIN_INSTANCES in policy.unwritten:
@@ -124,13 +122,18 @@ def effective(
         if waits:
             bounds["cores"] = max(policy.cores, bounds.get("max_instances", policy.max_instances))
     if by_slots is not None:
-        least = bounds.get("min_instances", policy.min_instances)
-        if MIN_INSTANCES in policy.unwritten:
-            bounds["min_instances"] = least = min(least, by_slots)
-        many = bounds.get("max_instances", policy.max_instances)
-        bounds["max_instances"] = max(least, min(many, by_slots))
+        bounds |= _within_slots(policy, bounds, by_slots)
     if refused_rows is not None:
         size = bounds.get("max_batch_size", policy.max_batch_size)
         bounds["max_batch_size"] = max(1, min(size, refused_rows - 1))
     changed = {name: value for name, value in bounds.items() if getattr(policy, name) != value}
     return replace(policy, **changed) if changed else policy  # type: ignore[arg-type]
+
+
+def _within_slots(policy: Policy, bounds: dict[str, int], by_slots: int) -> dict[str, int]:
+    """The counts that leave others a slot; a written least wins."""
+    least = bounds.get(MIN_INSTANCES, policy.min_instances)
+    if MIN_INSTANCES in policy.unwritten:
+        least = min(least, by_slots)
+    most = min(bounds.get(MAX_INSTANCES, policy.max_instances), by_slots)
+    return {MIN_INSTANCES: least, MAX_INSTANCES: max(least, most)}
