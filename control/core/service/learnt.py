@@ -33,12 +33,11 @@ OTHERS_HALF_LIFE_S = 1800.0
 """How fast evidence of a setting fades beside newer evidence of another."""
 LEAST_FRESH = 0.05
 LEAST_PAIRS = 5.0
-LEAST_BATCHES = 3.0
 DOUBT_BATCHES = 10.0
 LARGEST_CV = 2.0
 
 MEASURED = 3.0
-"""Batches of one size whose mean is a measurement."""
+"""Batches of one size, or at one count, that are a measurement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +181,7 @@ class Learnt:
             sorted(
                 instances
                 for (instances, each), evidence in self.seen.items()
-                if each == threads and evidence.summary.batches >= LEAST_BATCHES
+                if each == threads and evidence.summary.batches >= MEASURED
             )
         )
 

@@ -195,15 +195,6 @@ def _() -> object:
     return None
 
 
-@outcome("service.learnt.LEAST_BATCHES")
-def _() -> object:
-    """Batches at 2 instances until a third may be had."""
-    return first(
-        range(1, 20),
-        lambda n: after(1, lambda: executed(b4=n), instances=2).trusted_up_to(1, None) == 3,
-    )
-
-
 @outcome("service.learnt.DOUBT_BATCHES")
 def _() -> object:
     """Batches at 2 instances, twice as slow, until 2 are known to be 50 % slower."""
@@ -231,8 +222,15 @@ def _() -> object:
 
 @outcome("service.learnt.MEASURED")
 def _() -> object:
-    """Batches of a size until it is measured, so that a base configuration may have it."""
-    return first(range(1, 20), lambda n: after(1, lambda: executed(b16=n)).largest_measured == 16)
+    """Batches of a size until a plan may have it, and at 2 instances until a third may be had."""
+
+    def measured(batches: int) -> bool:
+        return after(1, lambda: executed(b16=batches)).largest_measured == 16
+
+    def trusted(batches: int) -> bool:
+        return after(1, lambda: executed(b4=batches), instances=2).trusted_up_to(1, None) == 3
+
+    return first(range(1, 20), measured), first(range(1, 20), trusted)
 
 
 @outcome("service.interference.PARALLEL")
