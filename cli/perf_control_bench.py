@@ -97,6 +97,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Report, figures and finished runs; a second start with it resumes.",
 )
+@click.option(
+    "--neighbour",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    metavar="SHARE",
+    help="Somebody else burns this share of the core seconds beside each run, by its seed.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and how long it takes.")
 @click.option(
     "--fail-below",
@@ -123,6 +130,7 @@ def control_bench(
     load: float,
     load_time: float | None,
     out: Path,
+    neighbour: float,
     dry_run: bool,
     fail_below: float | None,
     as_json: bool,
@@ -166,6 +174,15 @@ def control_bench(
         model=emulated,
         load=load,
     )
+    plan = replace(
+        plan,
+        items=tuple(
+            replace(item, scenario=replace(item.scenario, neighbour_fraction=neighbour))
+            for item in plan.items
+        ),
+    )
+    if neighbour:  # burners of several runs at a time would add up
+        side_by_side = 1
     if simulate and emulated is None:
         raise ConfigError(
             "--simulate: the simulator is of the emulated accelerator, not of any other model.",

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from perf.replay_result import ReplayResult
 
 RESAMPLED = 2000
+UNDER_WAY_S, ANSWERED = 1.0, 5
+"""Before the next fault: what is under way when it comes is its doing; so many more must answer."""
 Floats = NDArray[np.float64]
 
 
@@ -149,6 +151,7 @@ def lost(run: ReplayResult, faults: Sequence[tuple[float, str]]) -> list[Lost]:
         mine = (run.intended_s >= at_s) & (run.intended_s < end_s)
         latency_s, came_s = run.latency_s[mine], run.intended_s[mine]
         failed = np.isinf(latency_s)
+        last = failed[came_s < end_s - UNDER_WAY_S][-ANSWERED:]
         found.append(
             Lost(
                 what=what,
@@ -157,7 +160,7 @@ def lost(run: ReplayResult, faults: Sequence[tuple[float, str]]) -> list[Lost]:
                 failed=int(failed.sum()),
                 late=int((~failed & (latency_s > run.slo_s)).sum()),
                 until_s=float(came_s[failed].max() - at_s) if failed.any() else 0.0,
-                answers=bool(latency_s.size and not failed[-min(5, failed.size) :].any()),
+                answers=bool(last.size and not last.any()),
             )
         )
     return found

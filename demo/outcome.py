@@ -86,7 +86,7 @@ def rush(scenario: Scenario, carried: Carried, act: Act, *, best: int) -> dict[s
     return {
         "contenders": contenders,
         "changes": [f"{mark.at_s:.1f} s {mark.label}" for mark in markers(ours)],
-        "int8_times_as_fast": round(carried.faster, 2),
+        "int8_carries_times": round(carried.faster, 2),
         "worth_it": carried.faster >= scenario.worth_it,
         "met": conch["within_outside"] >= scenario.attainment_goal
         and conch["quality_carried"] >= scenario.quality_goal,

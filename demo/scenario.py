@@ -10,12 +10,12 @@ from perf.traces import Trace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carried:
-    """What the settings answer with a full queue, requests/s: whatever the latency.
+    """What was measured, requests/s.
 
     Attributes:
-        default: Triton's default, INT8.
-        cheap: the best settings by hand, INT8.
-        best: the same settings, fp32.
+        default: what Triton's default answers with a full queue, INT8, whatever the latency.
+        cheap: what INT8 carries within the SLO, as set by hand.
+        best: what fp32 carries within the SLO, with the same settings.
     """
 
     default: float
@@ -24,7 +24,7 @@ class Carried:
 
     @property
     def faster(self) -> float:
-        """How many times as many requests INT8 answers as fp32."""
+        """How many times as many requests INT8 carries as fp32."""
         return self.cheap / self.best
 
 
@@ -39,14 +39,14 @@ class Scenario:
         seed: of the arrivals.
         cold_s: from a cold start on, in which requests of act 1 are not compared.
         tuned_low_s, tuned_high_s: lengths of act 1's step.
-        tuned_share: its high load as a share of what the best settings carry.
+        tuned_low_share, tuned_share: its loads as shares of what the settings by hand carry.
         rush_after_s, rush_s, calm_s: act 2: before, in and after the rush.
-        rush_ratio: the rush as a multiple of what fp32 carries at any latency.
-        rush_most: and at most this share of what INT8 carries.
+        rush_least, rush_ratio: the rush as a multiple of what fp32 carries: where INT8 allows it.
+        rush_share, rush_most: and as a share of what INT8 carries: with ease, and at most.
         calm_ratio: the load outside of the rush, as a share of what fp32 carries.
         recovery_s: after the beginning of a rush, in which requests may be late: it cannot be
             foreseen.
-        worth_it: INT8 must be this many times as fast for act 2 to be a fair show.
+        worth_it: INT8 must carry this many times as much for act 2 to be a fair show.
         faults_s: length of act 3; its load is ``faults_share`` of what the best settings carry.
         not_worse: act 1: how far below the best settings the interval may reach.
         attainment_goal, quality_goal: act 2: within the SLO outside of the recovery, and the share
@@ -59,19 +59,21 @@ class Scenario:
     seed: int = 20261130
     cold_s: float = 10.0
     tuned_low_s: float = 4.0
-    tuned_high_s: float = 22.0
-    tuned_low_share: float = 0.3
-    tuned_share: float = 0.6
+    tuned_high_s: float = 16.0
+    tuned_low_share: float = 0.2
+    tuned_share: float = 0.75
     rush_after_s: float = 14.0
-    rush_s: float = 14.0
-    calm_s: float = 28.0
-    rush_ratio: float = 1.25
-    rush_most: float = 0.75
-    calm_ratio: float = 0.35
+    rush_s: float = 16.0
+    calm_s: float = 34.0
+    rush_least: float = 1.2
+    rush_ratio: float = 1.6
+    rush_share: float = 0.8
+    rush_most: float = 0.95
+    calm_ratio: float = 0.5
     recovery_s: float = 3.0
     worth_it: float = 1.3
-    faults_s: float = 40.0
-    faults_share: float = 0.15
+    faults_s: float = 30.0
+    faults_share: float = 0.25
     not_worse: float = 0.01
     attainment_goal: float = 0.99
     quality_goal: float = 0.9
@@ -84,7 +86,7 @@ class Scenario:
 
 def tuned_trace(scenario: Scenario, carried: Carried, *, seed: int) -> Trace:
     """Act 1: low, then what well-set settings carry with a reserve."""
-    low = scenario.tuned_low_share * scenario.tuned_share * carried.cheap
+    low = scenario.tuned_low_share * carried.cheap
     high = scenario.tuned_share * carried.cheap
     levels = ((low, scenario.tuned_low_s), (high, scenario.tuned_high_s))
     return traces.steps(levels, seed=seed)
@@ -93,7 +95,8 @@ def tuned_trace(scenario: Scenario, carried: Carried, *, seed: int) -> Trace:
 def rush_trace(scenario: Scenario, carried: Carried) -> Trace:
     """Act 2: calm, a rush beyond what fp32 carries, calm."""
     calm = scenario.calm_ratio * carried.best
-    rush = min(scenario.rush_ratio * carried.best, scenario.rush_most * carried.cheap)
+    rush = max(scenario.rush_least * carried.best, scenario.rush_share * carried.cheap)
+    rush = min(rush, scenario.rush_ratio * carried.best, scenario.rush_most * carried.cheap)
     rush = max(rush, calm)
     levels = ((calm, scenario.rush_after_s), (rush, scenario.rush_s), (calm, scenario.calm_s))
     return traces.steps(levels, seed=scenario.seed)

@@ -16,6 +16,7 @@ from conch.errors import LoadError
 from control import session
 from demo import contender
 from demo.scenario import Scenario
+from perf import capacity
 from perf.replay import Progress, ReplayTarget, replay
 from perf.replay_result import ReplayResult
 from perf.traces import Trace
@@ -29,6 +30,7 @@ MOST_INSTANCES = 8
 """By hand and of the policy: one for each core, up to this many."""
 BATCH = 16
 BURST_S = 1.5
+PROBED_S, PROBE_S = 14.0, 3.0
 BURST = (100, 3000)
 MIDDLE = (0.1, 0.8)
 
@@ -127,6 +129,27 @@ class Stage:
         done_s = np.sort(self.play(trace).done_s)
         begin, end = (int(share * count) for share in MIDDLE)
         return float((end - begin) / max(1e-3, done_s[end] - done_s[begin]))
+
+    def carried_rps(self, config: ModelConfig) -> float:
+        """What a config carries within the SLO; half of a full queue's rate where the sender is
+        too slow to find out."""
+        full_rps = self.full_queue_rps(config)
+        try:
+            found = capacity.find_capacity(
+                self.target,
+                self.scenario.slo_s,
+                budget_s=PROBED_S,
+                probe_s=PROBE_S,
+                start_rps=0.7 * full_rps,
+                on_probe=lambda probe: self.teller.note(
+                    f"{probe.rate_rps:6.0f} req/s: p99 {probe.p99_s * 1e3:6.0f} ms"
+                    f"{'' if probe.carried else '   too much'}"
+                ),
+            )
+        except LoadError as error:
+            self.teller.note(f"half of a full queue's rate is taken: {error.message}")
+            return full_rps / 2
+        return found.rate_rps or full_rps / 2
 
     def play(self, trace: Trace) -> ReplayResult:
         """The trace, open loop. A sender that fell behind is no error: latencies count from the

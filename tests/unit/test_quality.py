@@ -358,3 +358,19 @@ def test_what_a_change_of_versions_loads() -> None:
     assert cheap.loads_beside(best) == 2
     assert replace(both, instances=3).loads_beside(both) == 2
     assert replace(both, max_batch_size=2).loads_beside(both) == 4
+
+
+def test_a_rush_that_comes_again_and_again_is_not_answered_each_time() -> None:
+    """20 s of rush, 20 s of calm: each way up in vain doubles the next wait, until none is left."""
+    story = a_descending_story(load_s=1.0).passes(20, load_rps=200)
+    ups = []
+    for _ in range(8):
+        story.passes(20, load_rps=900)
+        begin = len(story.decisions)
+        story.passes(20, load_rps=200)
+        ups.append(sum(d.reason is Reason.QUALITY_UP for d in story.decisions[begin:] if d.changes))
+    assert ups[0] == 1
+    assert ups[-3:] == [0, 0, 0]
+    begin = len(story.decisions)
+    story.passes(120, load_rps=200)
+    assert steps(story, begin)[-1] == (Reason.QUALITY_UP, 2)

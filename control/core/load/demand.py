@@ -86,6 +86,14 @@ class Demand:
         return max(surely, default=self.load_rps)
 
     @property
+    def most_rps(self) -> float:
+        """What it is at most now: the lowest upper bound of the short windows. After a fall the
+        shortest tells first; at few arrivals the widest is the surest."""
+        short = zip(self.bounds, WINDOWS, strict=False)
+        most = [bound.up_to_rps for bound, (window_s, _) in short if window_s <= JUMP_WITHIN_S]
+        return min(most, default=self.fast_rps)
+
+    @property
     def likely_rps(self) -> float:
         """What it may well be by the widest window."""
         return self.bounds[-1].likely_rps if self.bounds else 0.0

@@ -22,7 +22,7 @@ from control.core.need.wanted import Wanted
 from control.core.queue_model.knowledge import Knowledge, fewest
 from control.core.service.learnt import Learnt
 from control.core.service.versions import Versions, learnt_of, served
-from control.core.types import Observation, Reason, Settings
+from control.core.types import Observation, Policy, Reason, Settings
 
 SHORT_FOR_S = 2.0
 """An overload that lasts this long is answered by a cheaper version; a great one at once."""
@@ -33,8 +33,12 @@ CHEAPER = 0.9
 """A version that was seen must take less than this share of the time to be changed to."""
 AS_DEAR = 0.97
 """The version in force goes when it takes this share of the time of a better one, or more."""
-LOADS_KEPT = 3.0
-"""A better version must have carried the load for this many loading times to come back."""
+LOADS_KEPT = 2.0
+"""A better version must have carried the load for this many loading times to come back: about as
+long as a way up in vain takes. Twice as many after each one that was in vain."""
+ONSET_S = 0.5
+"""So long requests are late when a rush begins; a stay in which they are more than the budgeted
+share was in vain."""
 TO_SPARE = 1.05
 """A better version must carry this many times the load to come back."""
 EVIDENT_BATCHES = 10.0
@@ -104,12 +108,31 @@ def look(
         # The most instances do not carry it: version and count are one change.
         more = replace(applied, instances=max(applied.instances, min(want.needed, allowed[-1])))
         change = ladder.change(Reason.QUALITY_DOWN, more, cheaper, adds_capacity=True)
-    elif better is not None and _lasted(memory.fits_since_s, seen.at_s) >= LOADS_KEPT * want.load_s:
+    elif better is not None and _lasted(memory.fits_since_s, seen.at_s) >= _wait_s(
+        state, want, policy
+    ):
         more = replace(applied, instances=max(better.instances, applied.instances))
         change = ladder.change(Reason.QUALITY_UP, more, better.version, adds_capacity=False)
     elif not short:
         change = ladder.stand_by(applied)
     return Outlook(memory=memory, change=change, terms=terms)
+
+
+def _wait_s(state: ControlState, want: Wanted, policy: Policy) -> float:
+    """For how long the better version must have carried the load.
+
+    Example:
+        2 s to load: 4 s; 16 s where the last two stays were ended by a rush within 50 s, at a
+        target of 99 %.
+    """
+    worth_s, in_vain = ONSET_S / max(1e-6, 1.0 - policy.slo_target_fraction), 0
+    done = [change for change in state.changes if change.ok and change.before is not None]
+    moved = [c for c in done if c.before and c.settings.version != c.before.version]
+    for up, down in zip(moved[-2::-2], moved[::-2], strict=False):  # the last one was a way down
+        if down.at_s - up.at_s >= worth_s:
+            break
+        in_vain += 1
+    return LOADS_KEPT * want.load_s * 2.0**in_vain
 
 
 def _hurts(state: ControlState, want: Wanted, known: Knowledge) -> bool:
@@ -147,7 +170,7 @@ def _better(ladder: _Ladder, applied: Settings, want: Wanted, allowed: range) ->
     counts = [count for count in allowed if count <= sure] or [allowed[0]]
     every = known.capacities(applied)
     carried = {count: every[count] for count in counts}
-    need_rps = TO_SPARE * want.demand.fast_rps  # at each look, for some loading times
+    need_rps = TO_SPARE * want.demand.most_rps  # at each look, for some loading times
     count = fewest(carried, need_rps)
     return _Better(
         version=version,

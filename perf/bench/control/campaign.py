@@ -27,6 +27,7 @@ from perf.bench.control.shell import TICK_S
 from perf.bench.control.side_by_side import Job, run_all
 from perf.bench.control.static_best import static_best
 from perf.bench.emulated import EmulatedModel
+from perf.bench.neighbour import neighbour
 from perf.replay import Progress
 
 BUSY_LIMIT = 0.6
@@ -207,12 +208,13 @@ class Campaign:
             instances=scenario.instances,
             tick_s=TICK_S,
         )
-        return real.play(
-            self.served,
-            asked,
-            on_progress=lambda seen: self.teller.progress(item, seen),
-            stop=self.stop,
-        )
+        with neighbour(scenario.neighbour_fraction, seed=scenario.seed):
+            return real.play(
+                self.served,
+                asked,
+                on_progress=lambda seen: self.teller.progress(item, seen),
+                stop=self.stop,
+            )
 
     def _key(self, chosen: Contender, scenario: Scenario) -> str:
         """The name of a run: everything that it depends on."""
@@ -228,6 +230,7 @@ class Campaign:
                 "trace": scenario.trace.description,
                 "seed": scenario.seed,
                 "tick_s": TICK_S,
+                "neighbour": scenario.neighbour_fraction,
             },
             arrivals=scenario.trace.arrival_s,
             deciding=chosen.rule not in (STATIC, STATIC_MAX),
