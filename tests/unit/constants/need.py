@@ -119,6 +119,21 @@ def _() -> object:
     return _until(_again(_rushed()), Reason.QUALITY_UP, load_rps=300)
 
 
+@outcome("need.better_version.ONSET_S")
+def _() -> object:
+    """Shortest stay, s, at the better version after which a rush does not make the next wait longer."""
+
+    def as_soon(stay_s: int) -> bool:
+        story = _again(_rushed())
+        _until(story, Reason.QUALITY_UP, load_rps=300)
+        story.passes(stay_s, load_rps=300).passes(12, load_rps=900)
+        return _until(story, Reason.QUALITY_UP, load_rps=300) == _until(
+            _again(_rushed()), Reason.QUALITY_UP, load_rps=300
+        )
+
+    return first(range(10, 130, 5), as_soon)
+
+
 @outcome("need.better_version.TO_SPARE", about=1.0)
 def _() -> object:
     """Greatest load, req/s, at which the better version is back within 30 s."""
