@@ -99,13 +99,13 @@ def test_the_rates_follow_from_what_was_measured() -> None:
         for trace in (rush_trace(scenario, CARRIED),)
         for a, b in ((0.0, 14.0), scenario.rush, (30.0, 64.0))
     )
-    assert calm == pytest.approx(0.5 * 200, rel=0.15)
+    assert calm == pytest.approx(0.35 * 200, rel=0.15)
     assert after == pytest.approx(calm, rel=0.2)
-    assert rush == pytest.approx(320, rel=0.1)
+    assert rush == pytest.approx(280, rel=0.1)
     little = Carried(default=100.0, cheap=210.0, best=200.0)
     assert rush_trace(scenario, little).peak_rps() < 245
     high = tuned_trace(scenario, CARRIED, seed=1)
-    assert high.peak_rps() == pytest.approx(300, rel=0.25)
+    assert high.peak_rps() == pytest.approx(260, rel=0.25)
     rushes = (scenario.rush[1] - scenario.rush[0]) / rush_trace(scenario, CARRIED).duration_s
     assert rushes >= 0.25
 

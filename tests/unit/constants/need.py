@@ -121,7 +121,7 @@ def _() -> object:
 
 @outcome("need.better_version.ONSET_S")
 def _() -> object:
-    """Shortest stay, s, at the better version after which a rush does not make the next wait longer."""
+    """Shortest stay, s, at the better version that a rush may end without a longer wait next."""
 
     def as_soon(stay_s: int) -> bool:
         story = _again(_rushed())
