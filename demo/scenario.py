@@ -63,8 +63,8 @@ class Scenario:
     tuned_low_share: float = 0.2
     tuned_share: float = 0.65
     rush_after_s: float = 14.0
-    rush_s: float = 16.0
-    calm_s: float = 34.0
+    rush_s: float = 18.0
+    calm_s: float = 40.0
     rush_least: float = 1.2
     rush_ratio: float = 1.6
     rush_share: float = 0.7

@@ -30,7 +30,7 @@ MOST_INSTANCES = 8
 """By hand and of the policy: one for each core, up to this many."""
 BATCH = 16
 BURST_S = 1.5
-PROBED_S, PROBE_S = 14.0, 3.0
+PROBED_S, PROBE_S = 22.0, 3.0
 BURST = (100, 3000)
 MIDDLE = (0.1, 0.8)
 

@@ -97,7 +97,7 @@ def test_the_rates_follow_from_what_was_measured() -> None:
     calm, rush, after = (
         ((trace.arrival_s >= a) & (trace.arrival_s < b)).sum() / (b - a)
         for trace in (rush_trace(scenario, CARRIED),)
-        for a, b in ((0.0, 14.0), scenario.rush, (30.0, 64.0))
+        for a, b in ((0.0, 14.0), scenario.rush, (32.0, 72.0))
     )
     assert calm == pytest.approx(0.35 * 200, rel=0.15)
     assert after == pytest.approx(calm, rel=0.2)
