@@ -40,6 +40,7 @@ class Scenario:
         cold_s: from a cold start on, in which requests of act 1 are not compared.
         tuned_low_s, tuned_high_s: lengths of act 1's step.
         tuned_low_share, tuned_share: its loads as shares of what the settings by hand carry.
+        tuned_ratio, tuned_most: or this multiple of what the default answers, up to that share.
         rush_after_s, rush_s, calm_s: act 2: before, in and after the rush.
         rush_least, rush_ratio: the rush as a multiple of what fp32 carries: where INT8 allows it.
         rush_share, rush_most: and as a share of what INT8 carries: with ease, and at most.
@@ -62,6 +63,8 @@ class Scenario:
     tuned_high_s: float = 16.0
     tuned_low_share: float = 0.2
     tuned_share: float = 0.65
+    tuned_ratio: float = 1.25
+    tuned_most: float = 0.85
     rush_after_s: float = 14.0
     rush_s: float = 18.0
     calm_s: float = 40.0
@@ -87,7 +90,8 @@ class Scenario:
 def tuned_trace(scenario: Scenario, carried: Carried, *, seed: int) -> Trace:
     """Act 1: low, then what well-set settings carry with a reserve."""
     low = scenario.tuned_low_share * carried.cheap
-    high = scenario.tuned_share * carried.cheap
+    high = max(scenario.tuned_share * carried.cheap, scenario.tuned_ratio * carried.default)
+    high = min(high, scenario.tuned_most * carried.cheap)
     levels = ((low, scenario.tuned_low_s), (high, scenario.tuned_high_s))
     return traces.steps(levels, seed=seed)
 
