@@ -67,7 +67,7 @@ class ConsoleTeller:
 )
 @json_option
 def demo(out: Path, seed: int | None, strict: bool, as_json: bool) -> None:
-    """Export MiniLM, serve it, and play three acts. About 6 minutes, and the export.
+    """Export MiniLM, serve it, and play three acts. About 7 minutes, and the export.
 
     Act 1: nobody tuned it. The same arrivals to Triton's default, to the best settings by hand, and
     to Conch from a cold start. Act 2: a rush that fp32 cannot carry, with fp32 always, INT8 always,

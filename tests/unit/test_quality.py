@@ -374,3 +374,19 @@ def test_a_rush_that_comes_again_and_again_is_not_answered_each_time() -> None:
     begin = len(story.decisions)
     story.passes(120, load_rps=200)
     assert steps(story, begin)[-1] == (Reason.QUALITY_UP, 2)
+
+
+def test_what_waits_after_the_way_back_is_no_new_rush() -> None:
+    """The long windows still hold the rush, and the loading left a backlog."""
+    story = a_descending_story(load_s=1.0).passes(20, load_rps=200).passes(20, load_rps=900)
+    while story.applied.version != 2:
+        story.passes(1, load_rps=200)
+    begin = len(story.decisions)
+    story.curves[2] = TRUE.scaled(50.0)  # the loading had the cores
+    story.passes(1, load_rps=200)
+    story.curves[2] = TRUE
+    story.passes(2, load_rps=200)
+    assert Reason.QUALITY_DOWN not in [d.reason for d in story.decisions[begin:]]
+    story.passes(5, load_rps=900)
+    assert story.last.applied is not None
+    assert story.last.applied.version == 1

@@ -94,6 +94,11 @@ class Demand:
         return min(most, default=self.fast_rps)
 
     @property
+    def newest_rps(self) -> float:
+        """What it may be in the shortest window: after a fall the others still hold what was."""
+        return self.bounds[0].up_to_rps if self.bounds else self.fast_rps
+
+    @property
     def likely_rps(self) -> float:
         """What it may well be by the widest window."""
         return self.bounds[-1].likely_rps if self.bounds else 0.0

@@ -88,7 +88,9 @@ def look(
     most = policy.max_instances if seen.cap is None else min(policy.max_instances, seen.cap)
     allowed = range(policy.min_instances, max(most, policy.min_instances) + 1)
     most_rps = max(want.capacities[count] for count in {*allowed, applied.instances})
-    short = most_rps < want.demand.sized_rps(most_rps) and _hurts(state, want, known)
+    # Long windows still hold a rush that is over, and what waits may be left of a loading.
+    now_rps = min(want.demand.sized_rps(most_rps), want.demand.newest_rps)
+    short = most_rps < now_rps and _hurts(state, want, known)
     better = _better(ladder, applied, want, allowed)
     fits = better is not None and better.fits and not want.panic
     memory = replace(
