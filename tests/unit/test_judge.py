@@ -213,7 +213,7 @@ def test_slow_batches_are_worse_on_a_host_that_is_no_busier() -> None:
 
 def test_fewer_instances_with_more_threads_carry_as_much() -> None:
     """Two of one thread, then one of two that takes half as long; then one that does not."""
-    one = settings(1, batch=8)
+    one = replace(settings(1, batch=8), threads=2)
     before, missed = period(0.3), period(0.15, instances=1)
     assert verdict(watch(missed, before=before, settings=one)) is Verdict.NEUTRAL
     slow = period(0.2, instances=1)
@@ -316,13 +316,21 @@ def test_instances_added_meanwhile_stay_and_do_not_end_the_watch() -> None:
     assert told.safety.rollback_of(more) == replace(GOOD, instances=4)
 
 
-def test_a_worse_scale_down_goes_back_to_the_count() -> None:
+def test_a_worse_count_goes_back_to_the_one_before() -> None:
     """Exactly that count is blocked."""
+    more = replace(GOOD, instances=3)
+    told = Told().looks(10, 0.02).changes(more).looks(10, 0.15)
+    assert told.safety.rollback_of(more) == GOOD
+    assert told.safety.forbids(more, at_s=told.at_s)
+    assert not told.safety.forbids(replace(GOOD, instances=1), at_s=told.at_s)
+
+
+def test_fewer_instances_that_carry_less_were_meant() -> None:
+    """Where that is too little, more are had: that is no reason to block the count."""
     fewer = replace(GOOD, instances=1)
     told = Told().looks(10, 0.02).changes(fewer).looks(10, 0.15)
-    assert told.safety.rollback_of(fewer) == GOOD
-    assert told.safety.forbids(fewer, at_s=told.at_s)
-    assert not told.safety.forbids(replace(GOOD, instances=3), at_s=told.at_s)
+    assert told.safety.rollback_of(fewer) is None
+    assert not told.safety.forbids(fewer, at_s=told.at_s)
 
 
 def test_what_a_person_changes_is_not_undone() -> None:
