@@ -187,6 +187,8 @@ def _answers_less(watch: Watch, policy: Policy) -> bool:
     answers have just become slow, and the time before still knows the fast ones.
     """
     before, after = watch.before, watch.after
+    if watch.settings.refuse_after_s is not None and watch.good.refuse_after_s is None:
+        return False  # what is refused now was answered late before
     before_rps = before.queued_rps
     if before_rps is None and not (
         watch.grows or _is_cheaper(watch, policy) or _busier(before, after)
