@@ -390,3 +390,18 @@ def test_what_waits_after_the_way_back_is_no_new_rush() -> None:
     story.passes(5, load_rps=900)
     assert story.last.applied is not None
     assert story.last.applied.version == 1
+
+
+def test_a_standby_is_no_stay_that_a_rush_ended() -> None:
+    """Loaded seconds before the first rush: the way back waits two loading times, not four."""
+    early, late = (
+        a_descending_story(load_s=2.0).passes(quiet_s, load_rps=200) for quiet_s in (20, 120)
+    )
+    waits = []
+    for story in (early, late):
+        story.passes(12, load_rps=900)
+        begin = len(story.decisions)
+        while story.applied.version != 2:
+            story.passes(1, load_rps=200)
+        waits.append(len(story.decisions) - begin)
+    assert waits[0] == waits[1]

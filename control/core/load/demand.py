@@ -86,7 +86,7 @@ class Demand:
         return max(surely, default=self.load_rps)
 
     @property
-    def most_rps(self) -> float:
+    def now_at_most_rps(self) -> float:
         """What it is at most now: the lowest upper bound of the short windows. After a fall the
         shortest tells first; at few arrivals the widest is the surest."""
         short = zip(self.bounds, WINDOWS, strict=False)
@@ -94,7 +94,7 @@ class Demand:
         return min(most, default=self.fast_rps)
 
     @property
-    def newest_rps(self) -> float:
+    def newest_at_most_rps(self) -> float:
         """What it may be in the shortest window: after a fall the others still hold what was."""
         return self.bounds[0].up_to_rps if self.bounds else self.fast_rps
 

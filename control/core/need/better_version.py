@@ -13,8 +13,10 @@ cheaper.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from control.core.judgement.error_budget import missed_fraction
 from control.core.memory.state import ControlState
@@ -89,7 +91,7 @@ def look(
     allowed = range(policy.min_instances, max(most, policy.min_instances) + 1)
     most_rps = max(want.capacities[count] for count in {*allowed, applied.instances})
     # Long windows still hold a rush that is over, and what waits may be left of a loading.
-    now_rps = min(want.demand.sized_rps(most_rps), want.demand.newest_rps)
+    now_rps = min(want.demand.sized_rps(most_rps), want.demand.newest_at_most_rps)
     short = most_rps < now_rps and _hurts(state, want, known)
     better = _better(ladder, applied, want, allowed)
     fits = better is not None and better.fits and not want.panic
@@ -128,13 +130,31 @@ def _wait_s(state: ControlState, want: Wanted, policy: Policy) -> float:
         target of 99 %.
     """
     worth_s, in_vain = ONSET_S / max(1e-6, 1.0 - policy.slo_target_fraction), 0
-    done = [change for change in state.changes if change.ok and change.before is not None]
-    moved = [c for c in done if c.before and c.settings.version != c.before.version]
-    for up, down in zip(moved[-2::-2], moved[::-2], strict=False):  # the last one was a way down
-        if down.at_s - up.at_s >= worth_s:
+    for stay, ended in reversed(list(itertools.pairwise(_moves(state, policy)))):
+        if not stay.up or ended.up:
+            continue
+        if ended.at_s - stay.at_s >= worth_s:
             break
         in_vain += 1
     return LOADS_KEPT * want.load_s * 2.0**in_vain
+
+
+class _Move(NamedTuple):
+    """A change of the version that serves."""
+
+    at_s: float
+    up: bool
+
+
+def _moves(state: ControlState, policy: Policy) -> list[_Move]:
+    """Those of the last hour, in order; from a version that nobody pinned it is not known."""
+    order, found = policy.versions, []
+    for change in state.changes:
+        old = change.before.version if change.ok and change.before else None
+        new = change.settings.version
+        if old != new and old in order and new in order:
+            found.append(_Move(change.at_s, up=order.index(new) < order.index(old)))
+    return found
 
 
 def _hurts(state: ControlState, want: Wanted, known: Knowledge) -> bool:
@@ -172,7 +192,7 @@ def _better(ladder: _Ladder, applied: Settings, want: Wanted, allowed: range) ->
     counts = [count for count in allowed if count <= sure] or [allowed[0]]
     every = known.capacities(applied)
     carried = {count: every[count] for count in counts}
-    need_rps = TO_SPARE * want.demand.most_rps  # at each look, for some loading times
+    need_rps = TO_SPARE * want.demand.now_at_most_rps  # at each look, for some loading times
     count = fewest(carried, need_rps)
     return _Better(
         version=version,
