@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from control.core.rules import rule_named
 from control.core.types import Policy
@@ -23,6 +23,11 @@ from perf.bench.emulated import EmulatedModel
 
 CLAIRVOYANT, STATIC_BEST = "clairvoyant", "static-best"
 NICE = 10
+CHUNK = 2
+"""Runs that a process is given at a time."""
+
+Asked = TypeVar("Asked")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,7 @@ class Job:
             "instances": self.scenario.instances,
             "trace": self.scenario.trace.description,
             "seed": self.scenario.seed,
+            "neighbour": self.scenario.neighbour_fraction,
         }
         return store.key_of(values, arrivals=self.scenario.trace.arrival_s, deciding=True)
 
@@ -153,3 +159,26 @@ def _told(job: Job) -> Job:
 def _nice() -> None:
     """Leave the cores to others who want them."""
     os.nice(NICE)
+
+
+def in_processes(
+    play: Callable[[Asked], Made],
+    todo: Sequence[Asked],
+    *,
+    on_done: Callable[[int, int], None] | None = None,
+) -> list[Made]:
+    """Simulated runs in processes of their own, as many as there are cores, and gentle to others.
+
+    Args:
+        play: one run; a function of a module.
+        todo: what it is asked for, in the order of the answers.
+        on_done: told how many of how many are done.
+    """
+    context = multiprocessing.get_context("spawn")
+    found: list[Made] = []
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_nice) as pool:
+        for outcome in pool.map(play, todo, chunksize=CHUNK):
+            found.append(outcome)
+            if on_done:
+                on_done(len(found), len(todo))
+    return found

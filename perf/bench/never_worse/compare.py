@@ -1,12 +1,8 @@
 """Pairs of runs over the same arrivals, with control and without, and what their difference says.
 
-Attainment is the share of the offered requests that were answered within the SLO. The interval of
-its difference is a bootstrap over blocks of seconds: the seconds of a run hang together (a queue
-that has grown takes seconds to drain), so whole blocks are drawn, and both sides of a block
-together, as they saw the same arrivals. Few pairs give no interval of their own worth the name; it
-is told beside it all the same.
-
-Source: H. Künsch, "The jackknife and the bootstrap for general stationary observations", 1989.
+Attainment is the share of the offered requests that were answered within the SLO. Its interval is
+that of ``slo.paired_interval``: few pairs give no interval of their own worth the name; it is told
+beside it all the same.
 """
 
 from __future__ import annotations
@@ -17,15 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
-import numpy as np
-
+from perf import slo
 from perf.bench.never_worse.play import WARM_UP_S, Played, capacity_rps, play
 from perf.bench.never_worse.subjects import SHARES, Kind, Subject
 from perf.traces import Trace, steps
 
-BLOCK_S = 5
-RESAMPLES = 2000
-LEVEL = 0.95
 WAITS_LEAST = -0.005
 """The mean difference of a model that waits: what is lost by a hiccup of the machine in one arm."""
 BURNS_LEAST = -0.02
@@ -117,23 +109,9 @@ class Compared:
 
 
 def block_interval(pairs: Sequence[Pair], *, seed: int = 0) -> tuple[float, float]:
-    """The percentile interval of the difference of attainments; nan without pairs."""
-    if not pairs:
-        return (math.nan, math.nan)
-    blocks = np.concatenate([_blocks(pair) for pair in pairs])
-    random = np.random.default_rng(seed)
-    drawn = blocks[random.integers(len(blocks), size=(RESAMPLES, len(blocks)))].sum(axis=1)
-    offered, gained = drawn[:, 0], drawn[:, 1]
-    low, high = np.percentile(gained / offered, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return (float(low), float(high))
-
-
-def _blocks(pair: Pair) -> np.ndarray:
-    """int64 [blocks, 2]: offered, and good answers with control minus those without."""
-    gained = pair.controlled.good - pair.alone.good
-    starts = np.arange(0, len(gained), BLOCK_S)
-    return np.stack(
-        [np.add.reduceat(pair.alone.offered, starts), np.add.reduceat(gained, starts)], axis=1
+    """The interval of the difference of attainments over blocks of seconds; nan without pairs."""
+    return slo.paired_interval(
+        [(pair.alone.offered, pair.controlled.good - pair.alone.good) for pair in pairs], seed=seed
     )
 
 

@@ -28,7 +28,7 @@ from perf.bench.control.process import controller
 from perf.bench.control.real import busy_between
 from perf.bench.sharing.contenders import Contender
 from perf.bench.sharing.loads import Load
-from perf.bench.sharing.run import Sharing, by_phase
+from perf.bench.sharing.run import Met, Sharing, counted
 from perf.inputs import make_inputs
 from perf.replay import ReplayTarget, replay
 from perf.replay_result import Outcome, ReplayResult
@@ -167,23 +167,16 @@ def _counted(
     busy: float,
 ) -> Sharing:
     """The figures of a run."""
-    phases, models, good, every, refused = {}, {}, 0, 0, 0
+    met = {}
     for member, result in zip(load.members, results, strict=True):
-        name = member.model.name
-        in_time = (result.outcome == Outcome.OK) & (result.latency_s <= member.policy.slo_s)
-        phases[name], models[name], some, whole = by_phase(load, result.intended_s, in_time)
-        good, every = good + some, every + whole
         late = [n for n, text in enumerate(result.errors) if _REFUSED in text.lower()]
-        scored = result.intended_s >= load.warm_up_s
-        refused += int(np.isin(result.error_index[scored], late).sum())
-    return Sharing(
-        contender=contender.label,
-        simulated=False,
-        ratio=load.ratio,
-        phases=phases,
-        models=models,
-        attainment=good / max(1, every),
-        refused=refused / max(1, every),
+        met[member.model.name] = Met(
+            intended_s=result.intended_s,
+            in_time=(result.outcome == Outcome.OK) & (result.latency_s <= member.policy.slo_s),
+            refused=np.isin(result.error_index, late),
+        )
+    return replace(
+        counted(contender.label, load, met, simulated=False),
         mean_batch=dict(batches),
         changes=changes,
         reloads=reloads,

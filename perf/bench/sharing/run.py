@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,3 +71,36 @@ def by_phase(
         parts.append(float(inside.mean()) if inside.size else float("nan"))
     whole = good[scored]
     return parts, float(whole.mean()) if whole.size else float("nan"), int(whole.sum()), whole.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Met:
+    """What the requests of one model met; arrays of one entry a request.
+
+    Attributes:
+        intended_s: float64, when it was meant to come; the warm-up from 0 on.
+        in_time, refused: bool.
+    """
+
+    intended_s: NDArray[np.float64]
+    in_time: NDArray[np.bool_]
+    refused: NDArray[np.bool_]
+
+
+def counted(contender: str, load: Load, met: Mapping[str, Met], *, simulated: bool) -> Sharing:
+    """The figures of a run, from what the requests met, by model; the rest is as it is unknown."""
+    phases, models, good, every, refused = {}, {}, 0, 0, 0
+    for name, seen in met.items():
+        phases[name], models[name], some, whole = by_phase(load, seen.intended_s, seen.in_time)
+        good, every = good + some, every + whole
+        refused += int(seen.refused[seen.intended_s >= load.warm_up_s].sum())
+    return Sharing(
+        contender=contender,
+        simulated=simulated,
+        ratio=load.ratio,
+        phases=phases,
+        models=models,
+        attainment=good / max(1, every),
+        refused=refused / max(1, every),
+        mean_batch={},
+    )

@@ -24,7 +24,7 @@ from perf.bench.control.simulated import Actuation, SimulatedServer
 from perf.bench.emulated import EmulatedModel
 from perf.bench.sharing.contenders import Contender
 from perf.bench.sharing.loads import Load
-from perf.bench.sharing.run import Sharing, by_phase
+from perf.bench.sharing.run import Met, Sharing, counted
 from perf.traces import Times
 
 TRITON = Actuation()
@@ -149,24 +149,15 @@ def _counted(
     batches: dict[str, float],
 ) -> Sharing:
     """The figures, from when each request came and how long it took; nan where it was refused."""
-    phases, models, good, every, refused = {}, {}, 0, 0, 0
+    met = {}
     for member in load.members:
-        name = member.model.name
-        arrival_s, latency_s = seen[name]
-        in_time = np.nan_to_num(latency_s, nan=math.inf) <= member.policy.slo_s
-        phases[name], models[name], some, whole = by_phase(load, arrival_s, in_time)
-        good, every = good + some, every + whole
-        refused += int(np.isnan(latency_s[arrival_s >= load.warm_up_s]).sum())
-    return Sharing(
-        contender=contender.label,
-        simulated=True,
-        ratio=load.ratio,
-        phases=phases,
-        models=models,
-        attainment=good / max(1, every),
-        refused=refused / max(1, every),
-        mean_batch=batches,
-    )
+        arrival_s, latency_s = seen[member.model.name]
+        met[member.model.name] = Met(
+            intended_s=arrival_s,
+            in_time=np.nan_to_num(latency_s, nan=math.inf) <= member.policy.slo_s,
+            refused=np.isnan(latency_s),
+        )
+    return replace(counted(contender.label, load, met, simulated=True), mean_batch=batches)
 
 
 def _run(queues: list[_Queue], slots: int, seed: int) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
 from control.core.rules import rule_named
@@ -13,12 +10,12 @@ from perf.bench.control import scenarios
 from perf.bench.control.ablation.mechanisms import without
 from perf.bench.control.score import score
 from perf.bench.control.shell import simulate
+from perf.bench.control.side_by_side import in_processes
 
 MAX_INSTANCES = 8
 IDLE_COST = 10_000.0
 """Late requests an hour: the third of three instances is held for some six minutes."""
 NEIGHBOUR = 0.25
-NICE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,16 +98,4 @@ def play_all(
     todo: Sequence[Case], *, on_done: Callable[[int, int], None] | None = None
 ) -> list[Outcome]:
     """Every run, side by side; ``on_done`` is told how many of how many are done."""
-    context = multiprocessing.get_context("spawn")
-    found: list[Outcome] = []
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_nice) as pool:
-        for outcome in pool.map(play, todo, chunksize=4):
-            found.append(outcome)
-            if on_done:
-                on_done(len(found), len(todo))
-    return found
-
-
-def _nice() -> None:
-    """Leave the cores to others who want them."""
-    os.nice(NICE)
+    return in_processes(play, todo, on_done=on_done)
