@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from perf import slo
 from perf.replay_result import ReplayResult
 
-RESAMPLED = 2000
 UNDER_WAY_S, ANSWERED = 1.0, 5
 """Before the next fault: what is under way when it comes is its doing; so many more must answer."""
 Floats = NDArray[np.float64]
@@ -48,28 +48,25 @@ def within(run: ReplayResult, *, after_s: float = 0.0, but: Sequence[float] = ()
 def difference(
     ours: Sequence[ReplayResult], theirs: Sequence[ReplayResult], *, after_s: float, seed: int
 ) -> Difference:
-    """Shares within the SLO, ours less theirs, with a bootstrap over the seconds of the arrivals.
-
-    Requests of the same second share its queue, so seconds are drawn, not requests.
+    """Shares within the SLO, ours less theirs; its interval is ``slo.paired_interval``'s.
 
     Args:
         ours, theirs: runs of the same traces, in pairs.
         after_s: requests before are not counted.
         seed: of the draws.
     """
-    gained, counts = [], []
+    pairs = []
     for mine, other in zip(ours, theirs, strict=True):
-        good = (mine.latency_s <= mine.slo_s).astype(float) - (other.latency_s <= other.slo_s)
-        seconds = np.floor(mine.intended_s).astype(int)
-        for second in np.unique(seconds[mine.intended_s >= after_s]):
-            of_it = seconds == second
-            gained.append(good[of_it].sum())
-            counts.append(of_it.sum())
-    gains, sizes = np.array(gained), np.array(counts)
-    drawn = np.random.default_rng(seed).integers(0, len(gains), (RESAMPLED, len(gains)))
-    means = gains[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return Difference(mean=float(gains.sum() / sizes.sum()), low=float(low), high=float(high))
+        kept = mine.intended_s >= after_s
+        second = np.floor(mine.intended_s[kept] - after_s).astype(int)
+        good = mine.latency_s[kept] <= mine.slo_s
+        was_good = other.latency_s[kept] <= other.slo_s
+        offered = np.bincount(second)
+        gained = np.bincount(second[good], minlength=len(offered))
+        pairs.append((offered, gained - np.bincount(second[was_good], minlength=len(offered))))
+    low, high = slo.paired_interval(pairs, seed=seed)
+    mean = sum(int(gained.sum()) for _, gained in pairs) / sum(int(o.sum()) for o, _ in pairs)
+    return Difference(mean=mean, low=low, high=high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 import psutil
 
+from perf.bench.control.real import busy_between
+
 DISTURBED = 0.1
 """Share of the machine; two cores at this leave a fifth of one to others."""
 
@@ -34,16 +36,19 @@ class Attempt(Generic[T]):
 
 
 class Neighbours:
-    """The CPU seconds of everybody else, from its making on."""
+    """What everybody else takes of the CPUs, from its making on."""
 
     def __init__(self) -> None:
         """Begin now."""
-        self._begun_s, self._others_s = time.monotonic(), _others_s()
+        self._begun_s, self._machine, self._own_s = time.monotonic(), psutil.cpu_times(), _own_s()
 
     def share(self) -> float:
         """Of the machine's CPUs, 0 to 1, since the beginning."""
         span_s = (time.monotonic() - self._begun_s) * (psutil.cpu_count() or 1)
-        return min(1.0, max(0.0, (_others_s() - self._others_s) / span_s)) if span_s > 0 else 0.0
+        if span_s <= 0.0:
+            return 0.0
+        busy = busy_between(self._machine, psutil.cpu_times())
+        return min(1.0, max(0.0, busy - (_own_s() - self._own_s) / span_s))
 
 
 def attempt(play: Callable[[], T]) -> Attempt[T]:
@@ -56,14 +61,6 @@ def attempt(play: Callable[[], T]) -> Attempt[T]:
 def chosen(attempts: list[Attempt[T]]) -> Attempt[T]:
     """The one that counts: where others used least, whatever it came to."""
     return min(attempts, key=lambda one: one.others)
-
-
-def _others_s() -> float:
-    """CPU seconds of the machine that are neither idle nor of our own processes."""
-    cpu = psutil.cpu_times()
-    idle_s = cpu.idle + getattr(cpu, "iowait", 0.0)
-    guests_s = getattr(cpu, "guest", 0.0) + getattr(cpu, "guest_nice", 0.0)  # within user
-    return float(sum(cpu)) - idle_s - guests_s - _own_s()
 
 
 def _own_s() -> float:

@@ -47,21 +47,14 @@ def tuned(scenario: Scenario, act: Act) -> dict[str, Any]:
 
 def tuned_rows(result: dict[str, Any]) -> list[Row]:
     """For a table."""
-    head = ("", acts.DEFAULT, acts.BY_HAND, acts.CONCH)
-    of = result["contenders"]
-    return [
-        head,
-        *(
-            (label, *(format(of[name][key], spec) for name in head[1:]))
-            for label, key, spec in (
-                ("in the SLO", "within", ".3f"),
-                ("after 10 s", "within_warm", ".3f"),
-                ("p50, ms", "p50_ms", ".0f"),
-                ("p99, ms", "p99_ms", ".0f"),
-                ("failed", "failed", "d"),
-            )
-        ),
-    ]
+    return _table(
+        result,
+        ("in the SLO", "within", ".3f"),
+        ("after 10 s", "within_warm", ".3f"),
+        ("p50, ms", "p50_ms", ".0f"),
+        ("p99, ms", "p99_ms", ".0f"),
+        ("failed", "failed", "d"),
+    )
 
 
 def rush(scenario: Scenario, carried: Carried, act: Act, *, best: int) -> dict[str, Any]:
@@ -95,23 +88,25 @@ def rush(scenario: Scenario, carried: Carried, act: Act, *, best: int) -> dict[s
 
 def rush_rows(scenario: Scenario, result: dict[str, Any]) -> list[Row]:
     """For a table."""
-    head = ("", acts.BEST, acts.CHEAP, acts.CONCH)
+    return _table(
+        result,
+        ("in the SLO", "within", ".3f"),
+        (f"outside {scenario.recovery_s:g} s of the rush", "within_outside", ".3f"),
+        ("time at full quality", "quality_time", ".2f"),
+        ("requests at full quality", "quality_requests", ".2f"),
+        ("outside of the rush at full quality", "quality_carried", ".2f"),
+        ("p99, ms", "p99_ms", ".0f"),
+        ("failed", "failed", "d"),
+    )
+
+
+def _table(result: dict[str, Any], *rows: tuple[str, str, str]) -> list[Row]:
+    """The contenders' figures: (label, key, format) of each row, the head before them."""
     of = result["contenders"]
-    return [
-        head,
-        *(
-            (label, *(format(of[name][key], spec) for name in head[1:]))
-            for label, key, spec in (
-                ("in the SLO", "within", ".3f"),
-                (f"outside {scenario.recovery_s:g} s of the rush", "within_outside", ".3f"),
-                ("time at full quality", "quality_time", ".2f"),
-                ("requests at full quality", "quality_requests", ".2f"),
-                ("outside of the rush at full quality", "quality_carried", ".2f"),
-                ("p99, ms", "p99_ms", ".0f"),
-                ("failed", "failed", "d"),
-            )
-        ),
+    figured = [
+        (label, *(format(one[key], spec) for one in of.values())) for label, key, spec in rows
     ]
+    return [("", *of), *figured]
 
 
 def faults(act: Act) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Scenario:
     seed: int = 20261130
     cold_s: float = 10.0
     tuned_low_s: float = 4.0
-    tuned_high_s: float = 16.0
+    tuned_high_s: float = 21.0
     tuned_low_share: float = 0.2
     tuned_share: float = 0.65
     tuned_ratio: float = 1.25

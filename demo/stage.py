@@ -30,9 +30,12 @@ MOST_INSTANCES = 8
 """By hand and of the policy: one for each core, up to this many."""
 BATCH = 16
 BURST_S = 1.5
-PROBED_S, PROBE_S = 22.0, 3.0
+PROBED_S, PROBE_S = 18.0, 3.0
+"""For finding what a config carries within the SLO, and one probe of that."""
 BURST = (100, 3000)
+"""Requests at once, at least and at most, that fill a queue for ``BURST_S``."""
 MIDDLE = (0.1, 0.8)
+"""Of the answers to a burst: at its ends the queue is not full."""
 
 
 class Teller(Protocol):

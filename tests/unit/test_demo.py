@@ -59,11 +59,11 @@ def test_requests_count_unless_the_rush_has_just_begun(late, expected: float) ->
 
 def test_the_difference_knows_how_sure_it_is() -> None:
     """The same runs differ by nothing, surely; seconds that are late in one of them show."""
-    good, bad = a_run(late_in(0, 0)), a_run(late_in(12, 20))
+    good, bad = a_run(late_in(0, 0)), a_run(late_in(11, 29))
     same = figures.difference([good], [good], after_s=10.0, seed=1)
     assert (same.low, same.mean, same.high) == (0.0, 0.0, 0.0)
     worse = figures.difference([bad, good], [good, good], after_s=10.0, seed=1)
-    assert worse.mean == pytest.approx(-80 / 400)
+    assert worse.mean == pytest.approx(-180 / 400)
     assert worse.low < worse.mean < worse.high < 0.0
     cold = figures.difference([a_run(late_in(0, 9))], [good], after_s=10.0, seed=1)
     assert cold.low == 0.0
@@ -121,8 +121,9 @@ def test_the_attempt_that_counts_is_chosen_by_what_others_used() -> None:
 def test_what_we_use_ourselves_disturbs_nobody(monkeypatch) -> None:
     """10 s on 2 CPUs: 8 s of work, 5 of them ours."""
     clock = iter((0.0, 10.0))
-    others = iter((100.0, 103.0))
+    own_s = iter((100.0, 105.0))
     monkeypatch.setattr(neighbours.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(neighbours, "_others_s", lambda: next(others))
+    monkeypatch.setattr(neighbours, "busy_between", lambda _, __: 0.4)
+    monkeypatch.setattr(neighbours, "_own_s", lambda: next(own_s))
     monkeypatch.setattr(neighbours.psutil, "cpu_count", lambda: 2)
     assert neighbours.Neighbours().share() == pytest.approx(0.15)
