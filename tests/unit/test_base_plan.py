@@ -99,6 +99,23 @@ def test_plan_takes_the_largest_of_batches_that_are_alike() -> None:
     assert plan.gain < 1.2
 
 
+class _NoisyMinute:
+    """8 ms a row; a neighbour worked while batches of more than one were measured."""
+
+    def of(self, size: int) -> float:
+        """Seconds of a batch."""
+        return 0.008 * size * (1.0 if size == 1 else 1.4)
+
+
+def test_a_noisy_measurement_makes_no_batch_of_one() -> None:
+    """By these times single requests carry most; a larger batch costs little if they are wrong."""
+    policy = a_policy(slo_s=0.15, max_batch_size=16)
+    applied = settings(2, batch=16)
+    plan = _plan(applied, _NoisyMinute(), 50.0, policy, sizes=(1, 2, 4, 8, 16))  # type: ignore[arg-type]
+    assert plan.settings.max_batch_size in (2, 4, 8)
+    assert plan.settings.max_batch_size * 0.008 * 1.4 * 4 > 0.15 / 2
+
+
 def test_plan_says_nothing_of_batches_that_were_not_measured() -> None:
     """Up to four were: what a line makes of 32 is a guess."""
     plan = _plan(DEFAULT, TRUE, 100.0, a_policy(), sizes=(1, 2, 4))
