@@ -38,7 +38,9 @@ ASK_S = 3.0
 """So long a model is probed for a dead stub: it is free for another request once a second."""
 ONLY_DEAD_S = 1.2
 """Nobody lives where all that is answered in this time is that a stub is dead."""
-PROBE_S = 10.0
+PROBE_S = 60.0
+"""For the answer to a probe: it waits behind what others sent, of which dead stubs refuse a batch a
+second, so that the queue of a busy model grows."""
 PAUSE_S = 0.2
 """Between two probes of a model that gets hardly any other requests."""
 
@@ -165,9 +167,9 @@ def heal_by_answers(
     """Look for dead stubs by the answers alone, and heal them; None where none was met.
 
     For a server whose processes cannot be seen. To be called when requests of the model fail:
-    nothing is done unless a failure's own text tells of a dead stub, twice, the second time under
-    the model's lock. A model of which any probe is answered is unloaded only where, besides, there
-    is no room for a second copy.
+    nothing is done unless a failure's own text tells of a dead stub, and does so again under the
+    model's lock, where anybody was answered meanwhile. A model of which any probe is answered is
+    unloaded only where, besides, there is no room for a second copy.
 
     Args:
         client: of the server, with the admin key.
@@ -180,10 +182,14 @@ def heal_by_answers(
     Raises:
         RepositoryError, ApplyRejected, TritonUnavailable: as ``heal``.
     """
-    if not _ask(client, model, rps, for_s)[0]:
+    answered_before = client.statistics(model).success_count
+    dead, answering = _ask(client, model, rps, for_s)
+    if not dead:
         return None
     with held(repository, model):
-        dead, answering = _ask(client, model, rps, for_s)
+        # A second probe would wait behind a queue that has grown: not where nobody is answered.
+        if answering or client.statistics(model).success_count != answered_before:
+            dead, answering = _ask(client, model, rps, for_s)
         if not dead:  # healed meanwhile, or changed by somebody
             return None
         _log.error("model.stub_dead", model=model, answers=answering)

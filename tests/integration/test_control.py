@@ -23,12 +23,14 @@ from control.journal.writer import Journal
 from control.loop import Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
 from control.watch.observe import Observer, PrometheusCounters, ScrapedCounters, settings_of
+from control.watch.sources import Sample
 from perf import traces
 from perf.replay_result import Outcome
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
 from serving.runtime import prometheus
+from serving.runtime.endpoint import Endpoint
 from tests.integration import scripted
 from tests.integration.load import replaying
 
@@ -59,6 +61,17 @@ def served(tmp_path_factory, start_server, connect):
         patch.setenv("CONCH_CACHE", str(folder / "cache"))
         endpoints.save(server.endpoint)
         yield Repository(root), connect(server), server.endpoint
+
+
+def _at_rest(endpoint: Endpoint) -> Sample:
+    """The counters once they stand still: a request is counted after it is answered."""
+    source = ScrapedCounters(endpoint.metrics_url)
+    seen = source.sample(["sleepy"])
+    while True:
+        time.sleep(0.5)
+        before, seen = seen, source.sample(["sleepy"])
+        if before.counters("sleepy") == seen.counters("sleepy"):
+            return seen
 
 
 def _run(*arguments: str) -> Result:
@@ -213,7 +226,7 @@ def test_prometheus_gives_the_same_counters_as_a_scrape(served) -> None:
     _, client, endpoint = served
     for _ in range(20):
         client.infer("sleepy", X)
-    scraped = ScrapedCounters(endpoint.metrics_url).sample(["sleepy"])
+    scraped = _at_rest(endpoint)
     scraped_s = scraped.at_s["sleepy"]
     with prometheus.running({"triton": endpoint.metrics_url}) as server:
         source = PrometheusCounters(server.url)

@@ -75,16 +75,35 @@ def test_a_controller_heals_dead_stubs(
     if seen_by == "answers":
         monkeypatch.setattr(healer, "listener", lambda _: None)
     assert wait_until(lambda: len(alive(server, repository, "two")) == 2, 60)
-    with capture_logs() as logs:
+    with capture_logs() as logs, Load(endpoint.grpc_url, "two", rps=40.0) as load:
 
         def body() -> None:
-            with Load(endpoint.grpc_url, "two", rps=40.0) as load:
-                assert wait_until(lambda: load.answered > 20)
-                kill(alive(server, repository, "two")[:killed])
-                assert wait_until(lambda: healed(logs, "two"), 90)
-                healed_s, sent = time.monotonic(), load.sent
-                assert wait_until(lambda: load.sent > sent + 40)
-            assert not [text for sent_s, text in load.failures if sent_s > healed_s]
+            assert wait_until(lambda: load.answered > 20)
+            kill(alive(server, repository, "two")[:killed])
+            _all_is_answered(load, logs)
 
         _beside_control(endpoint, repository, body).result()
     assert len(alive(server, repository, "two")) == 2
+
+
+def test_dead_stubs_are_seen_behind_a_queue_that_grows(
+    server: TritonServer, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller comes late: what it asks is refused after all that waits."""
+    monkeypatch.setattr(healer, "listener", lambda _: None)
+    endpoint = replace(server.endpoint, pid=None)
+    assert wait_until(lambda: len(alive(server, repository, "two")) == 2, 60)
+    with capture_logs() as logs, Load(endpoint.grpc_url, "two", rps=40.0) as load:
+        assert wait_until(lambda: load.answered > 20)
+        kill(alive(server, repository, "two"))
+        time.sleep(12.0)
+        _beside_control(endpoint, repository, lambda: _all_is_answered(load, logs)).result()
+    assert len(alive(server, repository, "two")) == 2
+
+
+def _all_is_answered(load: Load, logs: list[dict[str, object]]) -> None:
+    """Once the model is healed."""
+    assert wait_until(lambda: healed(logs, "two"), 90)
+    healed_s, sent = time.monotonic(), load.sent
+    assert wait_until(lambda: load.sent > sent + 40)
+    assert not [text for sent_s, text in load.failures if sent_s > healed_s]

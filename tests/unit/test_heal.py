@@ -15,6 +15,7 @@ from serving.client import InferenceFailed
 from serving.heal import Way
 from serving.model_config import ModelConfig, parse
 from serving.repository import Repository
+from serving.statistics import ModelStatistics
 
 DEAD = "infer at h:1: Stub process 'm_0_1' is not healthy.."
 CONFIG = (
@@ -31,6 +32,7 @@ class Triton:
         self.answers = answers or []
         self.refusals = refusals or []
         self.calls: list[str] = []
+        self.answered = 0
         self.states = {"m": "READY"}
         self.served = parse(CONFIG)
         self.served.instance_group[0].name = "m_0"  # Triton fills in more
@@ -49,7 +51,12 @@ class Triton:
         message = self.answers.pop(0) if self.answers else ""
         if message:
             raise InferenceFailed(message)
+        self.answered += 1
         return {}
+
+    def statistics(self, name: str) -> ModelStatistics:
+        """What was answered."""
+        return ModelStatistics(success_count=self.answered)
 
     def load(self, name: str, **_: object) -> None:
         """Refused as scripted."""
@@ -208,6 +215,7 @@ def test_a_config_with_a_name_that_a_shell_reads_is_not_loaded(repository: Repos
         ([], None),
         (["broken on purpose"] * 9, None),
         ([DEAD], None),  # met once, and not again under the lock
+        ([DEAD, "", DEAD], Way.SECOND_COPY),
         ([DEAD] * 99999, Way.SECOND_COPY),
     ],
 )
@@ -220,6 +228,13 @@ def test_answers_alone_tell_dead_stubs_from_other_failures(
     assert found is way
     assert ("load" in triton.calls) == (way is not None)
     assert "unload" not in triton.calls
+
+
+def test_a_model_that_answers_nobody_is_asked_once(repository: Repository) -> None:
+    """A second probe would wait behind a longer queue."""
+    triton = Triton(answers=[DEAD] * 99999)
+    heal.heal_by_answers(triton, repository, "m", for_s=0.0001)  # type: ignore[arg-type]
+    assert triton.calls.count("infer") == 1
 
 
 class Clock:
