@@ -116,6 +116,15 @@ def test_a_noisy_measurement_makes_no_batch_of_one() -> None:
     assert plan.settings.max_batch_size * 0.008 * 1.4 * 4 > 0.15 / 2
 
 
+def test_a_cliff_beyond_small_batches_is_no_noise() -> None:
+    """Batches of 5 and more take seven times as long: four carry three times as much."""
+    cliff = ServiceTime(
+        alpha_s=0.001, beta_s=0.0, table=((1, 0.010), (4, 0.012), (5, 0.080), (16, 0.100))
+    )
+    policy = a_policy(slo_s=0.4, max_batch_size=16)
+    assert _plan(settings(2, batch=16), cliff, 50.0, policy).settings.max_batch_size == 4
+
+
 def test_plan_says_nothing_of_batches_that_were_not_measured() -> None:
     """Up to four were: what a line makes of 32 is a guess."""
     plan = _plan(DEFAULT, TRUE, 100.0, a_policy(), sizes=(1, 2, 4))

@@ -175,6 +175,14 @@ class Learnt:
             default=0,
         )
 
+    def is_measured(self, size: int) -> bool:
+        """Whether batches of this size were measured, or of one that is more than half as large."""
+        return any(
+            size < 2 * each <= 2 * size and tally.known >= MEASURED
+            for evidence in self.seen.values()
+            for each, tally in evidence.sizes.items()
+        )
+
     def visited(self, threads: int) -> tuple[int, ...]:
         """The instance counts that were seen at work with these threads, ascending."""
         return tuple(
