@@ -3,8 +3,8 @@
 Theory of operation. Under a light load only batches of one and two are seen, and these say nothing
 of a batch of sixteen. So single requests of as many rows are sent through the real server, one at a
 time, with pauses so that they take ``SHARE`` of the device: the largest batch first, then half as
-large while one takes more than half the SLO, one row, and the sizes between. What was sent is told with each look, so
-that it is taken off the load.
+large while one takes more than half the SLO, one row, and the sizes between. What was sent is told
+with each look, so that it is taken off the load.
 Only inputs that are known to be like real ones are used: those that the policy names, else those of
 the config's ``model_warmup``. A model of sequences, a decoupled one and a Python model of its owner
 are never asked, unless the policy says ``calibrate: true`` or names inputs; ones then stand in

@@ -102,9 +102,11 @@ def plan_if_due(
     elif state.planned_s > state.settings_since_s:
         if not (overloaded and seen.at_s - state.planned_s >= policy.stable_window_s):
             return None
-    elif not (overloaded or known.all_sizes_measured):
-        if seen.at_s - state.settings_since_s < MEASURED_IN * policy.stable_window_s:
-            return None
+    elif (
+        not (overloaded or known.all_sizes_measured)
+        and seen.at_s - state.settings_since_s < MEASURED_IN * policy.stable_window_s
+    ):
+        return None
     return base_plan(applied, known, need_rps=want.need_rps, rebatch=free)
 
 
