@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from control.core.judgement.judge import Watch, fails
@@ -31,10 +33,11 @@ def _plan(
     threads_ours: bool = False,
     least_batch_size: int = 1,
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
+    count: int = 500,
     **more: Any,
 ) -> BasePlan:
     """A plan from evidence of this service time at the applied count, one thread."""
-    stats = {b: BatchStat(count=500, busy_s=500 * service.of(b)) for b in sizes}
+    stats = {b: BatchStat(count=count, busy_s=count * service.of(b)) for b in sizes}
     learnt = Learnt().absorb(
         ModelStatistics(batches=stats), instances=applied.instances, threads=1, span_s=1
     )
@@ -89,6 +92,30 @@ def test_plan_carries_nearly_as_much_as_the_best_by_exhaustive_search(
 
     best = max(carried(b, c) for b in range(1, 17) for c in range(1, cores + 1))
     assert carried(plan.max_batch_size, plan.instances) >= (1.0 - 2 * LIKE) * best
+
+
+@pytest.mark.parametrize("slo_s", [0.05, 0.2])
+@pytest.mark.parametrize("name", CURVES)
+def test_twenty_fresh_starts_make_nearly_the_same_plan(name: str, slo_s: float) -> None:
+    """Five batches of each size, whose means err by 2 %; a step near half the SLO costs most."""
+    policy = replace(FREE, max_instances=3, cores=3, max_batch_size=16, slo_s=slo_s)
+    true, random = CURVES[name], np.random.default_rng(1)
+    carried = set()
+    for _ in range(20):
+        errs = dict(zip((1, 2, 4, 8, 16), random.normal(1.0, 0.02, 5), strict=True))
+        seen = SimpleNamespace(of=lambda size, errs=errs: true.of(size) * errs[size])
+        plan = _plan(DEFAULT, seen, 100.0, policy, sizes=tuple(errs), count=5).settings  # type: ignore[arg-type]
+        assert plan.instances == 3
+        carried.add(
+            capacity_rps(
+                true,
+                instances=3,
+                largest_batch=plan.max_batch_size,
+                max_queue_delay_s=0.0,
+                policy=policy,
+            )
+        )
+    assert min(carried) >= 0.85 * max(carried)
 
 
 def test_plan_takes_the_largest_of_batches_that_are_alike() -> None:
