@@ -93,7 +93,7 @@ def plan_if_due(
     free = policy.rebatch and (MAX_BATCH_SIZE not in policy.unwritten or overloaded)
     if not free and not _limits_waiting(applied, known):
         return None
-    if state.intervals and state.intervals[-1].old_copy_works:
+    if known.learnt.slow.shifting or (state.intervals and state.intervals[-1].old_copy_works):
         return None
     if not warm:
         watched_s = seen.at_s - max(state.settings_since_s, state.planned_s)
