@@ -59,7 +59,7 @@ class Script:
             reason=Reason.SCALE_BY_RULE,
             applied=seen.applied,
             desired=desired,
-            terms={"expected_p99_s": 0.2},
+            terms={"stable_rps": 9.0, "service_alpha_s": 0.01, "service_beta_s": 0.1},
         ), state
 
 

@@ -16,7 +16,7 @@ from control.core.memory.state import ControlState, Loads
 from control.core.need import better_version, cached
 from control.core.need.base import BasePlan, plan_if_due
 from control.core.need.better_version import Outlook
-from control.core.need.wanted import Expected, Wanted, expected, wanted
+from control.core.need.wanted import Wanted, wanted
 from control.core.queue_model.knowledge import Knowledge
 from control.core.types import MIN_INSTANCES, Observation, Policy, Settings
 
@@ -32,14 +32,12 @@ class NeedFacts:
 
     Attributes:
         known: what plans are made from.
-        now: what the queue model says of the present settings and load.
         want: the instances that the load calls for.
         versions: what other versions would do.
         plan: another batching, where one is due.
     """
 
     known: Knowledge
-    now: Expected | None
     want: Wanted
     versions: Outlook
     plan: BasePlan | None
@@ -101,7 +99,6 @@ def gather(
     demand = demands.measure(
         state.intervals, seen, policy, applied=applied, service=service, fast_rps=fast_rps
     )
-    now = expected(service, applied, applied.instances, demand.stable_rps)
     if state.intervals != before:
         state = replace(state, budget=state.budget.absorb(state.intervals[-1], policy))
     want = wanted(state, demand, known, applied, at_s=seen.at_s)
@@ -111,7 +108,7 @@ def gather(
     plan = plan_if_due(state, seen, applied, want, known, warm=is_warm(state, policy))
     if plan is not None and not plan.pays(applied):  # else until it is in force
         state = replace(state, planned_s=seen.at_s)
-    need = NeedFacts(known=known, now=now, want=want, versions=versions, plan=plan)
+    need = NeedFacts(known=known, want=want, versions=versions, plan=plan)
     return state, replace(facts, state=state, need=need), ()
 
 

@@ -47,6 +47,7 @@ def _load(facts: Facts, need: NeedFacts) -> dict[str, float]:
         "slo_s": facts.policy.slo_s,
         "service_alpha_s": service.alpha_s,
         "service_beta_s": service.beta_s,
+        "service_cv": service.cv_fraction,
         "slow_ratio": facts.state.learnt.slow.slower,
         "load_s": want.load_s,
         "needed_instances": float(want.needed),
@@ -54,8 +55,6 @@ def _load(facts: Facts, need: NeedFacts) -> dict[str, float]:
         "goal_instances": float(want.goal),
         "applied_instances": float(facts.applied.instances),
     }
-    if need.now is not None:
-        terms |= {"expected_mean_s": need.now.mean_s, "expected_p99_s": need.now.p99_s}
     return terms | {f"capacity_{count}_rps": rps for count, rps in want.capacities.items()}
 
 

@@ -3,9 +3,9 @@
 Theory of operation. After a change has settled it is watched for a number of requests or seconds.
 It is worse when requests fail that did not; when the model does not compute any more; and when it
 carries less and the SLO is missed: by the rate at which a full queue is answered, or by the time
-that batches of equal size take on a machine that is no busier, nor full. What is unclear is neither praised
-nor blamed: the change stays. How long requests take does not count, as a neighbour, longer inputs
-or the backlog that the change found make them slow whatever is in force (ADR 0017).
+that batches of equal size take on a machine that is no busier, nor full. What is unclear is neither
+praised nor blamed: the change stays. How long requests take does not count, as a neighbour, longer
+inputs or the backlog that the change found make them slow whatever is in force (ADR 0017).
 """
 
 from __future__ import annotations

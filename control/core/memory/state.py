@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -322,15 +323,15 @@ class ControlState:
         The least, as Triton answers an in-place update of a saturated model late, long after the
         instances work. The policy's word until something was measured.
         """
-        took = [
+        took = (
             change.seconds
-            for change in self.changes
+            for change in reversed(self.changes)
             if change.ok
             and change.seconds > 0
             and change.before is not None
             and (change.reload or change.settings.loads_beside(change.before) > 0)
-        ]
-        return min(took[-LOADS_LOOKED_AT:], default=policy.load_s)
+        )
+        return min(itertools.islice(took, LOADS_LOOKED_AT), default=policy.load_s)
 
     def reload_s(self, policy: Policy) -> float:
         """How long a reload takes: the median of the last ones, else what an instance takes."""
