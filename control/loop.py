@@ -23,11 +23,13 @@ from control.act.healer import Healer
 from control.act.mending import Mender
 from control.act.probation import Probation, TakenBack
 from control.core.memory.state import ControlState, InFlight
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules.conch import Conch
 from control.core.rules.rule import Rule
 from control.core.shares import Shares
 from control.core.step import Begun, Ended, Event, Looked, Started, step
-from control.core.types import Decision, Observation, Policy, Reason, Settings
+from control.core.types import Decision, Observation, Settings
 from control.freeze import Freezes
 from control.journal.recording import Recording
 from control.journal.writer import Journal

@@ -9,8 +9,9 @@ import structlog
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from control.action import Action, Edited, Outcome, ServerGone
 from control.core.memory.state import Applied
+from control.core.reasons import Reason
 from control.core.step import Started
-from control.core.types import Decision, Reason, Settings
+from control.core.types import Decision, Settings
 from control.journal.writer import Journal
 from serving.model_config import ReloadKind
 

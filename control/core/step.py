@@ -13,8 +13,10 @@ from typing import Any
 from control.core.decision import rollback
 from control.core.load import windows
 from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules.rule import Rule
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.types import Decision, Observation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

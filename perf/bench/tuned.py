@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from conch.errors import ConfigError, LoadError
-from control.core.types import Policy, Settings
+from control.core.policy import Policy
+from control.core.types import Settings
 from control.journal import codec
 from control.policy_file import ModelPolicy
 from control.watch.observe import settings_of, with_settings

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from control.act import calibrator, probation
-from control.core import types
+from control.core import reasons, types
 from control.core.decision import guard
 from control.core.decision.decide import PROPOSERS
 from control.core.judgement import judge
@@ -19,11 +19,13 @@ from control.core.load.agreement import Agreement
 from control.core.load.cache_use import CacheUse
 from control.core.memory.state import ControlState
 from control.core.need import base, better_version, cached, wanted
+from control.core.policy import Policy
 from control.core.queue_model import capacity, knowledge, simulator
+from control.core.reasons import Reason
 from control.core.rules.conch import Conch
 from control.core.service import evidence, slow_seconds, versions
 from control.core.step import Looked, step
-from control.core.types import Observation, Policy, Reason
+from control.core.types import Observation
 from tests.unit.story import TRUE, Story, a_policy, settings
 
 FOLDER = Path(__file__).parents[2] / "docs/explanation"
@@ -93,7 +95,7 @@ def test_table_of_proposers_is_the_code_s():
 
 
 @pytest.mark.parametrize(
-    "reason", [r for r in Reason if r not in types.RETIRED], ids=lambda reason: reason.name
+    "reason", [r for r in Reason if r not in reasons.RETIRED], ids=lambda reason: reason.name
 )
 def test_every_reason_is_on_the_first_page(reason: Reason):
     """The table says when each is given, or the text that none gives it."""
@@ -101,9 +103,9 @@ def test_every_reason_is_on_the_first_page(reason: Reason):
 
 
 @pytest.mark.parametrize(
-    "clamp", [c for c in types.Clamp if c not in types.RETIRED], ids=lambda clamp: clamp.name
+    "clamp", [c for c in reasons.Clamp if c not in reasons.RETIRED], ids=lambda clamp: clamp.name
 )
-def test_every_clamp_of_the_guard_is_on_its_page(clamp: types.Clamp):
+def test_every_clamp_of_the_guard_is_on_its_page(clamp: reasons.Clamp):
     """The table says what each holds and what passes it."""
     assert f"`{clamp.name}`" in ROOMS["decision"]
 

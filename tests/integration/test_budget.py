@@ -13,7 +13,7 @@ import pytest
 
 from conch.errors import ConchError
 from control import session
-from control.core.types import Reason
+from control.core.reasons import Reason
 from control.journal.writer import Journal
 from control.loop import Mode
 from control.policy_file import Budget, ModelPolicy, PolicyFile

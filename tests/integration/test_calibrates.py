@@ -10,7 +10,7 @@ import pytest
 
 from conch.errors import ConfigError
 from control import session
-from control.core.types import Reason
+from control.core.reasons import Reason
 from control.loop import Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
 from control.watch.observe import settings_of

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from cli.main import root as cli
 from conch.errors import ConchError, ConfigError, RepositoryError, TritonUnavailable
 from control import session
-from control.core.types import Reason
+from control.core.reasons import Reason
 from control.journal.writer import Journal
 from control.loop import Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile

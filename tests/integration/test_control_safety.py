@@ -22,7 +22,9 @@ import requests
 from control import session
 from control.core.decision.decide import decide
 from control.core.memory.state import ControlState
-from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
+from control.core.policy import Policy
+from control.core.reasons import Clamp, Reason
+from control.core.types import Decision, Observation, Settings
 from control.journal.writer import Journal
 from control.lease import Fenced
 from control.loop import Mode, Tick

@@ -16,7 +16,7 @@ from control import session
 from control.act import actuator as actuator_module
 from control.act.actuator import Actuator
 from control.action import Edited
-from control.core.types import Reason
+from control.core.reasons import Reason
 from control.loop import ControlLoop, Mode
 from control.policy_file import ModelPolicy, PolicyFile
 from control.watch.observe import settings_of

@@ -18,7 +18,8 @@ import pytest
 from control import session
 from control.act import probation
 from control.core.memory.state import ControlState
-from control.core.types import Clamp, Decision, Reason, Settings
+from control.core.reasons import Clamp, Reason
+from control.core.types import Decision, Settings
 from control.journal.writer import Journal
 from control.loop import ControlLoop, Mode
 from control.policy_file import ModelPolicy, PolicyFile

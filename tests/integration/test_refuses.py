@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from control import session
-from control.core.types import Reason
+from control.core.reasons import Reason
 from control.loop import Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
 from control.watch.observe import settings_of

@@ -13,7 +13,9 @@ import pytest
 from control import session
 from control.core.decision.decide import decide
 from control.core.memory.state import ControlState
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.policy import Policy
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation
 from control.loop import Mode
 from control.policy_file import ModelPolicy, PolicyFile
 from control.watch.observe import settings_of

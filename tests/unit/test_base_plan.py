@@ -10,10 +10,12 @@ import pytest
 from control.core.judgement.judge import Watch, fails
 from control.core.judgement.period import Period
 from control.core.need.base import LIKE, TRANSPORT_S, BasePlan, base_plan
+from control.core.policy import Policy
 from control.core.queue_model.capacity import capacity_rps
 from control.core.queue_model.knowledge import Knowledge, fewest
+from control.core.reasons import Reason
 from control.core.service.learnt import Learnt, ServiceTime
-from control.core.types import Observation, Policy, Reason, Settings
+from control.core.types import Observation, Settings
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE, Story, a_policy, settings

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from control.core.memory.bounds import LEAST_BUSY_S, CpuUse, effective
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules import rule_named
 from control.core.service.learnt import NO_LIMIT
-from control.core.types import Policy, Reason, Settings
+from control.core.types import Settings
 from control.policy_file import ModelPolicy
 from tests.unit import story
 from tests.unit.life import Life

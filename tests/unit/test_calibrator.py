@@ -13,7 +13,8 @@ import pytest
 from control.act.calibration_inputs import GivenInputs, read
 from control.act.calibrator import BATCHES, MOST_S, SHARE, Calibrator, inputs_of
 from control.core.load import windows
-from control.core.types import Observation, Own, Policy
+from control.core.policy import Policy
+from control.core.types import Observation, Own
 from serving.client import InferenceFailed
 from serving.metrics import ModelCounters
 from serving.model_config import parse

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from cli import control as commands
 from control import session
-from control.core.types import Decision, Need, Observation, Reason, Settings
+from control.core.reasons import Reason
+from control.core.types import Decision, Need, Observation, Settings
 from control.journal.writer import Journal, OnTrouble
 from serving.repository import Repository
 

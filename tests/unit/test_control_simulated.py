@@ -11,7 +11,9 @@ import pytest
 
 from conch.errors import ConfigError
 from control.core.memory.state import ControlState
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.policy import Policy
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation
 from perf import slo
 from perf.bench.control import side_by_side
 from perf.bench.control.scenarios import (

@@ -14,7 +14,8 @@ import pytest
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from control.act.actuator import Actuator, Outcome
 from control.core.memory.state import ControlState
-from control.core.types import Clamp, Decision, Reason, Settings
+from control.core.reasons import Clamp, Reason
+from control.core.types import Decision, Settings
 from control.journal.writer import Journal
 from control.loop import ControlLoop
 from control.watch.observe import settings_of

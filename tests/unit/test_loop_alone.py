@@ -16,7 +16,8 @@ from control import loop as looping
 from control.act.probation import Probation, TakenBack
 from control.action import Edited, ServerGone
 from control.core.memory.state import ControlState
-from control.core.types import Decision, Observation, Reason, Settings
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation, Settings
 from control.journal.writer import Journal
 from control.lease import Fenced
 from control.loop import ControlLoop

@@ -18,10 +18,11 @@ from control.core.judgement.judge import Verdict, Watch
 from control.core.judgement.period import Period
 from control.core.judgement.safety import Safety
 from control.core.memory.state import Applied, ControlState
+from control.core.policy import Policy
 from control.core.rules import rule_named
 from control.core.service.curves import ServiceTime
 from control.core.step import Begun, Ended, Event, Looked, Started, step
-from control.core.types import Decision, Observation, Policy
+from control.core.types import Decision, Observation
 from control.journal import checkpoint, codec, explain, replay
 from control.journal import writer as journals
 from control.journal.reader import Run

@@ -11,11 +11,11 @@ import pytest
 
 from control.core.load.cache_use import CacheUse, Trials
 from control.core.memory.state import Applied, ControlState
+from control.core.reasons import Reason
 from control.core.rules.conch import Conch
 from control.core.service.slow_seconds import SlowSeconds
 from control.core.service.versions import GUESS
 from control.core.step import Started, step
-from control.core.types import Reason
 from control.journal import replay
 from control.journal.writer import Journal
 from control.loop import ControlLoop

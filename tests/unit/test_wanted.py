@@ -7,7 +7,8 @@ from dataclasses import replace
 from control.core.judgement.judge import Watch
 from control.core.judgement.safety import Block
 from control.core.memory.state import ControlState
-from control.core.types import Clamp, Policy, Reason
+from control.core.policy import Policy
+from control.core.reasons import Clamp, Reason
 from tests.unit.story import Story, a_policy, settings
 
 

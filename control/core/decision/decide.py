@@ -17,7 +17,9 @@ from control.core.decision.guard import guard, may_act_at_s
 from control.core.decision.proposal import Proposal
 from control.core.decision.terms import terms_of
 from control.core.memory.state import ControlState
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.policy import Policy
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation
 
 PROPOSERS: tuple[Callable[[Facts], Proposal | None], ...] = (
     rollback.left_alone,

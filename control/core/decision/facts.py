@@ -17,8 +17,9 @@ from control.core.need import better_version, cached
 from control.core.need.base import BasePlan, plan_if_due
 from control.core.need.better_version import Outlook
 from control.core.need.wanted import Expected, Wanted, expected, wanted
+from control.core.policy import MIN_INSTANCES, Policy
 from control.core.queue_model.knowledge import Knowledge
-from control.core.types import MIN_INSTANCES, Observation, Policy, Settings
+from control.core.types import Observation, Settings
 
 WARM_FRACTION = 0.8
 """Of a stable window that looks must cover before anything but a backlog may change."""

@@ -11,7 +11,9 @@ from control.core.decision.facts import Facts
 from control.core.decision.proposal import Proposal
 from control.core.judgement.safety import Block
 from control.core.memory.state import Applied, ControlState
-from control.core.types import Clamp, Policy, Settings
+from control.core.policy import Policy
+from control.core.reasons import Clamp
+from control.core.types import Settings
 
 COPY_MARGIN = 1.2
 """A copy is expected to take this many times what one took so far."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from control.core.types import Clamp, Reason, Settings
+from control.core.reasons import Clamp, Reason
+from control.core.types import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

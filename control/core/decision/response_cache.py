@@ -5,7 +5,7 @@ from __future__ import annotations
 from control.core.decision.facts import Facts
 from control.core.decision.proposal import Proposal
 from control.core.need import cached
-from control.core.types import Reason
+from control.core.reasons import Reason
 
 
 def propose(facts: Facts) -> Proposal | None:

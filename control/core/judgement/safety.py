@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from control.core.judgement.judge import Verdict, Watch, fails, judge
 from control.core.judgement.period import Period
 from control.core.load.windows import Interval
-from control.core.types import Policy, Settings
+from control.core.policy import Policy
+from control.core.types import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

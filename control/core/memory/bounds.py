@@ -14,15 +14,14 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
-from control.core.types import (
+from control.core.policy import (
     MAX_BATCH_SIZE,
     MAX_INSTANCES,
     MIN_INSTANCES,
     MOST_INSTANCES,
-    Observation,
     Policy,
-    Settings,
 )
+from control.core.types import Observation, Settings
 
 WAITS_BELOW = 0.5
 """CPU seconds per busy second of an instance below which it mostly waits."""

@@ -16,9 +16,10 @@ from control.core.load.pace import Pace
 from control.core.load.windows import Interval
 from control.core.memory import saved
 from control.core.memory.bounds import CpuUse, effective
+from control.core.policy import Policy
 from control.core.service.learnt import Learnt
 from control.core.service.versions import Versions
-from control.core.types import Observation, Policy, Settings
+from control.core.types import Observation, Settings
 
 Loads = tuple[tuple[float, float], ...]
 LOADS_LOOKED_AT = 5

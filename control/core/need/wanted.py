@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from control.core.load.demand import Demand
 from control.core.memory.state import ControlState, Loads
 from control.core.need.second_copy import ScaleUp
+from control.core.policy import MAX_INSTANCES, Policy
 from control.core.queue_model import simulator
 from control.core.queue_model.knowledge import Knowledge, fewest
 from control.core.service.learnt import ServiceTime
-from control.core.types import MAX_INSTANCES, Need, Policy, Settings
+from control.core.types import Need, Settings
 
 RESERVE = 2.0
 """Capacity as a multiple of the highest load on record; more is worth nothing."""

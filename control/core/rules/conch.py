@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from control.core.decision.decide import decide
 from control.core.memory.state import ControlState
-from control.core.types import Decision, Observation, Policy
+from control.core.policy import Policy
+from control.core.types import Decision, Observation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from control.core.decision.guard import may_act_at_s
 from control.core.memory.state import Applied, ControlState
+from control.core.reasons import Reason
 from control.core.rules import rule_named
-from control.core.types import Observation, Reason
+from control.core.types import Observation
 from tests.unit.constants.case import first, outcome
 from tests.unit.guarded import guarded
 from tests.unit.life import Life

@@ -7,7 +7,8 @@ from dataclasses import replace
 from control.core.load.demand import bounds_of, dispersion
 from control.core.memory.bounds import CpuUse, effective
 from control.core.memory.state import ControlState
-from control.core.types import Observation, Policy
+from control.core.policy import Policy
+from control.core.types import Observation
 from serving.metrics import ModelCounters
 from tests.unit.constants.case import first, outcome, steps
 from tests.unit.story import a_policy, loaded_in, settings

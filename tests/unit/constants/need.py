@@ -10,9 +10,10 @@ from control.core.need.base import BasePlan, base_plan, refuse_after_s
 from control.core.need.cached import Reload, advise
 from control.core.need.wanted import held_for_s
 from control.core.queue_model.knowledge import Knowledge
+from control.core.reasons import Reason
 from control.core.service.learnt import Learnt, ServiceTime
 from control.core.service.versions import Versions
-from control.core.types import Decision, Reason, Settings
+from control.core.types import Decision, Settings
 from tests.unit.constants.case import first, outcome, steps
 from tests.unit.evidence import after, executed
 from tests.unit.story import TRUE, Story, a_policy, settings

@@ -20,9 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules.baselines import hpa
 from control.core.rules.baselines.signals import absorbed, asked, held, no_data, signals, trusted
-from control.core.types import Decision, Observation, Policy, Reason, Settings
+from control.core.types import Decision, Observation, Settings
 
 SOURCE = "Clipper (NSDI 2017, arXiv 1612.03079), adaptive batching"
 GRID: Mapping[str, Sequence[float]] = {"step": (1, 2, 4, 8), "cooldown_s": (15.0, 30.0, 60.0)}
