@@ -31,7 +31,8 @@ from control.roster import roster
 from control.watch.clock import OnClock, SteadyClock
 from control.watch.machine import Machine
 from control.watch.observe import Observer
-from control.watch.sources import CounterSource, PrometheusCounters, ScrapedCounters
+from control.watch.prometheus import PrometheusCounters
+from control.watch.sources import CounterSource, ScrapedCounters
 from serving import pending
 from serving.client import TritonClient
 from serving.repository import Repository

@@ -16,11 +16,11 @@ import structlog
 from conch.errors import ConchError
 from conch.log import Repeated
 from control.act.baseline import Baseline, File
-from control.act.knobs import settings_of, threads_of, threads_ours, with_settings
+from control.act.knobs import settings_of, threads_of, threads_ours
 from control.core.types import Observation
 from control.watch import machine
 from control.watch.machine import Machine, Use
-from control.watch.sources import CounterSource, PrometheusCounters, Sample, ScrapedCounters
+from control.watch.sources import CounterSource, Sample
 from serving import ensembles, model_config, queue_limit, slots
 from serving import statistics as counted
 from serving.client import TritonClient
@@ -28,16 +28,6 @@ from serving.model_config import ModelConfig
 from serving.repository import Repository
 from serving.revisions import edited_hint
 from serving.statistics import ModelStatistics
-
-__all__ = [
-    "CounterSource",
-    "Observer",
-    "PrometheusCounters",
-    "ScrapedCounters",
-    "Survey",
-    "settings_of",
-    "with_settings",
-]
 
 log = structlog.get_logger()
 

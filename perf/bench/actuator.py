@@ -15,8 +15,8 @@ import numpy as np
 
 from conch.errors import LoadError
 from control.act.actuator import Action, Actuator, Outcome
+from control.act.knobs import settings_of
 from control.core.types import Settings
-from control.watch.observe import settings_of
 from perf import traces
 from perf.replay import ReplayTarget, replay
 from perf.replay_result import Outcome as RequestOutcome

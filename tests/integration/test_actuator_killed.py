@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from control.act.actuator import Actuator, Outcome
-from control.watch.observe import settings_of
+from control.act.knobs import settings_of
 from serving import model_config, probe
 from serving.repository import Repository
 from serving.runtime.endpoint import Endpoint

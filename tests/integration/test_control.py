@@ -18,12 +18,14 @@ from click.testing import CliRunner, Result
 from cli.main import root as cli
 from conch.errors import ConchError, ConfigError, RepositoryError, TritonUnavailable
 from control import session
+from control.act.knobs import settings_of
 from control.core.reasons import Reason
 from control.journal.writer import Journal
 from control.loop import Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import Observer, PrometheusCounters, ScrapedCounters, settings_of
-from control.watch.sources import Sample
+from control.watch.observe import Observer
+from control.watch.prometheus import PrometheusCounters
+from control.watch.sources import Sample, ScrapedCounters
 from perf import traces
 from perf.replay_result import Outcome
 from serving.client import TritonClient
@@ -194,7 +196,7 @@ def test_start_brings_into_force_what_an_earlier_loop_left_on_disk(served) -> No
     repository, client, endpoint = served
     config = repository.read_config("sleepy")
     now = settings_of(client.config("sleepy"))
-    from control.watch.observe import with_settings
+    from control.act.knobs import with_settings
 
     wanted = replace(now, instances=now.instances + 1)
     repository.write_config("sleepy", with_settings(config, wanted), reason="then it died")

@@ -20,6 +20,7 @@ import pytest
 import requests
 
 from control import session
+from control.act.knobs import settings_of
 from control.core.decision.decide import decide
 from control.core.memory.state import ControlState
 from control.core.policy import Policy
@@ -29,7 +30,6 @@ from control.journal.writer import Journal
 from control.lease import Fenced
 from control.loop import Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
 from perf import traces
 from perf.replay_result import Outcome
 from serving.repository import Repository

@@ -15,11 +15,11 @@ from conch.errors import ApplyRejected, ConfigError
 from control import session
 from control.act import actuator as actuator_module
 from control.act.actuator import Actuator
+from control.act.knobs import settings_of
 from control.action import Edited
 from control.core.reasons import Reason
 from control.loop import ControlLoop, Mode
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
 from tests.integration import onnx_models, scripted

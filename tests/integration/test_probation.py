@@ -17,13 +17,13 @@ import pytest
 
 from control import session
 from control.act import probation
+from control.act.knobs import settings_of
 from control.core.memory.state import ControlState
 from control.core.reasons import Clamp, Reason
 from control.core.types import Decision, Settings
 from control.journal.writer import Journal
 from control.loop import ControlLoop, Mode
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
 from serving import model_config, pending
 from serving.client import TritonClient
 from serving.repository import Repository

@@ -13,10 +13,10 @@ import pytest
 
 from control import session
 from control.act.baseline import Baseline
+from control.act.knobs import settings_of
 from control.core.reasons import Reason
 from control.loop import Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
 from perf import traces
 from perf.bench.emulated import EmulatedModel, publish
 from perf.replay import ReplayTarget, replay

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from control import session
+from control.act.knobs import settings_of
 from control.core.reasons import Reason
 from control.loop import Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
 from perf import traces
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints

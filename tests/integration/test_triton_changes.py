@@ -12,7 +12,9 @@ import requests
 
 from conch.errors import ConchError
 from control.act.actuator import Actuator
-from control.watch.observe import Observer, ScrapedCounters, settings_of
+from control.act.knobs import settings_of
+from control.watch.observe import Observer
+from control.watch.sources import ScrapedCounters
 from serving import metrics, model_config
 from serving.model_config import ModelConfig, ReloadKind
 from tests.integration import changeable, scripted

@@ -13,12 +13,12 @@ import pytest
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from control.act.actuator import Actuator, Outcome
+from control.act.knobs import settings_of
 from control.core.memory.state import ControlState
 from control.core.reasons import Clamp, Reason
 from control.core.types import Decision, Settings
 from control.journal.writer import Journal
 from control.loop import ControlLoop
-from control.watch.observe import settings_of
 from serving import model_config, pending
 from serving.client import TritonClient
 from serving.model_config import ModelConfig
