@@ -15,8 +15,8 @@ import pytest
 from control import session
 from control.act.knobs import settings_of
 from control.core.reasons import Reason
-from control.loop import Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
+from control.tick import Mode, Tick
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime.endpoint import Endpoint

@@ -18,8 +18,9 @@ from control.act.actuator import Actuator
 from control.act.knobs import settings_of
 from control.action import Edited
 from control.core.reasons import Reason
-from control.loop import ControlLoop, Mode
+from control.loop import ControlLoop
 from control.policy_file import ModelPolicy, PolicyFile
+from control.tick import Mode
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
 from tests.integration import onnx_models, scripted

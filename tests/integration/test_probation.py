@@ -22,8 +22,9 @@ from control.core.memory.state import ControlState
 from control.core.reasons import Clamp, Reason
 from control.core.types import Decision, Settings
 from control.journal.writer import Journal
-from control.loop import ControlLoop, Mode
+from control.loop import ControlLoop
 from control.policy_file import ModelPolicy, PolicyFile
+from control.tick import Mode
 from serving import model_config, pending
 from serving.client import TritonClient
 from serving.repository import Repository
@@ -240,7 +241,7 @@ HANGS = textwrap.dedent("""
             decision = Decision(tick_id="t", at_s=loop.clock(), reason=Reason.SCALE_UP_LOAD,
                                 applied=now, desired=replace(now, instances=2))
             loop._begin("killer", decision)
-        loop.run(tick_s=0.25, stop=stop)
+        life.run(loop, tick_s=0.25, stop=stop)
 """)
 
 

@@ -17,8 +17,8 @@ from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.reasons import Reason
 from control.core.types import Decision, Observation
-from control.loop import Mode
 from control.policy_file import ModelPolicy, PolicyFile
+from control.tick import Mode
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints

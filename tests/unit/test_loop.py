@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
+from control import care
 from control.act.actuator import Actuator, Outcome
 from control.act.knobs import settings_of
 from control.core.memory.state import ControlState
@@ -193,8 +194,8 @@ def test_a_model_is_not_asked_for_dead_stubs_while_its_change_is_judged(tmp_path
             healer=cast(Any, SimpleNamespace(looked=lambda model, _: told.append(model))),
         )
         loop.act("m", decision)
-        loop._look_for_dead("m")
+        care.look_for_dead(loop.healer, "m", loop._states["m"])
         assert told == []
         loop._states["m"] = ControlState()
-        loop._look_for_dead("m")
+        care.look_for_dead(loop.healer, "m", loop._states["m"])
         assert told == ["m"]

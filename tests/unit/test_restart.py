@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from control import life
 from control.core.load.cache_use import CacheUse, Trials
 from control.core.memory.state import Applied, ControlState
 from control.core.reasons import Reason
@@ -227,7 +228,7 @@ def test_the_loop_knows_how_long_it_was_away(tmp_path: Path) -> None:
             journal.start_run(
                 at_s=now_s, mode="active", policies=loop.policies, rules={"m": Conch()}
             )
-            loop.start()
+            life.start(loop)
             states.append(loop._states["m"])
             if now_s == SAVED_S:
                 loop._states["m"] = story.state
