@@ -18,7 +18,7 @@ from cli.options import json_option, server_options
 from cli.output import echo, to_json
 from conch.units import DURATION, OBJECTIVE
 from control import life, policy_file, session
-from control.act.actuator import Action, Outcome
+from control.action import Action, Outcome
 from control.core.types import Decision
 from control.journal import codec, explain
 from control.loop import ControlLoop

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from control.act.actuator import Action
+from control.action import Action
 from control.core.memory.state import Applied
 from control.core.policy import MOST_INSTANCES, Policy
 from control.core.reasons import Clamp, Reason

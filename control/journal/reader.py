@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from control.act.actuator import Outcome
+from control.action import Outcome
 from control.core.memory.state import Applied, ControlState
 from control.core.policy import Policy
 from control.core.step import Event, Started

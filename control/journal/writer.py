@@ -27,7 +27,7 @@ import structlog
 
 import conch
 from conch.errors import ConchError
-from control.act.actuator import Action
+from control.action import Action
 from control.core.memory.state import Applied, ControlState
 from control.core.policy import Policy
 from control.core.rules.rule import Rule

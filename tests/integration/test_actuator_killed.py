@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from control.act.actuator import Actuator, Outcome
+from control.act.actuator import Actuator
 from control.act.knobs import settings_of
+from control.action import Outcome
 from serving import model_config, probe
 from serving.repository import Repository
 from serving.runtime.endpoint import Endpoint

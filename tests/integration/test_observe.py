@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import requests
 
-from control.act.actuator import Actuator, Outcome
+from control.act.actuator import Actuator
 from control.act.knobs import settings_of
+from control.action import Outcome
 from control.core.load import windows
 from control.core.types import Observation
 from control.watch.machine import Machine

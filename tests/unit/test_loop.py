@@ -13,8 +13,9 @@ import pytest
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from control import care
-from control.act.actuator import Actuator, Outcome
+from control.act.actuator import Actuator
 from control.act.knobs import settings_of
+from control.action import Outcome
 from control.core.memory.state import ControlState
 from control.core.reasons import Clamp, Reason
 from control.core.types import Decision, Settings

@@ -9,7 +9,8 @@ from typing import cast
 
 import pytest
 
-from control.act.actuator import Action, Actuator, Outcome
+from control.act.actuator import Actuator
+from control.action import Action, Outcome
 from control.core.memory.state import Applied, ControlState
 from control.core.need.cached import Reload
 from control.core.policy import Policy
