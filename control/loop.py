@@ -19,10 +19,10 @@ from control.act.calibrator import Calibrator
 from control.act.healer import Healer
 from control.act.probation import Probation
 from control.action import Action
+from control.core.decision.decide import Conch
 from control.core.memory.state import ControlState, InFlight
 from control.core.policy import Policy
 from control.core.reasons import Reason
-from control.core.rules.conch import Conch
 from control.core.rules.rule import Rule
 from control.core.shares import Shares
 from control.core.step import Begun, Ended, Event, Looked, step

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import psutil
 
+from control.core.decision.decide import Conch
 from control.core.memory.state import Applied, ControlState
 from control.core.policy import Policy
-from control.core.rules.conch import Conch
 from control.core.service.learnt import ServiceTime
 from control.core.shares import Limit, Shares
 from control.core.step import Ended, Looked, Started, step

@@ -11,18 +11,17 @@ import pytest
 
 from control.act import calibrator, probation
 from control.core import reasons, types
-from control.core.decision import guard
-from control.core.decision.decide import PROPOSERS
+from control.core.decision import room
+from control.core.decision.decide import PROPOSERS, Conch
 from control.core.judgement import judge
 from control.core.load import agreement, cache_use, demand
 from control.core.load.agreement import Agreement
 from control.core.load.cache_use import CacheUse
 from control.core.memory.state import ControlState
-from control.core.need import base, better_version, cached, wanted
+from control.core.need import base, better_version, cached, hold, wanted
 from control.core.policy import Policy
 from control.core.queue_model import capacity, knowledge, simulator
 from control.core.reasons import Reason
-from control.core.rules.conch import Conch
 from control.core.service import evidence, slow_seconds, versions
 from control.core.step import Looked, step
 from control.core.types import Observation
@@ -123,7 +122,7 @@ def test_every_clamp_of_the_guard_is_on_its_page(clamp: reasons.Clamp):
         ("load", f"have agreed for {agreement.AGREED_S:g} s"),
         ("load", f"in blocks of {cache_use.BLOCK_REQUESTS} requests"),
         ("need", f"carry {wanted.RESERVE:g} times the highest load on record"),
-        ("need", f"(T + {wanted.SEEN_AND_DRAINED_S:g} s)"),
+        ("need", f"(T + {hold.SEEN_AND_DRAINED_S:g} s)"),
         ("queue-model", f"ρ = {POLICY.utilisation_limit:g}"),
         ("queue-model", f"{simulator.REQUESTS:,} Poisson arrivals"),
         ("queue-model", f"adds less than {knowledge.WORTH * 100:g} %"),
@@ -157,7 +156,7 @@ def test_every_clamp_of_the_guard_is_on_its_page(clamp: reasons.Clamp):
         ("decision", f"`reloads_per_hour` ({POLICY.reloads_per_hour})"),
         ("decision", f"`copies_per_hour` ({POLICY.copies_per_hour})"),
         ("decision", f"more than {POLICY.changes_per_hour} changes an hour"),
-        ("decision", f"each {guard.COPY_MARGIN:g} times what one took"),
+        ("decision", f"each {room.COPY_MARGIN:g} times what one took"),
         ("judgement", f"{judge.LEAST_FAILED:g} failed"),
         ("judgement", f"fewer than {judge.LEAST_BATCHES:g} batches"),
         ("judgement", f"until {POLICY.watch_requests} requests were seen"),

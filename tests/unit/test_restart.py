@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 
 from control import life
+from control.core.decision.decide import Conch
 from control.core.load.cache_use import CacheUse, Trials
 from control.core.memory.state import Applied, ControlState
 from control.core.reasons import Reason
-from control.core.rules.conch import Conch
 from control.core.service.slow_seconds import SlowSeconds
 from control.core.service.versions import GUESS
 from control.core.step import Started, step

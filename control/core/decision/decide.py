@@ -9,17 +9,17 @@ last: no decision reads them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from control.core.decision import bounds, instances, rebatch, response_cache, rollback, version
 from control.core.decision.facts import Facts, gather
-from control.core.decision.guard import guard, may_act_at_s
-from control.core.decision.proposal import Proposal
+from control.core.decision.guard import guard
 from control.core.decision.terms import terms_of
+from control.core.decision.tried import may_act_at_s
 from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.reasons import Reason
-from control.core.types import Decision, Observation
+from control.core.types import Decision, Observation, Proposal
 
 PROPOSERS: tuple[Callable[[Facts], Proposal | None], ...] = (
     rollback.left_alone,
@@ -68,6 +68,19 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         owed = decision.desired if proposal.reason in OWED else None
         state = replace(state, safety=replace(state.safety, owed=owed))
     return decision, state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conch:
+    """Conch's own rule: learn the queue, predict before acting, and be held by a guard."""
+
+    name: str = "conch"
+
+    def decide(
+        self, state: ControlState, seen: Observation, policy: Policy
+    ) -> tuple[Decision, ControlState]:
+        """See ``decide``."""
+        return decide(state, seen, policy)
 
 
 def _nothing_known(

@@ -16,7 +16,8 @@ from control.core.memory.state import ControlState, Loads
 from control.core.need import better_version, cached
 from control.core.need.base import BasePlan, plan_if_due
 from control.core.need.better_version import Outlook
-from control.core.need.wanted import Expected, Wanted, expected, wanted
+from control.core.need.expected import Expected, expected
+from control.core.need.wanted import Wanted, wanted
 from control.core.policy import MIN_INSTANCES, Policy
 from control.core.queue_model.knowledge import Knowledge
 from control.core.types import Observation, Settings

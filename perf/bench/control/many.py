@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from control.core.decision.decide import Conch
 from control.core.memory.state import ControlState, InFlight
 from control.core.policy import Policy
 from control.core.queue_model.capacity import capacity_rps
-from control.core.rules.conch import Conch
 from control.core.service.learnt import ServiceTime
 from control.core.shares import Limit, Shares
 from control.core.step import Begun, Ended, Event, Looked, Started, step
