@@ -15,7 +15,7 @@ from control.act import jobs, outcome
 from control.act.actuator import Actuator
 from control.act.probation import Probation, TakenBack
 from control.action import Action, ServerGone
-from control.core.memory.state import Applied
+from control.core.memory.changes import Applied
 from control.core.reasons import Reason
 from control.core.types import Decision, Settings
 from control.journal.recording import Recording

@@ -20,7 +20,8 @@ from control.act.healer import Healer
 from control.act.probation import Probation
 from control.action import Action
 from control.core.decision.decide import Conch
-from control.core.memory.state import ControlState, InFlight
+from control.core.memory.changes import InFlight
+from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.reasons import Reason
 from control.core.rules.rule import Rule

@@ -8,7 +8,7 @@ import structlog
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
 from control.action import Action, Edited, Outcome, ServerGone
-from control.core.memory.state import Applied
+from control.core.memory.changes import Applied
 from control.core.reasons import Reason
 from control.core.step import Started
 from control.core.types import Decision, Settings

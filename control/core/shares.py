@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from control.core.memory.state import InFlight
+from control.core.memory.changes import InFlight
 from control.core.policy import Policy
 from control.core.queue_model.knowledge import fewest
 from control.core.reasons import Reason

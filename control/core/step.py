@@ -12,7 +12,9 @@ from typing import Any
 
 from control.core.decision import rollback
 from control.core.load import windows
-from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.memory.changes import Applied, InFlight
+from control.core.memory.restart import restored
+from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.reasons import Reason
 from control.core.rules.rule import Rule
@@ -70,9 +72,7 @@ def step(
     """
     match event:
         case Started():
-            return ControlState.restored(
-                changes=event.changes, learnt=event.learnt, at_s=event.at_s
-            ), None
+            return restored(changes=event.changes, learnt=event.learnt, at_s=event.at_s), None
         case Looked():
             seen = windows.usable(event.seen)
             if seen is None:

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from control.action import Action
-from control.core.memory.state import Applied
+from control.core.memory.changes import Applied
 from control.core.policy import MOST_INSTANCES, Policy
 from control.core.reasons import Clamp, Reason
 from control.core.step import Begun, Ended, Event, Looked, Started

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import structlog
 
 from control.action import Outcome
-from control.core.memory.state import Applied, ControlState
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.step import Event, Started
 from control.core.types import Decision, Observation

@@ -28,7 +28,8 @@ import structlog
 import conch
 from conch.errors import ConchError
 from control.action import Action
-from control.core.memory.state import Applied, ControlState
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.rules.rule import Rule
 from control.core.step import Event, Looked

@@ -16,7 +16,8 @@ import numpy as np
 import psutil
 
 from control.core.decision.decide import Conch
-from control.core.memory.state import Applied, ControlState
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.service.learnt import ServiceTime
 from control.core.shares import Limit, Shares

@@ -8,7 +8,7 @@ import pytest
 
 from control.core.load import windows
 from control.core.load.cache_use import BLOCK_REQUESTS, LOOKUP_S, CacheUse, Trials
-from control.core.memory.state import Applied
+from control.core.memory.changes import Applied
 from control.core.need.cached import advise
 from control.core.policy import Policy
 from control.core.reasons import Reason

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.action import Action, Outcome
-from control.core.memory.state import Applied, InFlight
+from control.core.memory.changes import Applied, InFlight
 from control.core.step import Begun, Ended, Event, Looked, Started
 from control.core.types import Decision, Observation
 from control.journal import codec, explain

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from control.core.memory.state import Applied
+from control.core.memory.changes import Applied
 from control.core.reasons import Reason
 from control.core.service.learnt import ServiceTime
 from control.core.types import Settings

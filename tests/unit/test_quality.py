@@ -10,7 +10,7 @@ from control.core.decision import rebatch, version
 from control.core.decision.decide import PROPOSERS
 from control.core.judgement.judge import Verdict, Watch, judge
 from control.core.judgement.period import Period
-from control.core.memory.state import Applied
+from control.core.memory.changes import Applied
 from control.core.need.better_version import CHEAPER, LOADS_KEPT, SHORT_FOR_S
 from control.core.reasons import Clamp, Reason
 from control.core.service.learnt import Learnt, ServiceTime

@@ -11,7 +11,8 @@ import pytest
 
 from control.act.actuator import Actuator
 from control.action import Action, Outcome
-from control.core.memory.state import Applied, ControlState
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
 from control.core.need.cached import Reload
 from control.core.policy import Policy
 from control.core.reasons import Reason

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from control.core.decision.decide import Conch
 from control.core.judgement.safety import Safety
-from control.core.memory.state import Applied, ControlState
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
 from control.core.reasons import Clamp, Reason
 from control.core.step import Looked, Started, step
 from control.core.types import Observation

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from control.core.decision.facts import Facts
 from control.core.judgement.safety import Block
-from control.core.memory.state import Applied, ControlState
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.types import Settings
 

@@ -171,6 +171,19 @@ class Safety:
             seen = replace(seen, sizes={})  # what another model takes is no measure
         return replace(after, watch=Watch(since_s=at_s, settings=settings, good=good, before=seen))
 
+    def set_back(self, at_s: float, *, blocked_s: float) -> Safety:
+        """The memory after the clock was set back: nothing in it waits for a time far ahead."""
+        watch, changed_s = self.watch, self.changed_s
+        return replace(
+            self,
+            changed_s=None if changed_s is None else min(changed_s, at_s),
+            watch=None if watch is None else replace(watch, since_s=min(watch.since_s, at_s)),
+            blocked=tuple(
+                replace(block, until_s=min(block.until_s, at_s + blocked_s))
+                for block in self.blocked
+            ),
+        )
+
     def _followed(self, applied: Settings, *, at_s: float) -> Safety:
         """The memory where somebody else may have changed the settings: theirs are good."""
         if self.watch is not None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from control.core.decision.decide import Conch
-from control.core.memory.state import ControlState, InFlight
+from control.core.memory.changes import InFlight
+from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.queue_model.capacity import capacity_rps
 from control.core.service.learnt import ServiceTime

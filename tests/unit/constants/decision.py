@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from control.core.decision.tried import may_act_at_s
-from control.core.memory.state import Applied, ControlState
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
 from control.core.reasons import Reason
 from control.core.rules import rule_named
 from control.core.types import Observation

@@ -25,7 +25,7 @@ def _look(at_s: float, *, cpu_s: float = 0.0, requests: float = 0.0) -> Observat
     )
 
 
-@outcome("memory.state.LOADS_LOOKED_AT")
+@outcome("memory.changes.LOADS_LOOKED_AT")
 def _() -> object:
     """Changes of 9 s after one of 3 s until loading is taken to need 9 s."""
 
