@@ -201,7 +201,7 @@ def _outcome(loop: ControlLoop, tick: Tick, *, dry_run: bool) -> dict[str, objec
     row |= {"diff": change.diff, "reload_kind": change.kind.value}
     if dry_run:
         return row
-    action = loop.act(tick.model, decision)
+    action = life.act(loop, tick.model, decision)
     return {**row, "action": codec.action(action)}
 
 

@@ -29,6 +29,9 @@ AGAIN_S = 5.0
 SETTLE_S = 7.0
 """So long a change in flight is waited for at the end: who asks for the end waits 10 s at most."""
 
+PATIENT = (Reason.REBATCH, Reason.CACHE_SWITCH, Reason.SCALE_BY_RULE)
+"""Reasons of reloads that lose nothing by waiting; a backlog or a rollback would."""
+
 
 class Mender:
     """Loads configs that were brought back on disk, where Triton serves others.
@@ -113,9 +116,13 @@ class Endings:
         """A change that has begun."""
         self._acting[model] = acting
 
-    @property
-    def reload_in_flight(self) -> bool:
-        """Whether a second copy of any model is being loaded."""
+    def waits(self, decision: Decision) -> bool:
+        """Whether a reload that is in no hurry must let that of another model end first.
+
+        Each loads a second copy of its model: two at once share the cores and the memory.
+        """
+        if decision.reason not in PATIENT or not outcome.reloads(decision):
+            return False
         return any(outcome.reloads(acting.decision) for acting in self._acting.values())
 
     def take(self, model: str) -> Ending | None:

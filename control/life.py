@@ -8,7 +8,9 @@ from collections.abc import Callable
 from functools import partial
 
 from control.act import jobs, outcome
+from control.action import Action
 from control.core.step import Started
+from control.core.types import Decision
 from control.loop import ControlLoop
 from control.tick import Mode, Tick
 
@@ -35,6 +37,19 @@ def start(loop: ControlLoop, *, stop: threading.Event | None = None) -> None:
     for model in loop.policies:
         began = outcome.remembered(loop.journal, model, Started(at_s=loop.clock()))
         jobs.alone(model, "model.not_restored", partial(loop.step, model, began))
+
+
+def act(loop: ControlLoop, model: str, decision: Decision) -> Action:
+    """Apply a decision and wait for the end.
+
+    Raises:
+        ConchError: when it failed and could not be undone.
+    """
+    future = loop.begin(model, decision)
+    try:
+        return future.result()
+    finally:
+        loop.ended(model)
 
 
 def run(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from control import care
-from control.act import jobs, outcome
+from control.act import jobs
 from control.act.actuator import Actuator
 from control.act.calibrator import Calibrator
 from control.act.healer import Healer
@@ -23,7 +23,6 @@ from control.core.decision.decide import Conch
 from control.core.memory.changes import InFlight
 from control.core.memory.state import ControlState
 from control.core.policy import Policy
-from control.core.reasons import Reason
 from control.core.rules.rule import Rule
 from control.core.shares import Shares
 from control.core.step import Begun, Ended, Event, Looked, step
@@ -32,11 +31,9 @@ from control.endings import Acting, Endings, Mender
 from control.freeze import Freezes
 from control.journal.recording import Recording
 from control.journal.writer import Journal
-from control.tick import Mode, Telling, Tick
+from control.tick import Ending, Mode, Telling, Tick
 from control.watch.observe import Observer, Survey
 
-PATIENT = (Reason.REBATCH, Reason.CACHE_SWITCH, Reason.SCALE_BY_RULE)
-"""Reasons of reloads that lose nothing by waiting; a backlog or a rollback would."""
 _CONCH = Conch()
 
 
@@ -121,6 +118,10 @@ class ControlLoop:
         finally:
             self._recording.flush()
 
+    def ended(self, model: str) -> Ending | None:
+        """Take in the model's change that has ended, if one has."""
+        return self._endings.take(model)
+
     def settle(self) -> None:
         """Wait a while for the changes in flight, and remember how they went."""
         self._endings.settle()
@@ -146,7 +147,7 @@ class ControlLoop:
 
     def _tick(self, model: str, survey: Survey, frozen: Freezes, done: list[Tick]) -> None:
         """Look, decide and act for one model; adds to ``done`` what it did."""
-        ended = self._endings.take(model)
+        ended = self.ended(model)
         acting = model in self._endings or model in self._mender
         renew = ended is not None or acting
         seen = self.observer.look(
@@ -165,9 +166,10 @@ class ControlLoop:
         assert decision is not None  # noqa: S101  # a look is always answered
         self._telling.decided(model, decision)
         free = not acting and not seen.frozen and not seen.edited  # whatever the rule says
-        begin = decision.changes and self.mode is Mode.ACTIVE and free and not self._waits(decision)
+        may_begin = self.mode is Mode.ACTIVE and free
+        begin = decision.changes and may_begin and not self._endings.waits(decision)
         if begin:
-            self._begin(model, decision)
+            self.begin(model, decision)
         if not acting and not begin:
             care.look_for_dead(self.healer, model, self._states[model])
             care.measure(self.calibrator, model, self._states[model], seen)
@@ -178,29 +180,8 @@ class ControlLoop:
             Tick(model=model, observation=seen, decision=decision, begun=begin, ended=ended)
         )
 
-    def _waits(self, decision: Decision) -> bool:
-        """Whether a reload that is in no hurry must let that of another model end first.
-
-        Each loads a second copy of its model: two at once share the cores and the memory.
-        """
-        if decision.reason not in PATIENT or not outcome.reloads(decision):
-            return False
-        return self._endings.reload_in_flight
-
-    def act(self, model: str, decision: Decision) -> Action:
-        """Apply a decision and wait for the end.
-
-        Raises:
-            ConchError: when it failed and could not be undone.
-        """
-        future = self._begin(model, decision)
-        try:
-            return future.result()
-        finally:
-            self._endings.take(model)
-
-    def _begin(self, model: str, decision: Decision) -> Future[Action]:
-        """Record a change and hand it to the actuator."""
+    def begin(self, model: str, decision: Decision) -> Future[Action]:
+        """Record a change and hand it to the actuator; how it goes is taken in at a later tick."""
         assert decision.desired is not None  # noqa: S101  # `changes` says so
         assert decision.applied is not None  # noqa: S101
         now_s = self.clock()

@@ -15,12 +15,13 @@ from dataclasses import replace
 
 import structlog
 
-from conch.errors import ApplyRejected, ConchError, TritonUnavailable
+from conch.errors import ApplyRejected, ConchError
 from conch.failpoint import failpoint
+from control.act import outcome
 from control.act.around import Around
 from control.act.baseline import Baseline, is_settled, require_ours
 from control.act.knobs import loaded_anew, settings_of, with_settings
-from control.act.proof import Answers, Prober, RowsRefused
+from control.act.proof import Answers, Prober
 from control.act.repair import Repair
 from control.action import Action, Change, Edited, Outcome, ServerGone
 from control.core.types import Settings
@@ -138,7 +139,7 @@ class Actuator:
         change = self.plan(model, wanted, fresh=fresh)
         self._baseline.require_in_force(change.old, self._client.config(model))
         if change.kind is ReloadKind.NONE:
-            return self._action(change, Outcome.UNCHANGED, 0.0, revision=0)
+            return outcome.action(change, Outcome.UNCHANGED, 0.0, revision=0)
         single, full = self._before(change)
         around = self._around.served(model)
         start_s = self._clock()
@@ -170,14 +171,14 @@ class Actuator:
             self._forget(model, unproven)
             self._around.bring_back(model, around)
             seconds, revision = self._clock() - start_s, self._newest(model)
-            return self._action(
+            return outcome.action(
                 change, Outcome.ROLLED_BACK, seconds, revision=revision, cause=error
             )
         remember = pending.loaded if self._watched else pending.settle
         remember(self._repository, model)
         seconds = self._clock() - start_s
         log.info("config.applied", model=model, kind=change.kind.value, seconds=round(seconds, 3))
-        return self._action(change, Outcome.APPLIED, seconds, revision=revision)
+        return outcome.action(change, Outcome.APPLIED, seconds, revision=revision)
 
     def _before(self, change: Change) -> tuple[Answers, bool]:
         """How the model answers now, and whether it must answer its largest batch afterwards.
@@ -231,25 +232,3 @@ class Actuator:
         """The number of the newest revision."""
         newest = self._repository.revisions(model).newest()
         return newest.number if newest else 0
-
-    @staticmethod
-    def _action(
-        change: Change,
-        outcome: Outcome,
-        seconds: float,
-        *,
-        revision: int,
-        cause: ConchError | None = None,
-    ) -> Action:
-        """The record of a change."""
-        return Action(
-            model=change.model,
-            kind=change.kind,
-            outcome=outcome,
-            seconds=seconds,
-            revision=revision,
-            diff=change.diff,
-            error=cause.message if cause else "",
-            unavailable=isinstance(cause, TritonUnavailable),
-            refused_rows=cause.rows if isinstance(cause, RowsRefused) else None,
-        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from control.core.own import Own
 from control.core.reasons import Clamp, Reason
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
@@ -17,9 +18,6 @@ from serving.statistics import ModelStatistics
 MOST_BATCHED = 4096
 """Of the requests of one batch; the time of every size up to the largest is looked up in each
 prediction. A config may name two thousand million."""
-BATCHED_REQUESTS = 1.05
-"""Items per request in the counters, beyond which requests bring batches of their own: those of one
-scrape are not of one instant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,32 +81,6 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Own:
-    """Requests that the controller itself sent to a model, to measure it; running totals.
-
-    Attributes:
-        requests, rows, seconds: answered ones, their items, and what they took.
-        requests_loaded, rows_loaded: of these, since the model was loaded last.
-    """
-
-    requests: float = 0.0
-    rows: float = 0.0
-    seconds: float = 0.0
-    requests_loaded: float = 0.0
-    rows_loaded: float = 0.0
-
-    def plus(self, *, rows: int, seconds: float) -> Own:
-        """With one more request."""
-        return Own(
-            requests=self.requests + 1,
-            rows=self.rows + rows,
-            seconds=self.seconds + seconds,
-            requests_loaded=self.requests_loaded + 1,
-            rows_loaded=self.rows_loaded + rows,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """One look at one model. A part that could not be read is None: it can only ever hold.
 
@@ -169,7 +141,7 @@ class Observation:
     edited: bool = False
     owner: Settings | None = None
     cpu_s: float | None = None
-    own: Own = Own()  # a frozen value
+    own: Own = field(default_factory=Own)
     slots: int | None = None
 
     @property
@@ -178,24 +150,6 @@ class Observation:
         if self.slots is None:
             return None
         return max(1, self.slots - 1) * self.granularity
-
-    @property
-    def least_batch_limit(self) -> int:
-        """The smallest ``max_batch_size`` with which Triton refuses no request that comes.
-
-        One that brings a batch of its own may be as large as the limit in force: sums do not tell.
-        """
-        counters, loaded, applied, own = self.counters, self.statistics, self.applied, self.own
-        if applied is None:
-            return self.least_batch_size
-        # Since the last load, of one instant; and since the server started.
-        now = loaded is not None and loaded.inference_count - own.rows_loaded > (
-            loaded.success_count - loaded.cache_hits - own.requests_loaded
-        )
-        ever = counters is not None and counters.inference_count - own.rows > (
-            BATCHED_REQUESTS * (counters.success - counters.cache_hits - own.requests)
-        )
-        return max(self.least_batch_size, applied.max_batch_size if now or ever else 1)
 
     @property
     def sampled_s(self) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from control.core import types
+from control.core import own, types
 from control.core.judgement import error_budget, judge, period, safety
 from control.core.load import agreement, cache_use, pace, windows
 from control.core.memory import bounds, changes, state
@@ -51,6 +51,7 @@ _CLASSES: tuple[type[Any], ...] = (
     judge.Watch,
     knative_kpa.Kpa,
     metrics.ModelCounters,
+    own.Own,
     pace.Pace,
     period.Batches,
     period.Period,
@@ -63,7 +64,6 @@ _CLASSES: tuple[type[Any], ...] = (
     statistics.BatchStat,
     statistics.ModelStatistics,
     types.Observation,
-    types.Own,
     types.Settings,
     versions.Versions,
     windows.Interval,

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from control.act import calibrator, probation
-from control.core import reasons, types
+from control.core import reasons
 from control.core.decision import room
 from control.core.decision.decide import PROPOSERS, Conch
 from control.core.judgement import judge
 from control.core.load import agreement, cache_use, demand
 from control.core.load.agreement import Agreement
 from control.core.load.cache_use import CacheUse
+from control.core.memory import bounds
 from control.core.memory.state import ControlState
 from control.core.need import base, better_version, cached, hold, wanted
 from control.core.policy import Policy
@@ -142,7 +143,7 @@ def test_every_clamp_of_the_guard_is_on_its_page(clamp: reasons.Clamp):
         ("base-configuration", f"as {calibrator.SHARE * 100:.0f} % of the device or the cores"),
         ("base-configuration", f"for {calibrator.MOST_S:g} s of work at most"),
         ("base-configuration", f"after {base.FIRST_PLAN_S:g} s"),
-        ("base-configuration", f"by more than {types.BATCHED_REQUESTS:g} items a request"),
+        ("base-configuration", f"by more than {bounds.BATCHED_REQUESTS:g} items a request"),
         ("service", f"half-life of {evidence.HALF_LIFE_S:g} s"),
         ("service", f"within {POLICY.settle_s:g} s of a change"),
         (

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
-from control import care
+from control import care, life
 from control.act.actuator import Actuator
 from control.act.knobs import settings_of
 from control.action import Outcome
@@ -118,7 +118,7 @@ def test_an_outage_blocks_nothing_and_a_refusal_does(
             clock=lambda: NOW_S,
         )
         with contextlib.suppress(ConchError):  # where not even the rollback loads
-            assert loop.act("m", decision).outcome is Outcome.ROLLED_BACK
+            assert life.act(loop, "m", decision).outcome is Outcome.ROLLED_BACK
         loop.settle()
         assert not triton.fails
         restarted = ControlState(changes=journal.tried("m", since_s=0.0))
@@ -170,7 +170,7 @@ def test_a_change_is_applied_while_the_journal_is_locked(tmp_path: Path) -> None
         )
         other = sqlite3.connect(tmp_path / "journal")
         other.execute("BEGIN IMMEDIATE")
-        assert loop.act("m", decision).outcome is Outcome.APPLIED
+        assert life.act(loop, "m", decision).outcome is Outcome.APPLIED
         assert journal.actions() == []
         other.rollback()
         other.close()
@@ -194,7 +194,7 @@ def test_a_model_is_not_asked_for_dead_stubs_while_its_change_is_judged(tmp_path
             clock=lambda: NOW_S,
             healer=cast(Any, SimpleNamespace(looked=lambda model, _: told.append(model))),
         )
-        loop.act("m", decision)
+        life.act(loop, "m", decision)
         care.look_for_dead(loop.healer, "m", loop._states["m"])
         assert told == []
         loop._states["m"] = ControlState()

@@ -161,7 +161,7 @@ def _begun(loop: ControlLoop) -> Decision:
         applied=settings(1),
         desired=settings(2),
     )
-    loop._begin("bad", decision)
+    loop.begin("bad", decision)
     return decision
 
 

@@ -15,7 +15,8 @@ from conch.errors import ConfigError, TritonUnavailable
 from control.act.knobs import settings_of, threads_of, threads_ours, with_settings
 from control.watch import machine, prometheus
 from control.watch.machine import Machine
-from control.watch.observe import CONFIG_EVERY_S, Observer
+from control.watch.observe import Observer
+from control.watch.shown import CONFIG_EVERY_S
 from control.watch.sources import Sample
 from serving import metrics, model_config
 from serving.client import TritonClient

@@ -12,8 +12,8 @@ import pytest
 from control import life
 from control.core.decision.decide import Conch
 from control.core.load.cache_use import CacheUse, Trials
-from control.core.memory.restart import to_plain
 from control.core.memory.changes import Applied
+from control.core.memory.restart import to_plain
 from control.core.memory.state import ControlState
 from control.core.reasons import Reason
 from control.core.service.slow_seconds import SlowSeconds

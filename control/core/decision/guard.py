@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from control.core.decision.facts import Facts
-from control.core.decision.room import within_memory
+from control.core.decision.room import may_copy, within_memory
 from control.core.decision.tried import again_s, has_failed, may_act_at_s, was_worse
-from control.core.memory.state import ControlState
-from control.core.policy import Policy
 from control.core.reasons import Clamp
 from control.core.types import Proposal, Settings
 
@@ -83,8 +81,9 @@ class _Change:
 
     @property
     def owed(self) -> bool:
-        """Whether it only gives up what the budget has promised to others."""
-        return is_owed(self.wanted, self.applied, self.facts.seen.cap)
+        """Whether it only brings the count down towards the budget's cap: others wait for it."""
+        cap, fewer = self.facts.seen.cap, self.wanted.same_but_count(self.applied)
+        return cap is not None and fewer and cap <= self.wanted.instances < self.applied.instances
 
 
 def guard(proposal: Proposal, facts: Facts) -> Guarded:
@@ -102,7 +101,7 @@ def guard(proposal: Proposal, facts: Facts) -> Guarded:
         wanted=wanted,
         facts=facts,
         proposal=proposal,
-        fresh=_may_copy(proposal, wanted, facts, clamps),
+        fresh=may_copy(proposal, wanted, facts, clamps),
     )
     ready_s = may_act_at_s(state, policy)
     held = None if wanted == applied else _held(change, ready_s=ready_s)
@@ -134,28 +133,6 @@ def _probed(proposal: Proposal, facts: Facts, clamps: list[Clamp]) -> Settings:
     return replace(wanted, instances=max(trusted, applied.instances))
 
 
-def _may_copy(proposal: Proposal, wanted: Settings, facts: Facts, clamps: list[Clamp]) -> bool:
-    """Whether a second copy may be loaded where one is wanted."""
-    if not proposal.fresh:
-        return False
-    if not proposal.undo and _copies_spent(facts.state, facts.policy):
-        clamps.append(Clamp.RELOAD_BUDGET)
-        return False
-    cap, applied = facts.seen.cap, facts.applied
-    grows = wanted.instances > applied.instances and wanted.same_but_count(applied)
-    if grows and cap is not None and applied.instances + wanted.instances > cap:
-        clamps.append(Clamp.BUDGET)  # no room for both copies
-        return False
-    return True
-
-
-def is_owed(wanted: Settings, applied: Settings, cap: int | None) -> bool:
-    """Whether the change does nothing but bring the count down towards the budget's cap."""
-    if cap is None or not wanted.same_but_count(applied):
-        return False
-    return cap <= wanted.instances < applied.instances
-
-
 def _bounded(proposal: Settings, facts: Facts, clamps: list[Clamp]) -> Settings:
     """The proposal within the policy's bounds, the budget, and whole multiples.
 
@@ -182,11 +159,6 @@ def _bounded(proposal: Settings, facts: Facts, clamps: list[Clamp]) -> Settings:
     if whole > max(most, applied.instances, granularity):
         whole -= granularity
     return replace(proposal, instances=whole)
-
-
-def _copies_spent(state: ControlState, policy: Policy) -> bool:
-    """Whether the hour's second copies for a change of the count are used up."""
-    return sum(change.is_copy for change in state.changes) >= policy.copies_per_hour
 
 
 def _held(change: _Change, *, ready_s: float) -> Clamp | None:

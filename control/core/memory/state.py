@@ -11,7 +11,7 @@ from control.core.load.agreement import Agreement
 from control.core.load.cache_use import CacheUse
 from control.core.load.pace import Pace
 from control.core.load.windows import Interval
-from control.core.memory.bounds import CpuUse, effective
+from control.core.memory.bounds import CpuUse
 from control.core.memory.changes import Applied, InFlight, loading_s, reloading_s
 from control.core.policy import Policy
 from control.core.service.learnt import Learnt
@@ -79,33 +79,6 @@ class ControlState:
     pace: Pace = field(default_factory=Pace)
     looks: int = 0
     memory: object | None = None
-
-    def owned(self, seen: Observation) -> ControlState:
-        """The memory with the owner's configuration as this look tells it.
-
-        An owner who changed the batch limit knows better than what was refused before. What was
-        found in force, before anybody told of the owner, was no owner's word.
-        """
-        owner = seen.owner or self.owner or seen.applied
-        if owner == self.owner and (seen.owner is None or self.owner_told):
-            return self
-        safety, old = self.safety, self.owner if self.owner_told else None
-        if old is not None and owner is not None and owner.max_batch_size != old.max_batch_size:
-            safety = replace(safety, refused_rows=None)
-        return replace(self, owner=owner, owner_told=seen.owner is not None, safety=safety)
-
-    def bounded(self, seen: Observation, policy: Policy) -> Policy:
-        """The policy with the bounds that nobody wrote, and what the model refuses."""
-        grows = self.cpu.waits and policy.unwritten
-        return effective(
-            policy,
-            owner=self.owner,
-            applied=seen.applied,
-            refused_rows=self.safety.refused_rows,
-            waits=self.cpu.waits,
-            trusted=self.learnt.trusted_up_to(seen.threads, None) if grows else 0,
-            by_slots=seen.most_by_slots,
-        )
 
     def absorb(self, seen: Observation, policy: Policy, *, keep_s: float = 0.0) -> ControlState:
         """The memory after one more look; intervals are kept for at least ``keep_s``.

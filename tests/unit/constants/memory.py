@@ -1,11 +1,11 @@
-"""Outcomes of the constants of ``core/memory``, and of ``core/types``."""
+"""Outcomes of the constants of ``core/memory``."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from control.core.load.demand import bounds_of, dispersion
-from control.core.memory.bounds import CpuUse, effective
+from control.core.memory.bounds import CpuUse, effective, least_batch_limit
 from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.types import Observation
@@ -111,13 +111,13 @@ def _() -> object:
     return found.max_instances
 
 
-@outcome("types.BATCHED_REQUESTS", about=1.0)
+@outcome("memory.bounds.BATCHED_REQUESTS", about=1.0)
 def _() -> object:
     """Least items of 1,000 requests at which requests bring batches of their own."""
 
     def brings(items: int) -> bool:
         counted = ModelCounters(success=1000.0, inference_count=float(items))
         seen = replace(_look(0.0), counters=counted)
-        return seen.least_batch_limit > 1
+        return least_batch_limit(seen) > 1
 
     return first(range(1000, 1300, 5), brings)
