@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import structlog
 
@@ -140,7 +139,7 @@ class Actuator:
         self._baseline.require_in_force(change.old, self._client.config(model))
         if change.kind is ReloadKind.NONE:
             return outcome.action(change, Outcome.UNCHANGED, 0.0, revision=0)
-        single, full = self._before(change)
+        single, full = self._prober.before(change)
         around = self._around.served(model)
         start_s = self._clock()
         failpoint("actuator.before_write")
@@ -170,7 +169,9 @@ class Actuator:
                 raise
             self._forget(model, unproven)
             self._around.bring_back(model, around)
-            seconds, revision = self._clock() - start_s, self._newest(model)
+            seconds = self._clock() - start_s
+            newest = self._repository.revisions(model).newest()
+            revision = newest.number if newest else 0
             return outcome.action(
                 change, Outcome.ROLLED_BACK, seconds, revision=revision, cause=error
             )
@@ -179,20 +180,6 @@ class Actuator:
         seconds = self._clock() - start_s
         log.info("config.applied", model=model, kind=change.kind.value, seconds=round(seconds, 3))
         return outcome.action(change, Outcome.APPLIED, seconds, revision=revision)
-
-    def _before(self, change: Change) -> tuple[Answers, bool]:
-        """How the model answers now, and whether it must answer its largest batch afterwards.
-
-        A change of nothing but the count does not ask that: a large batch waits in the queue that
-        more instances are to shorten.
-        """
-        single = self._prober.single(change.old)
-        old, new = settings_of(change.old), settings_of(change.new)
-        same = replace(old, instances=new.instances) == new
-        if single is Answers.NEVER or same or not model_config.can_rebatch(change.new):
-            return single, False
-        raised = change.new.max_batch_size > change.old.max_batch_size
-        return single, self._prober.full(change.old) or raised
 
     def _remember(
         self, model: str, unproven: Pending | None, previous: str, old: Revision, new: Revision
@@ -227,8 +214,3 @@ class Actuator:
         self._around.require(desired.name, around)
         self._prober.prove(desired, single=single, full=full)
         failpoint("actuator.after_probe")
-
-    def _newest(self, model: str) -> int:
-        """The number of the newest revision."""
-        newest = self._repository.revisions(model).newest()
-        return newest.number if newest else 0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from control.core import holds
+from control.core.decision import holds
 from control.core.load import windows
 from control.core.memory import owner
 from control.core.memory.changes import Applied, InFlight

@@ -11,7 +11,7 @@ import pytest
 
 from control.act import calibrator, probation
 from control.core import reasons
-from control.core.decision import room
+from control.core.decision import limits
 from control.core.decision.decide import PROPOSERS, Conch
 from control.core.judgement import judge
 from control.core.load import agreement, cache_use, demand
@@ -157,7 +157,7 @@ def test_every_clamp_of_the_guard_is_on_its_page(clamp: reasons.Clamp):
         ("decision", f"`reloads_per_hour` ({POLICY.reloads_per_hour})"),
         ("decision", f"`copies_per_hour` ({POLICY.copies_per_hour})"),
         ("decision", f"more than {POLICY.changes_per_hour} changes an hour"),
-        ("decision", f"each {room.COPY_MARGIN:g} times what one took"),
+        ("decision", f"each {limits.COPY_MARGIN:g} times what one took"),
         ("judgement", f"{judge.LEAST_FAILED:g} failed"),
         ("judgement", f"fewer than {judge.LEAST_BATCHES:g} batches"),
         ("judgement", f"until {POLICY.watch_requests} requests were seen"),

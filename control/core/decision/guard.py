@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from control.core.decision.facts import Facts
-from control.core.decision.room import may_copy, within_memory
-from control.core.decision.tried import again_s, has_failed, may_act_at_s, was_worse
+from control.core.decision.limits import (
+    again_s,
+    has_failed,
+    may_act_at_s,
+    may_copy,
+    was_worse,
+    within_memory,
+)
 from control.core.reasons import Clamp
 from control.core.types import Proposal, Settings
 

@@ -13,6 +13,7 @@ from control.core.load.pace import Pace
 from control.core.load.windows import Interval
 from control.core.memory.bounds import CpuUse
 from control.core.memory.changes import Applied, InFlight, loading_s, reloading_s
+from control.core.memory.learning import taught
 from control.core.policy import Policy
 from control.core.service.learnt import Learnt
 from control.core.service.versions import Versions
@@ -112,6 +113,11 @@ class ControlState:
             new = None
         gap = new is None
         versions, learnt = self.versions.followed(self.learnt, self.last, seen, policy)
+        if (
+            versions is self.versions
+        ):  # summed over versions, statistics across a change are of both
+            loading = self.in_flight is not None
+            learnt = taught(self.learnt, new, policy, changes=self.changes, loading=loading)
         since_s = self.settings_since_s
         before = self.last.applied if self.last is not None else None
         if before is None or seen.applied is None or not before.same_but_count(seen.applied):
@@ -127,8 +133,7 @@ class ControlState:
                 window_s=max(policy.stable_window_s, HORIZON_S, keep_s),
                 at_s=seen.sampled_s,
             ),
-            # Statistics are summed over versions: across their change they are of both.
-            learnt=self._learn(new, policy) if versions is self.versions else learnt,
+            learnt=learnt,
             versions=versions.after_gap() if gap else versions,
             agreement=agreement,
             pace=pace,
@@ -216,25 +221,6 @@ class ControlState:
             safety=self.safety.refused(change.refused_rows).ended(
                 change.settings, change.before, ok=change.ok, at_s=change.at_s, undo=change.undo
             ),
-        )
-
-    def _learn(self, new: Interval | None, policy: Policy) -> Learnt:
-        """Service times with the interval's batches, unless a change disturbs them."""
-        if new is None or new.statistics is None:
-            return self.learnt
-        if self.changes and new.start_s < self.changes[-1].at_s + policy.settle_s:
-            return self.learnt
-        count, threads = new.instances, new.threads
-        if new.old_copy_works and not self.learnt.foresaw(
-            new.statistics, instances=count, threads=threads, cores=policy.cores
-        ):  # on the cores or the device of this one
-            return self.learnt
-        return self.learnt.absorb(
-            new.statistics,
-            instances=count,
-            threads=threads,
-            span_s=new.end_s - new.start_s,
-            loading=self.in_flight is not None,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from control.core.decision.tried import may_act_at_s
+from control.core.decision.limits import may_act_at_s
 from control.core.memory.changes import Applied
 from control.core.memory.state import ControlState
 from control.core.reasons import Reason
@@ -42,7 +42,7 @@ def _() -> object:
     )
 
 
-@outcome("decision.room.COPY_MARGIN", about=1.0)
+@outcome("decision.limits.COPY_MARGIN", about=1.0)
 def _() -> object:
     """Least free memory, % of a copy, for one instance more."""
     applied = settings(1)
@@ -63,7 +63,7 @@ def _() -> object:
     return first(range(100, 300), fits)
 
 
-@outcome("decision.tried.LEAST_WAIT_S")
+@outcome("decision.limits.LEAST_WAIT_S")
 def _() -> object:
     """Seconds until the next try while Triton is not there, without a cooldown."""
     change = Applied(at_s=0.0, settings=settings(2), reload=False, ok=False, unavailable=True)

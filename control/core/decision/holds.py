@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from control.core.decision import rollback
+from control.core.decision.limits import may_act_at_s
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
 from control.core.reasons import Reason
 from control.core.types import Decision, Observation
 
@@ -38,6 +40,23 @@ def believed(decision: Decision, state: ControlState) -> Decision:
         desired=applied,
         fresh=False,
         terms={**decision.terms, **told},
+    )
+
+
+def nothing_known(
+    state: ControlState, seen: Observation, missing: tuple[str, ...], policy: Policy
+) -> Decision:
+    """A hold for a look that lacks something, or that says two things of the same requests."""
+    told, broken = state.agreement, state.agreement.broken
+    contradiction = {"counters_rps": told.counted_rps, "statistics_rps": told.told_rps}
+    return Decision(
+        tick_id=seen.tick_id,
+        at_s=seen.at_s,
+        reason=Reason.HOLD_CONTRADICTED if broken else Reason.HOLD_NO_DATA,
+        applied=seen.applied,
+        desired=seen.applied,
+        terms=contradiction if broken else {"missing": float(len(missing))},
+        may_act_at_s=may_act_at_s(state, policy),
     )
 
 
