@@ -19,6 +19,7 @@ statistics, and it asks the repository to write and the client to load.
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE, a_policy
 
 ROOT = Path(control.__file__).parent
-MOST_FILES, MOST_LINES = 12, 2000
+MOST_FILES, MOST_LINES, MOST_MODULES = 12, 2000, 12
 WAY = (
     "loop.py",  # a tick: survey, look, step, begin
     "watch/sources.py",  # the scrape
@@ -127,6 +128,23 @@ def test_the_way_is_short() -> None:
     lines = sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in WAY)
     assert len(set(WAY)) <= MOST_FILES
     assert lines <= MOST_LINES
+
+
+def test_no_folder_is_too_large_to_look_over() -> None:
+    """Whoever opens one sees what is there."""
+    folders = {path.parent for path in ROOT.rglob("*.py")}
+    counts = {
+        str(folder.relative_to(ROOT)): sum(path.stem != "__init__" for path in folder.glob("*.py"))
+        for folder in folders
+    }
+    assert {name: count for name, count in counts.items() if count > MOST_MODULES} == {}
+
+
+def test_the_page_shows_the_way() -> None:
+    """Whoever reads the page knows which files to open."""
+    page = (ROOT.parent / "docs/explanation/control-loop.md").read_text(encoding="utf-8")
+    shown = page.partition("from scrape to write in twelve files")[2].partition("PROPOSERS")[0]
+    assert sorted(re.findall(r"[\w/]+\.py(?=[ ,\n])", shown.partition("```")[2])) == sorted(WAY)
 
 
 @dataclass
