@@ -210,14 +210,15 @@ HANGS = textwrap.dedent("""
     from pathlib import Path
     from cli import ending
     from conch import log
-    from control import session
-    from control.core.types import Decision, Reason
-    from control.loop import Mode
+    from control import life, session
+    from control.act.knobs import settings_of
+    from control.core.reasons import Reason
+    from control.core.types import Decision
     from control.policy_file import PolicyFile
+    from control.tick import Mode
     from serving.client import TritonClient
     from serving.repository import Repository
     from serving.runtime import endpoint as endpoints
-    from control.watch.observe import settings_of
 
     log.configure(0)
     where = sys.argv[1]
