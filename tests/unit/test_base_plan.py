@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from control.core.judgement.judge import Watch, fails
@@ -34,10 +36,11 @@ def _plan(
     threads_ours: bool = False,
     least_batch_size: int = 1,
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
+    count: int = 500,
     **more: Any,
 ) -> BasePlan:
     """A plan from evidence of this service time at the applied count, one thread."""
-    stats = {b: BatchStat(count=500, busy_s=500 * service.of(b)) for b in sizes}
+    stats = {b: BatchStat(count=count, busy_s=count * service.of(b)) for b in sizes}
     learnt = Learnt().absorb(
         ModelStatistics(batches=stats), instances=applied.instances, threads=1, span_s=1
     )
@@ -94,6 +97,30 @@ def test_plan_carries_nearly_as_much_as_the_best_by_exhaustive_search(
     assert carried(plan.max_batch_size, plan.instances) >= (1.0 - 2 * LIKE) * best
 
 
+@pytest.mark.parametrize("slo_s", [0.05, 0.2])
+@pytest.mark.parametrize("name", CURVES)
+def test_twenty_fresh_starts_make_nearly_the_same_plan(name: str, slo_s: float) -> None:
+    """Five batches of each size, whose means err by 2 %; a step near half the SLO costs most."""
+    policy = replace(FREE, max_instances=3, cores=3, max_batch_size=16, slo_s=slo_s)
+    true, random = CURVES[name], np.random.default_rng(1)
+    carried = set()
+    for _ in range(20):
+        errs = dict(zip((1, 2, 4, 8, 16), random.normal(1.0, 0.02, 5), strict=True))
+        seen = SimpleNamespace(of=lambda size, errs=errs: true.of(size) * errs[size])
+        plan = _plan(DEFAULT, seen, 100.0, policy, sizes=tuple(errs), count=5).settings  # type: ignore[arg-type]
+        assert plan.instances == 3
+        carried.add(
+            capacity_rps(
+                true,
+                instances=3,
+                largest_batch=plan.max_batch_size,
+                max_queue_delay_s=0.0,
+                policy=policy,
+            )
+        )
+    assert min(carried) >= 0.85 * max(carried)
+
+
 def test_plan_takes_the_largest_of_batches_that_are_alike() -> None:
     """Without a fixed cost a batch of 32 carries no more than one, and costs little."""
     flat = ServiceTime(alpha_s=0.0005, beta_s=0.0)
@@ -117,6 +144,15 @@ def test_a_noisy_measurement_makes_no_batch_of_one() -> None:
     plan = _plan(applied, _NoisyMinute(), 50.0, policy, sizes=(1, 2, 4, 8, 16))  # type: ignore[arg-type]
     assert plan.settings.max_batch_size in (2, 4, 8)
     assert plan.settings.max_batch_size * 0.008 * 1.4 * 4 > 0.15 / 2
+
+
+def test_a_cliff_beyond_small_batches_is_no_noise() -> None:
+    """Batches of 5 and more take seven times as long: four carry three times as much."""
+    cliff = ServiceTime(
+        alpha_s=0.001, beta_s=0.0, table=((1, 0.010), (4, 0.012), (5, 0.080), (16, 0.100))
+    )
+    policy = a_policy(slo_s=0.4, max_batch_size=16)
+    assert _plan(settings(2, batch=16), cliff, 50.0, policy).settings.max_batch_size == 4
 
 
 def test_plan_says_nothing_of_batches_that_were_not_measured() -> None:

@@ -105,9 +105,9 @@ def _wait(made: Calibrator) -> None:
 
 
 def test_the_largest_batch_is_halved_until_it_takes_half_the_slo() -> None:
-    """10 ms a row, 200 ms: 16 takes 160 and 8 takes 80; then one."""
+    """10 ms a row, 200 ms: 16 takes 160 and 8 takes 80; then one, and what lies between."""
     _, server = _run(Server())
-    assert server.rows == [16] * BATCHES + [8] * BATCHES + [1] * BATCHES
+    assert server.rows == [rows for rows in (16, 8, 1, 4, 2) for _ in range(BATCHES)]
 
 
 def test_measuring_takes_a_twentieth_of_the_device_and_ends() -> None:

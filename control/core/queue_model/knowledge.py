@@ -54,6 +54,12 @@ class Knowledge:
         took_s = self.service(applied.instances, self.threads).of(largest)
         return largest > 1 and took_s > self.policy.slo_s / 2
 
+    @property
+    def all_sizes_measured(self) -> bool:
+        """Whether batches of every power of two up to the largest were measured."""
+        powers = range(self.largest_measured.bit_length())
+        return all(self.learnt.is_measured(2**n) for n in powers)
+
     def service(self, instances: int, threads: int) -> ServiceTime:
         """ℓ for a setting. Needs evidence of at least one batch."""
         found = self.learnt.at(instances, threads=threads, cores=self.policy.cores)

@@ -203,6 +203,26 @@ def _() -> object:
     return _plan(_knows(0.4, Learnt(sibling=curve))).max_batch_size
 
 
+@outcome("need.base.SURELY", about=1.0)
+def _() -> object:
+    """How many times as much a batch of 4 must seem to carry, %, to be taken before one of 32."""
+
+    def small(percent: int) -> bool:
+        rows = [(1, 0.01), (4, 0.01), *((size, size / 400 * percent / 100) for size in (8, 16, 32))]
+        curve = ServiceTime(alpha_s=0.001, beta_s=0.0, table=tuple(rows))
+        return _plan(_knows(2.0, Learnt(sibling=curve))).max_batch_size < 8
+
+    return first(range(110, 250, 5), small)
+
+
+@outcome("need.base.MEASURED_IN")
+def _() -> object:
+    """Seconds until a plan without an overload, where only batches of 1 and 32 were measured."""
+    policy = a_policy(rebatch=True, max_instances=1)
+    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False)).measured(1, 32)
+    return _until(story, Reason.REBATCH, load_rps=50)
+
+
 @outcome("need.base.LEAST_GAIN", about=1.0)
 def _() -> object:
     """Least gain of capacity, %, that is worth a reload."""
