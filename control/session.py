@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from conch.errors import ConfigError, TritonUnavailable
-from control import freeze
+from control import freeze, life
 from control.act import calibration_inputs, jobs
 from control.act.actuator import Actuator
 from control.act.baseline import Baseline
@@ -21,17 +21,19 @@ from control.act.calibrator import Calibrator
 from control.act.healer import Healer
 from control.act.probation import Probation
 from control.act.proof import Prober
+from control.core.policy import Policy
 from control.core.shares import Limit, Shares
-from control.core.types import Policy
 from control.journal.writer import Journal, OnTrouble
 from control.lease import sole_writer
-from control.loop import ControlLoop, Mode
+from control.loop import ControlLoop
 from control.policy_file import PolicyFile
 from control.roster import roster
+from control.tick import Mode
 from control.watch.clock import OnClock, SteadyClock
 from control.watch.machine import Machine
 from control.watch.observe import Observer
-from control.watch.sources import CounterSource, PrometheusCounters, ScrapedCounters
+from control.watch.prometheus import PrometheusCounters
+from control.watch.sources import CounterSource, ScrapedCounters
 from serving import pending
 from serving.client import TritonClient
 from serving.repository import Repository
@@ -153,7 +155,7 @@ def session(
             rules=loop.rules,
             tick_s=policy.tick,
         )
-        loop.start(stop=stop)
+        life.start(loop, stop=stop)
         yield loop
 
 

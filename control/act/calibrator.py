@@ -29,7 +29,9 @@ from tritonclient.utils import triton_to_np_dtype
 from conch.errors import ConchError
 from control.act import jobs
 from control.act.calibration_inputs import GivenInputs, Inputs, batch_of
-from control.core.types import Observation, Own, Policy
+from control.core.own import Own
+from control.core.policy import Policy
+from control.core.types import Observation
 from serving import probe
 from serving.client import TritonClient
 from serving.model_config import ModelConfig, tensor_bytes

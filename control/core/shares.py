@@ -19,9 +19,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from control.core.memory.state import InFlight
+from control.core.memory.changes import InFlight
+from control.core.policy import Policy
 from control.core.queue_model.knowledge import fewest
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation
 
 HOLDER = 1.25
 """A need that is met counts this much more than one that is not."""

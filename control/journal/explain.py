@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from control.core.queue_model.expected import expected
-from control.core.types import Decision, Observation, Reason, Settings
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation, Settings
 from serving.revisions import edited_hint
 
 _TOLD = frozenset(

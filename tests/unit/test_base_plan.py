@@ -11,11 +11,14 @@ import pytest
 
 from control.core.judgement.judge import Watch, fails
 from control.core.judgement.period import Period
+from control.core.memory.bounds import least_batch_limit
 from control.core.need.base import LIKE, TRANSPORT_S, BasePlan, base_plan
+from control.core.policy import Policy
 from control.core.queue_model.capacity import capacity_rps
 from control.core.queue_model.knowledge import Knowledge, fewest
+from control.core.reasons import Reason
 from control.core.service.learnt import Learnt, ServiceTime
-from control.core.types import Observation, Policy, Reason, Settings
+from control.core.types import Observation, Settings
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE, Story, a_policy, settings
@@ -199,9 +202,9 @@ def test_no_limit_below_what_requests_bring(requests: int, items: int, least: in
     """Triton refuses a request of more items than ``max_batch_size``."""
     counted = ModelCounters(success=requests + 500.0, cache_hits=500.0, inference_count=items)
     seen = Observation(at_s=0.0, tick_id="t", counters=counted, statistics=None, applied=DEFAULT)
-    assert seen.least_batch_limit == least
-    assert replace(seen, least_batch_size=64).least_batch_limit == 64
-    assert replace(seen, counters=None).least_batch_limit == 1
+    assert least_batch_limit(seen) == least
+    assert least_batch_limit(replace(seen, least_batch_size=64)) == 64
+    assert least_batch_limit(replace(seen, counters=None)) == 1
 
 
 def test_one_request_of_more_items_since_the_load_is_enough() -> None:
@@ -209,9 +212,9 @@ def test_one_request_of_more_items_since_the_load_is_enough() -> None:
     loaded = ModelStatistics(inference_count=1000, success_count=1500, cache_hits=500)
     many = ModelCounters(success=1e7, inference_count=1e7)
     seen = Observation(at_s=0.0, tick_id="t", counters=many, statistics=loaded, applied=DEFAULT)
-    assert seen.least_batch_limit == 1
+    assert least_batch_limit(seen) == 1
     loaded = replace(loaded, inference_count=1001)
-    assert replace(seen, statistics=loaded).least_batch_limit == 32
+    assert least_batch_limit(replace(seen, statistics=loaded)) == 32
 
 
 def test_plan_stays_within_the_policys_batch() -> None:

@@ -11,8 +11,10 @@ import pytest
 
 from conch.errors import ConfigError
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules import rule_named
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.types import Decision, Observation
 from perf import slo
 from perf.bench.control import side_by_side
 from perf.bench.control.scenarios import (

@@ -9,10 +9,12 @@ import pytest
 
 from control.core.decision.facts import NeedFacts
 from control.core.judgement.safety import Safety
-from control.core.memory.state import Applied, ControlState
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
 from control.core.queue_model.knowledge import Knowledge
+from control.core.reasons import Clamp, Reason
 from control.core.service.learnt import Learnt
-from control.core.types import Clamp, Reason, Settings
+from control.core.types import Settings
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.guarded import guarded
 from tests.unit.story import TRUE, Story, a_policy, settings

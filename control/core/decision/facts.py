@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 
 from control.core.load import demand as demands
 from control.core.load import windows
+from control.core.memory.bounds import least_batch_limit
 from control.core.memory.state import ControlState, Loads
 from control.core.need import better_version, cached
 from control.core.need.base import BasePlan, plan_if_due
 from control.core.need.better_version import Outlook
 from control.core.need.wanted import Wanted, wanted
+from control.core.policy import MIN_INSTANCES, Policy
 from control.core.queue_model.knowledge import Knowledge
-from control.core.types import MIN_INSTANCES, Observation, Policy, Settings
+from control.core.types import Observation, Settings
 
 WARM_FRACTION = 0.8
 """Of a stable window that looks must cover before anything but a backlog may change."""
@@ -145,7 +147,7 @@ def _known(facts: Facts) -> Knowledge | None:
         threads=seen.threads,
         threads_ours=seen.threads_ours,
         can_rebatch=seen.can_rebatch and applied.max_batch_size > 0,
-        least_batch_size=seen.least_batch_limit,
+        least_batch_size=least_batch_limit(seen),
         refuses=policy.refuse_late if _may_refuse(state, seen) else None,
         shares_slots=seen.slots is not None,
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from control.core.decision.facts import Facts, NeedFacts
-from control.core.decision.proposal import Proposal
-from control.core.types import Reason, Settings
+from control.core.reasons import Reason
+from control.core.types import Proposal, Settings
 
 
 def _fills_batches(need: NeedFacts, applied: Settings) -> bool:

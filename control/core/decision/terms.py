@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from control.core.decision.facts import Facts, NeedFacts
-from control.core.decision.proposal import Proposal
 from control.core.judgement.judge import Verdict
 from control.core.memory.state import ControlState
 from control.core.need import cached
 from control.core.need.base import BasePlan
+from control.core.types import Proposal
 
 MOST_GAIN = 1e6
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from control.core.decision.facts import Facts
-from control.core.decision.proposal import Proposal
+from control.core.types import Proposal
 
 
 def drop(facts: Facts) -> Proposal | None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 
 from control.core.judgement.period import Period
 from control.core.load.windows import Interval
-from control.core.types import Policy, Settings
+from control.core.policy import Policy
+from control.core.types import Settings
 
 SIMILAR = 0.1
 """Loads that differ by less than this share are compared, and hosts by this share of their cores.

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 
 from control.core.memory.state import ControlState
 from control.core.need.wanted import Wanted
+from control.core.policy import MAX_BATCH_SIZE
 from control.core.queue_model.knowledge import Knowledge, fewest
-from control.core.types import MAX_BATCH_SIZE, Observation, Settings
+from control.core.types import Observation, Settings
 
 LIKE = 0.05
 """Capacities within this share of the greatest are alike: the queue model errs by some 2 %, and the

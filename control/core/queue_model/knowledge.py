@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from control.core.policy import Policy
 from control.core.queue_model.capacity import capacities_rps, capacity_rps
 from control.core.service.learnt import Learnt, ServiceTime
-from control.core.types import Policy, Settings
+from control.core.types import Settings
 
 WORTH = 0.05
 """An instance that adds less than this share of what the others carry each is not added. On 2 cores

@@ -22,9 +22,9 @@ import yaml
 
 from conch.errors import ConfigError, LoadError
 from control import session
-from control.act.actuator import Outcome as ActionOutcome
+from control.action import Outcome as ActionOutcome
+from control.core.policy import Policy
 from control.core.queue_model.expected import Expected, expected
-from control.core.types import Policy
 from control.journal import codec
 from control.journal.writer import ActionEntry, Journal
 from perf.bench import emulated

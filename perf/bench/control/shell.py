@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.memory.changes import Applied, InFlight
+from control.core.memory.state import ControlState
+from control.core.policy import Policy
 from control.core.queue_model.expected import expected
+from control.core.reasons import Reason
 from control.core.rules.rule import Rule
 from control.core.step import Begun, Ended, Event, Looked, Started, step
-from control.core.types import Decision, Policy, Reason
+from control.core.types import Decision
 from perf.bench.control.run import ChangeMade, ControlRun
 from perf.bench.control.scenarios import Scenario
 from perf.bench.control.simulated import Actuation, SimulatedServer

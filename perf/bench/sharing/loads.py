@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conch.errors import ConfigError
-from control.core.types import Policy
+from control.core.policy import Policy
 from perf import traces
 from perf.bench.control.many import Member
 from perf.bench.emulated import EmulatedModel

@@ -21,7 +21,7 @@ import yaml
 
 from conch.errors import LoadError
 from control import session
-from control.act.actuator import Outcome as ActionOutcome
+from control.action import Outcome as ActionOutcome
 from control.journal.writer import Journal
 from perf.bench import emulated
 from perf.bench.control.process import controller

@@ -8,11 +8,12 @@ from functools import cache
 from control.core.load.cache_use import CacheUse
 from control.core.need.base import BasePlan, base_plan, refuse_after_s
 from control.core.need.cached import Reload, advise
-from control.core.need.wanted import held_for_s
+from control.core.need.hold import held_for_s
 from control.core.queue_model.knowledge import Knowledge
+from control.core.reasons import Reason
 from control.core.service.learnt import Learnt, ServiceTime
 from control.core.service.versions import Versions
-from control.core.types import Decision, Reason, Settings
+from control.core.types import Decision, Settings
 from tests.unit.constants.case import first, outcome, steps
 from tests.unit.evidence import after, executed
 from tests.unit.story import TRUE, Story, a_policy, settings
@@ -150,13 +151,13 @@ def _() -> object:
     return Story(policy=policy).passes(60, load_rps=1000).applied.instances
 
 
-@outcome("need.wanted.SEEN_AND_DRAINED_S")
+@outcome("need.hold.SEEN_AND_DRAINED_S")
 def _() -> object:
     """Seconds that an instance is held which carries 1,200 req/s and loads for 2 s."""
     return round(held_for_s(a_policy(), 1200.0, load_s=2.0))
 
 
-@outcome("need.wanted.RECENT_S")
+@outcome("need.hold.RECENT_S")
 def _() -> object:
     """Seconds after a rush until no more is held before others, where idle ones cost nothing."""
     story = Story(policy=a_policy(idle_cost=0.0)).passes(200, load_rps=1500)
