@@ -50,7 +50,7 @@ def test_guard_lets_go_of_instances_that_cannot_keep_the_slo() -> None:
     policy = a_policy(slo_s=TRUE.of(1) / 2)
     known = Knowledge(learnt=learnt, policy=policy, threads=1, threads_ours=False)
     want = SimpleNamespace(reachable=False)
-    out_of_reach = NeedFacts(known=known, now=None, want=want, versions=None, plan=None)
+    out_of_reach = NeedFacts(known=known, want=want, versions=None, plan=None)
 
     def to(wanted: Settings, *, burns: bool = True, ago_s: float = 100.0):
         return guarded(
