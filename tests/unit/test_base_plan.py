@@ -37,13 +37,22 @@ def _plan(
     least_batch_size: int = 1,
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
     count: int = 500,
+    scatter: float = 0.002,
     **more: Any,
 ) -> BasePlan:
-    """A plan from evidence of this service time at the applied count, one thread."""
-    stats = {b: BatchStat(count=count, busy_s=count * service.of(b)) for b in sizes}
-    learnt = Learnt().absorb(
-        ModelStatistics(batches=stats), instances=applied.instances, threads=1, span_s=1
-    )
+    """A plan from evidence of this service time at the applied count, one thread.
+
+    Of two looks, which differ by the scatter.
+    """
+    learnt = Learnt()
+    for factor in (1.0 - scatter, 1.0 + scatter):
+        stats = {
+            b: BatchStat(count=count, busy_s=count * service.of(b) * factor ** (-1) ** n)
+            for n, b in enumerate(sizes)
+        }
+        learnt = learnt.absorb(
+            ModelStatistics(batches=stats), instances=applied.instances, threads=1, span_s=1
+        )
     known = Knowledge(
         learnt=learnt,
         policy=policy,
@@ -146,13 +155,29 @@ def test_a_noisy_measurement_makes_no_batch_of_one() -> None:
     assert plan.settings.max_batch_size * 0.008 * 1.4 * 4 > 0.15 / 2
 
 
-def test_a_cliff_beyond_small_batches_is_no_noise() -> None:
-    """Batches of 5 and more take seven times as long: four carry three times as much."""
+@pytest.mark.parametrize(("scatter", "believed"), [(0.002, True), (0.05, False)])
+def test_a_cliff_beyond_small_batches_is_no_noise(scatter: float, believed: bool) -> None:
+    """Batches of 5 and more take seven times as long: four carry three times as much.
+
+    Where batches scatter nothing is sure: 500 whose mean errs by 5 % scatter by more than a tenth.
+    """
     cliff = ServiceTime(
         alpha_s=0.001, beta_s=0.0, table=((1, 0.010), (4, 0.012), (5, 0.080), (16, 0.100))
     )
     policy = a_policy(slo_s=0.4, max_batch_size=16)
-    assert _plan(settings(2, batch=16), cliff, 50.0, policy).settings.max_batch_size == 4
+    plan = _plan(settings(2, batch=16), cliff, 50.0, policy, scatter=scatter)
+    assert (plan.settings.max_batch_size == 4) is believed
+
+
+def test_threads_that_the_config_has_are_left_for_what_surely_carries_more() -> None:
+    """Two instances of one thread; by the curve one of two threads would carry as much or more."""
+    policy = replace(FREE, max_instances=2, cores=2)
+    applied = replace(settings(2, batch=16), threads=1)
+    plan = _plan(applied, TRUE, 50.0, policy, threads_ours=True, sizes=(1, 2, 4, 8, 16))
+    assert (plan.settings.instances, plan.settings.threads) == (2, 1)
+    four = replace(FREE, max_instances=1, cores=4)
+    plan = _plan(replace(applied, instances=1), TRUE, 50.0, four, threads_ours=True)
+    assert (plan.settings.instances, plan.settings.threads) == (1, 4)
 
 
 def test_plan_says_nothing_of_batches_that_were_not_measured() -> None:

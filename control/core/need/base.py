@@ -3,7 +3,8 @@
 Theory of operation. Candidates are the verified batch sizes up to the largest that was measured,
 with the pairs of instances and threads that the cores carry. The one whose Λ is the greatest wins;
 of those within ``LIKE`` of it the largest batch that takes at most half the SLO, as too small a
-batch costs up to thirty times and too large a one at most half. The delay is 0: a queue fills
+batch costs up to thirty times and too large a one at most half. Small batches and other threads
+must carry surely more. The delay is 0: a queue fills
 batches by itself. Only where executions take turns with other models' a small batch wastes a turn:
 there requests wait for each other, once that is set. What was not measured is not planned on: until
 then the configuration in force stays. The plan is made once, and again only where the load is not
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from control.core.memory.state import ControlState
 from control.core.need.wanted import Wanted
@@ -25,8 +27,10 @@ LIKE = 0.05
 """Capacities within this share of the greatest are alike: the queue model errs by some 2 %, and the
 service times of few batches by more."""
 SURELY = 1.5
-"""A batch far below what half the SLO allows must seem to carry this many times as much: a slow
-second makes the times of the larger ones this much longer at most (``slow_seconds.MOST``)."""
+"""Times as much must be carried by what speaks against experience: a batch far below what half the
+SLO allows, and other threads than the config has."""
+QUIET = 0.1
+"""Scatter of a batch's time, as a share of it, up to which that is believed at all."""
 LEAST_GAIN = 1.2
 """Of capacity, for which a model is loaded anew: below it nobody can tell the difference."""
 TRANSPORT_S = 0.002
@@ -128,43 +132,77 @@ def base_plan(
         if known.refuses:  # on Triton before 26.08 a limit and a delay together lose count
             waits = replace(waits, max_queue_delay_s=0.0)
         return BasePlan(settings=waits, capacity_rps=now_rps, applied_capacity_rps=now_rps)
-    best: list[tuple[float, Settings, bool]] = []
-    for threads, most in _shapes(applied, known):
-        sizes = _sizes(applied, known)
-        large = _large_enough(sizes, known, instances=most, threads=threads)
-        for size in sizes:
-            batching = replace(
-                applied,
-                max_batch_size=size,
-                dynamic_batching=True,
-                max_queue_delay_s=0.0,
-                threads=threads,
-                instances=most,
-            )
-            carried = {n: rps for n, rps in known.capacities(batching).items() if n <= most}
-            enough_rps = need_rps if known.policy.idle_cost > 0.0 else math.inf
-            chosen = replace(batching, instances=fewest(carried, enough_rps))
-            chosen = replace(chosen, refuse_after_s=refuse_after_s(chosen, known))
-            chosen = replace(chosen, max_queue_delay_s=_delay_s(chosen, applied, known))
-            best.append((max(carried.values()), chosen, size in large))
-    greatest = max(rps for rps, _, _ in best)
-    surely = SURELY * max(rps for rps, _, large in best if large)
-    enough = [(rps, wanted) for rps, wanted, large in best if large or rps >= surely]
-    alike = [one for one in enough if one[0] >= (1.0 - LIKE) * greatest]
+    candidates = [
+        candidate
+        for threads, most in _shapes(applied, known)
+        for candidate in _candidates(applied, known, threads, most, need_rps=need_rps)
+    ]
+    greatest_rps = max(one.capacity_rps for one in candidates)
+    believed = _believed(candidates, known)
+    alike = [one for one in believed if one.capacity_rps >= (1.0 - LIKE) * greatest_rps]
 
-    def preferred(one: tuple[float, Settings]) -> tuple[bool, int, float]:
-        rps, wanted = one
+    def preferred(one: _Candidate) -> tuple[bool, int, float]:
+        wanted = one.settings
         service = known.service(wanted.instances, wanted.threads or known.threads)
         in_half = service.of(wanted.max_batch_size) <= known.policy.slo_s / 2
-        return in_half, wanted.max_batch_size if in_half else -wanted.max_batch_size, rps
+        size = wanted.max_batch_size if in_half else -wanted.max_batch_size
+        return in_half, size, one.capacity_rps
 
-    # A smaller batch that seems to carry clearly more was measured in better seconds.
-    capacity_rps, chosen = max(alike, key=preferred) if alike else max(enough, key=lambda o: o[0])
+    best = max(alike, key=preferred) if alike else max(believed, key=lambda one: one.capacity_rps)
     return BasePlan(
-        settings=chosen,
-        capacity_rps=capacity_rps,
+        settings=best.settings,
+        capacity_rps=best.capacity_rps,
         applied_capacity_rps=now_rps,
     )
+
+
+class _Candidate(NamedTuple):
+    """Settings, what they carry, and whether nothing that is known speaks against them."""
+
+    capacity_rps: float
+    settings: Settings
+    usual: bool
+
+
+def _candidates(
+    applied: Settings, known: Knowledge, threads: int | None, most: int, *, need_rps: float
+) -> list[_Candidate]:
+    """Every batch size with these threads, at most so many instances."""
+    found = []
+    sizes = _sizes(applied, known)
+    large = _large_enough(sizes, known, instances=most, threads=threads)
+    enough_rps = need_rps if known.policy.idle_cost > 0.0 else math.inf
+    for size in sizes:
+        batching = replace(
+            applied,
+            max_batch_size=size,
+            dynamic_batching=True,
+            max_queue_delay_s=0.0,
+            threads=threads,
+            instances=most,
+        )
+        carried = {n: rps for n, rps in known.capacities(batching).items() if n <= most}
+        chosen = replace(batching, instances=fewest(carried, enough_rps))
+        chosen = replace(chosen, refuse_after_s=refuse_after_s(chosen, known))
+        chosen = replace(chosen, max_queue_delay_s=_delay_s(chosen, applied, known))
+        usual = size in large and applied.threads in (None, threads)
+        found.append(_Candidate(max(carried.values()), chosen, usual))
+    return found
+
+
+def _believed(candidates: list[_Candidate], known: Knowledge) -> list[_Candidate]:
+    """Those that experience speaks for, and of the others those that carry surely more.
+
+    Nothing is sure where batches scatter: on cores that others use, too, long ones suffer most.
+    """
+    usual = [one for one in candidates if one.usual]
+    if not usual:
+        return candidates
+    surely_rps = SURELY * max(one.capacity_rps for one in usual)
+    scatter = known.service(1, known.threads).cv_fraction
+    if not 0.0 < scatter <= QUIET:  # 0 is not known
+        return usual
+    return [one for one in candidates if one.usual or one.capacity_rps >= surely_rps]
 
 
 def _large_enough(

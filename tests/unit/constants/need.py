@@ -209,10 +209,22 @@ def _() -> object:
 
     def small(percent: int) -> bool:
         rows = [(1, 0.01), (4, 0.01), *((size, size / 400 * percent / 100) for size in (8, 16, 32))]
-        curve = ServiceTime(alpha_s=0.001, beta_s=0.0, table=tuple(rows))
+        curve = ServiceTime(alpha_s=0.001, beta_s=0.0, table=tuple(rows), cv_fraction=0.03)
         return _plan(_knows(2.0, Learnt(sibling=curve))).max_batch_size < 8
 
     return first(range(110, 250, 5), small)
+
+
+@outcome("need.base.QUIET")
+def _() -> object:
+    """Scatter of batches, %, up to which a batch of 4 that carries twice as much is taken."""
+
+    def large(percent: int) -> bool:
+        rows = ((1, 0.01), (4, 0.01), (8, 0.04), (16, 0.08), (32, 0.16))
+        curve = ServiceTime(alpha_s=0.001, beta_s=0.0, table=rows, cv_fraction=percent / 100)
+        return _plan(_knows(2.0, Learnt(sibling=curve))).max_batch_size >= 8
+
+    return first(range(1, 40), large)
 
 
 @outcome("need.base.MEASURED_IN")
