@@ -22,10 +22,10 @@ from control.act.calibrator import Calibrator
 from control.act.healer import Healer
 from control.act.mending import Mender
 from control.act.probation import Probation, TakenBack
+from control.core.budget.shares import Shares
 from control.core.memory.state import ControlState, InFlight
 from control.core.rules.conch import Conch
 from control.core.rules.rule import Rule
-from control.core.shares import Shares
 from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision, Observation, Policy, Reason, Settings
 from control.freeze import Freezes

@@ -16,9 +16,9 @@ from conch import config_file
 from conch.config_file import FileModel
 from conch.names import model_name
 from conch.units import Duration, Objective
+from control.core.budget.want import Limit
 from control.core.rules import rule_named
 from control.core.rules.rule import Rule
-from control.core.shares import Limit
 from control.core.types import MAX_BATCH_SIZE, MAX_INSTANCES, MIN_INSTANCES, MOST_INSTANCES, Policy
 
 log = structlog.get_logger()

@@ -21,7 +21,8 @@ from control.act.calibrator import Calibrator
 from control.act.healer import Healer
 from control.act.probation import Probation
 from control.act.proof import Prober
-from control.core.shares import Limit, Shares
+from control.core.budget.shares import Shares
+from control.core.budget.want import Limit
 from control.core.types import Policy
 from control.journal.writer import Journal, OnTrouble
 from control.lease import sole_writer

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import psutil
 
+from control.core.budget.shares import Shares
+from control.core.budget.want import Limit
 from control.core.memory.state import Applied, ControlState
 from control.core.rules.conch import Conch
 from control.core.service.learnt import ServiceTime
-from control.core.shares import Limit, Shares
 from control.core.step import Ended, Looked, Started, step
 from control.core.types import Decision, Observation, Policy, Settings
 from serving.metrics import ModelCounters

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from control.core.budget.shares import Shares
+from control.core.budget.want import Limit
 from control.core.memory.state import ControlState, InFlight
 from control.core.queue_model.capacity import capacity_rps
 from control.core.rules.conch import Conch
 from control.core.service.learnt import ServiceTime
-from control.core.shares import Limit, Shares
 from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision, Policy
 from perf import slo, traces

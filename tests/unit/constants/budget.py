@@ -1,13 +1,14 @@
-"""Outcomes of the constants of ``core/shares.py``, and of ``core/queue_model``."""
+"""Outcomes of the constants of ``core/budget``, and of ``core/queue_model``."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from control.core.budget.share import share
+from control.core.budget.want import Limit, Want, want_of
 from control.core.memory.state import ControlState
 from control.core.queue_model.capacity import capacity_rps
 from control.core.queue_model.knowledge import fewest
-from control.core.shares import Limit, Want, share, want_of
 from control.core.types import Decision, Need, Observation, Reason
 from tests.unit.constants.case import first, outcome, steps
 from tests.unit.story import TRUE, a_policy, settings
@@ -29,7 +30,7 @@ def _want(model: str, needed: int, *, held: int = 1, weight: float = 1.0) -> Wan
     )
 
 
-@outcome("shares.HOLDER")
+@outcome("budget.share.HOLDER")
 def _() -> object:
     """Least weight, %, at which a model takes the room of another that holds all it needs."""
 
@@ -40,7 +41,7 @@ def _() -> object:
     return first(range(50, 400, 5), takes)
 
 
-@outcome("shares.NEARLY", about=1.0)
+@outcome("budget.want.NEARLY", about=1.0)
 def _() -> object:
     """Greatest load, req/s, at which a holder of 400 req/s asks for no fifth instance."""
     loads = range(600, 300, -5)
@@ -66,13 +67,13 @@ def _averaged(before_rps: float, *now_rps: float) -> float:
     return want.rate_rps
 
 
-@outcome("shares.JUMP")
+@outcome("budget.want.JUMP")
 def _() -> object:
     """Least rise of 1,000 req/s, %, that is another load at once."""
     return first(range(1, 99), lambda n: _averaged(1000.0, 1000.0 + 10 * n) >= 1000.0 + 10 * n)
 
 
-@outcome("shares.NEW_PART")
+@outcome("budget.want.NEW_PART")
 def _() -> object:
     """Looks at a load that rose by a tenth until half of that is taken."""
     return first(range(1, 99), lambda n: _averaged(1000.0, *[1100.0] * n) >= 1050.0)
