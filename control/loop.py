@@ -142,7 +142,7 @@ class ControlLoop:
         frozen = self.frozen()
         self._learn_what_was_taken_back()
         survey = self.observer.survey(self.policies)
-        self.shares = self.shares.tick() if self.shares else None
+        self.shares = self.shares.tick(self.clock()) if self.shares else None
         try:
             for model in self.policies:
                 done: list[Tick] = []
@@ -235,7 +235,8 @@ class ControlLoop:
         if model in self._mender and seen.applied is not None:
             jobs.alone(model, "change.not_mended", partial(self._mender.go_on, model))
         if self.shares:
-            seen = replace(seen, cap=self.shares.cap(model, seen))
+            cap, may_load = self.shares.cap(model, seen), self.shares.may_load(model, seen)
+            seen = replace(seen, cap=cap, may_load=may_load)
         if self.calibrator:
             seen = self.calibrator.told(model, seen)
         decision = self._step(model, Looked(seen=seen))

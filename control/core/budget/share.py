@@ -58,13 +58,11 @@ def cap(model: str, wants: Sequence[Want], goals: Mapping[str, int], limit: Limi
         limit: the budget.
     """
     own = next(want for want in wants if want.model == model)
-    reserved = [
-        want if want.held >= goals[want.model] else replace(want, held=goals[want.model])
-        for want in wants
-    ]
+    reserved = [_reserved(want, goals[want.model]) for want in wants]
     room = min(_room(own, wants, limit), _room(own, reserved, limit))
-    if _fits(wants, {want.model: want.held for want in reserved}, limit):
-        return max(own.min_instances, own.held, room)
+    if _all_fit(reserved, limit):
+        held = own.held if own.held * own.bytes_each <= own.kept_bytes else goals[model]
+        return max(own.min_instances, held, room)
     # Others wait for what this one has, or this one waits for others. A grant comes whole: a
     # saturated model that takes a part of it has that change in flight until its queue is empty.
     goal = goals[model]
@@ -148,6 +146,27 @@ def _fits(wants: Sequence[Want], counts: Mapping[str, int], limit: Limit) -> boo
     return sum(counts[want.model] * want.bytes_each for want in wants) <= limit.memory_bytes
 
 
+def _reserved(want: Want, goal: int) -> Want:
+    """The want with what it will have, where that is more than it has."""
+    kept = max(want.kept_bytes, goal * want.bytes_each)
+    if want.held >= goal and kept == want.kept_bytes:
+        return want
+    return replace(want, held=max(want.held, goal), held_bytes=kept)
+
+
+def _all_fit(wants: Sequence[Want], limit: Limit) -> bool:
+    """Whether all that is held is within every limit."""
+    held, most = {want.model: want.held for want in wants}, limit.memory_bytes
+    if most is not None and sum(want.kept_bytes for want in wants) > most:
+        return False
+    return _fits(wants, held, replace(limit, memory_bytes=None))
+
+
+def room_bytes(model: str, wants: Sequence[Want], most: int) -> int:
+    """What the others leave of the memory at this moment."""
+    return most - sum(want.taken_bytes for want in wants if want.model != model)
+
+
 def _room(own: Want, wants: Sequence[Want], limit: Limit) -> int:
     """How many instances the model could hold beside what the others hold now."""
     others = [want for want in wants if want.model != own.model]
@@ -158,8 +177,6 @@ def _room(own: Want, wants: Sequence[Want], limit: Limit) -> int:
         left = limit.cores - sum((want.held + want.second) * want.cores_each for want in others)
         rooms.append(math.floor(left / own.cores_each + _TINY))
     if limit.memory_bytes is not None and own.bytes_each > 0:
-        left = limit.memory_bytes - sum(
-            (want.held + want.second) * want.bytes_each for want in others
-        )
+        left = room_bytes(own.model, wants, limit.memory_bytes)
         rooms.append(math.floor(left / own.bytes_each))
     return max(0, min(rooms))

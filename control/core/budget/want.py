@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
+from control.core.budget.ladder import Rung, Step
 from control.core.memory.state import InFlight
 from control.core.queue_model.knowledge import fewest
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.service.versions import served
+from control.core.types import Decision, Need, Observation, Policy, Reason, Settings
 
 NEARLY = 1.05
 """What is held is enough up to this many times its capacity, which has a margin of its own."""
@@ -48,6 +50,11 @@ class Want:
         capacities: Λ by instance count; empty where nothing is known.
         cores_each: that an instance keeps busy; 0 on an accelerator.
         bytes_each: of memory; 0 where it is not known.
+        held_bytes: of all that is held; None for ``held`` times ``bytes_each``.
+        second_bytes: of what is loaded beside it until a change is over; None as ``held_bytes``.
+        rungs: best first; empty where the budget has no memory limit.
+        rung: index of the one in force.
+        load_s: how long an instance takes to load.
     """
 
     model: str
@@ -62,6 +69,54 @@ class Want:
     capacities: Mapping[int, float] = field(default_factory=dict)
     cores_each: float = 0.0
     bytes_each: int = 0
+    held_bytes: int | None = None
+    second_bytes: int | None = None
+    rungs: tuple[Rung, ...] = ()
+    rung: int = 0
+    load_s: float = 0.0
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of memory, when no change is in flight."""
+        return self.held * self.bytes_each if self.held_bytes is None else self.held_bytes
+
+    @property
+    def taken_bytes(self) -> int:
+        """Of memory, at this moment."""
+        second = self.second_bytes
+        return self.kept_bytes + (self.second * self.bytes_each if second is None else second)
+
+    def on(self, rung: int) -> Want:
+        """What it would need on that rung."""
+        if not self.rungs:
+            return self
+        there = self.rungs[rung]
+        placed = replace(self, bytes_each=there.bytes_each)
+        if rung == self.rung:
+            return placed
+        placed = replace(placed, capacities=there.capacities or self.capacities)
+        return replace(placed, needed=placed.lasting, hold=placed.lasting)
+
+    def steps(self) -> tuple[Step, ...]:
+        """Each rung as it would be held now.
+
+        One that answers fewer in time than the lowest is worth less than nothing. But for the one
+        in force: a prediction alone costs no quality.
+        """
+        if not self.rungs:
+            rps = self.rate_rps * self.served_fraction(self.lasting)
+            return (Step(size=self.lasting * self.bytes_each, worth=self.weight * rps),)
+        placed = [self.on(rung) for rung in range(len(self.rungs))]
+        carried = [self.rate_rps * want.served_fraction(want.lasting) for want in placed]
+        worths = [
+            self.weight * rung.quality * rps if rps >= carried[-1] or n == self.rung else -1.0
+            for n, (rung, rps) in enumerate(zip(self.rungs, carried, strict=True))
+        ]
+        worths[self.rung] = max(worths[self.rung], worths[-1])
+        return tuple(
+            Step(size=want.lasting * want.bytes_each, worth=worth)
+            for want, worth in zip(placed, worths, strict=True)
+        )
 
     def bounded(self, count: int) -> int:
         """The count within the model's own bounds."""
@@ -112,6 +167,10 @@ def want_of(
     if decision.reason is Reason.HOLD_IDLE:
         old = Want(model=model, needed=policy.min_instances, hold=policy.min_instances)
     on_gpu = seen.gpu_fraction is not None
+    rungs, rung = old.rungs, old.rung
+    if seen.applied is not None:
+        rungs, rung = _rungs(seen, policy, need, old)
+    kept, taken = _bytes(seen, in_flight, held, second)
     return Want(
         model=model,
         weight=policy.weight,
@@ -124,8 +183,61 @@ def want_of(
         rate_rps=_averaged(old.rate_rps, need.rate_rps if need else None, policy.fast_window_s),
         capacities=need.capacities if need else old.capacities,
         cores_each=0.0 if on_gpu else float(seen.threads),
-        bytes_each=seen.memory_copy_bytes or old.bytes_each,
+        bytes_each=rungs[rung].bytes_each if rungs else seen.memory_copy_bytes or old.bytes_each,
+        held_bytes=kept if rungs else None,
+        second_bytes=taken - kept if rungs else None,
+        rungs=rungs,
+        rung=rung,
+        load_s=need.load_s if need else old.load_s or policy.load_s,
     )
+
+
+def _rungs(
+    seen: Observation, policy: Policy, need: Need | None, old: Want
+) -> tuple[tuple[Rung, ...], int]:
+    """The model's rungs, and which of them is in force; empty where memory is not limited.
+
+    Nothing tells by how much one version is better than the next: they are equally far apart.
+    """
+    now = served(seen)
+    order = [v for v in policy.versions if v in seen.version_bytes]
+    if now not in order:
+        return (), 0
+    known = {rung.version: rung.capacities for rung in old.rungs}
+    by_version = need.by_version if need else known
+    rungs = []
+    for place, version in enumerate(order):
+        below = order[place + 1] if place + 1 < len(order) else version
+        rungs.append(
+            Rung(
+                version=version,
+                bytes_each=seen.version_bytes[version],
+                beside_bytes=seen.version_bytes[below] if below < version else None,
+                quality=1.0 - place / len(order),
+                capacities=by_version.get(version, {}),
+            )
+        )
+    return tuple(rungs), order.index(now)
+
+
+def _bytes(
+    seen: Observation, in_flight: InFlight | None, held: int, second: int
+) -> tuple[int, int]:
+    """Bytes of all instances: when the change in flight is over, and at this moment."""
+
+    def of(loaded: Iterable[int | None]) -> int:
+        return sum(seen.version_bytes.get(version or 0, 0) for version in loaded)
+
+    def loaded(settings: Settings) -> set[int | None]:
+        return {served(seen) if version is None else version for version in settings.loaded}
+
+    now = [] if seen.applied is None else [loaded(seen.applied)]
+    if in_flight is not None:
+        now += [loaded(in_flight.settings), loaded(in_flight.before)]
+    kept = held * max(map(of, now), default=0)
+    if in_flight is not None and in_flight.settings.in_place_of(in_flight.before):
+        return kept, held * of(set().union(*now))
+    return kept, kept + second * max(map(of, now), default=0)
 
 
 def _averaged(before_rps: float, now_rps: float | None, window_s: float) -> float:

@@ -17,12 +17,13 @@ from control.core.decision.guard import guard, may_act_at_s
 from control.core.decision.proposal import Proposal
 from control.core.decision.terms import terms_of
 from control.core.memory.state import ControlState
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.types import Decision, Need, Observation, Policy, Reason
 
 PROPOSERS: tuple[Callable[[Facts], Proposal | None], ...] = (
     rollback.left_alone,
     rollback.propose,
     bounds.propose,
+    version.give,
     bounds.idle,
     bounds.share,
     version.drop,
@@ -57,7 +58,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         applied=facts.applied,
         desired=guarded.settings,
         fresh=guarded.fresh,
-        need=facts.need.want.need if facts.need else None,
+        need=_need(facts),
         clamps=guarded.clamps,
         may_act_at_s=guarded.may_act_at_s,
     )
@@ -66,6 +67,13 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         owed = decision.desired if proposal.reason in OWED else None
         state = replace(state, safety=replace(state.safety, owed=owed))
     return decision, state
+
+
+def _need(facts: Facts) -> Need | None:
+    """For the budget, and for whoever reads the decision."""
+    if facts.need is None:
+        return None
+    return replace(facts.need.want.need, by_version=facts.need.versions.capacities)
 
 
 def _nothing_known(

@@ -11,7 +11,7 @@ from control.core.decision.facts import Facts
 from control.core.decision.proposal import Proposal
 from control.core.judgement.safety import Block
 from control.core.memory.state import Applied, ControlState
-from control.core.types import Clamp, Policy, Settings
+from control.core.types import Clamp, Policy, Reason, Settings
 
 COPY_MARGIN = 1.2
 """A copy is expected to take this many times what one took so far."""
@@ -92,7 +92,10 @@ class _Change:
     @property
     def owed(self) -> bool:
         """Whether it only gives up what the budget has promised to others."""
-        return is_owed(self.wanted, self.applied, self.facts.seen.cap)
+        if is_owed(self.wanted, self.applied, self.facts.seen.cap):
+            return True
+        gives = self.proposal.reason is Reason.OVER_BUDGET
+        return gives and self.wanted.instances == self.applied.instances
 
 
 def guard(proposal: Proposal, facts: Facts) -> Guarded:

@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from control.core.decision.facts import Facts
 from control.core.decision.proposal import Proposal
+from control.core.service.versions import served
+from control.core.types import Reason
+
+
+def give(facts: Facts) -> Proposal | None:
+    """A version, or one that stands by, is given up where others make more of its memory.
+
+    It waits for no cooldown.
+    """
+    applied, may_load, order = facts.applied, facts.seen.may_load, facts.policy.versions
+    now = served(facts.seen)
+    if not may_load or now not in order or not facts.warm:
+        return None
+    best = next((version for version in order if version in may_load), now)
+    if order.index(best) > order.index(now):
+        given = replace(applied, version=best, standby=())
+    else:
+        standby = tuple(version for version in applied.standby if version in may_load)
+        if standby == applied.standby:
+            return None
+        given = replace(applied, version=now, standby=standby)
+    return Proposal(reason=Reason.OVER_BUDGET, settings=given, or_next=True)
 
 
 def drop(facts: Facts) -> Proposal | None:

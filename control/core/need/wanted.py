@@ -82,6 +82,7 @@ class Wanted:
             hold=self.hold,
             goal=self.goal,
             capacities=self.capacities,
+            load_s=self.load_s,
         )
 
 
