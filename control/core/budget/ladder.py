@@ -6,8 +6,10 @@ that is free is taken at once. One that another model must give is a loading for
 the giver one more when it comes back; meanwhile both answer at the lower quality. So a taker's lead
 over the cheapest givers is added up, and the swap is made when it has cost as much as the swap
 would (the break-even rule of ski rental; Karlin et al., 1994; with several models and sizes it is
-Young's Landlord, *On-line file caching*, 1998). An order that has lasted so long is expected to
-last as long again; phases shorter than a few climbs lead to no swap. Giver and taker are one plan.
+Young's Landlord, *On-line file caching*, 1998): an order that has lasted so long is expected to
+last as long again. How long orders last is learnt from the swaps: after one that was ended before
+it earned its cost, a lead must be twice as long, so that phases of a few climbs are left alone.
+Giver and taker are one plan.
 """
 
 from __future__ import annotations
@@ -16,6 +18,10 @@ import enum
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+MOST_PATIENCE = 16.0
+"""Swaps in vain lengthen the lead that the next one takes up to so many times: orders that begin to
+last are still found."""
 
 
 class Place(enum.Enum):
@@ -101,27 +107,43 @@ class Climber:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stay:
+    """What a swap cost, and what it has earned since.
+
+    Attributes:
+        cost, earned: weighted requests, times their quality.
+        givers: who gave.
+    """
+
+    cost: float
+    earned: float
+    givers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Who should have which rung.
 
     Attributes:
         rungs: index of the rung by model.
-        leads: by how much each model that waits for others has been ahead of them: requests.
+        leads: by how much each model that waits for others has been ahead of them, in requests.
+        stays: of the models that took a rung from others.
+        patience: times its cost, a lead must be for a swap.
     """
 
-    rungs: Mapping[str, int]
-    leads: Mapping[str, float]
+    rungs: Mapping[str, int] = field(default_factory=dict)
+    leads: Mapping[str, float] = field(default_factory=dict)
+    stays: Mapping[str, Stay] = field(default_factory=dict)
+    patience: float = 1.0
 
 
-def plan(
-    climbers: Sequence[Climber], room: float, leads: Mapping[str, float], seconds: float
-) -> Plan:
+def plan(climbers: Sequence[Climber], room: float, before: Plan, seconds: float) -> Plan:
     """The rungs to have; the lowest of all models win over the room where even they do not fit.
 
     Args:
         climbers: the models, on the rungs that they had by the last plan.
         room: bytes for all of them.
-        leads: of the last plan.
+        before: the last plan.
         seconds: since then.
 
     Example:
@@ -134,20 +156,44 @@ def plan(
         at[down.model] = down
     while up := _free(at.values(), room - _taken(at)):
         at[up.model] = up
-    kept: dict[str, float] = {}
+    leads: dict[str, float] = {}
+    patience, stays = before.patience, _earned(before.stays, at, seconds)
     for model in sorted(at, key=lambda name: (-_gain(at[name], _top(at[name])), name)):
         gain = _gain(at[model], up := _top(at[model]))
         givers = _givers(at, model, up.now.size - at[model].now.size - (room - _taken(at)))
         if gain <= 0.0 or not givers:
             continue
         lost = {giver.model: -_gain(at[giver.model], giver) for giver in givers}
-        lead = max(0.0, leads.get(model, 0.0) + (gain - sum(lost.values())) * seconds)
+        ahead = gain - sum(lost.values())
+        lead = max(0.0, before.leads.get(model, 0.0) + ahead * seconds)
         cost = up.climb_s * gain + sum(giver.climb_s * lost[giver.model] for giver in givers)
-        if gain > sum(lost.values()) and lead >= cost:
-            at |= {giver.model: giver for giver in givers} | {model: up}
-        elif lead > 0.0:
-            kept[model] = lead
-    return Plan(rungs={model: climber.at for model, climber in at.items()}, leads=kept)
+        if ahead <= 0.0 or lead < patience * cost:
+            leads |= {model: lead} if lead > 0.0 else {}
+            continue
+        at |= {giver.model: giver for giver in givers} | {model: up}
+        for ended in (stays.pop(name) for name in lost if name in stays):
+            vain = ended.earned < ended.cost
+            patience = min(MOST_PATIENCE, 2.0 * patience) if vain else max(1.0, patience / 2.0)
+        stays[model] = Stay(cost=cost, earned=0.0, givers=tuple(lost))
+    rungs = {model: climber.at for model, climber in at.items()}
+    return Plan(rungs=rungs, leads=leads, stays=stays, patience=patience)
+
+
+def _earned(
+    stays: Mapping[str, Stay], at: Mapping[str, Climber], seconds: float
+) -> dict[str, Stay]:
+    """The stays that go on, with what they earned since the last plan."""
+
+    def worth(model: str) -> float:
+        steps = at[model].steps
+        return max(step.worth for step in steps) - steps[-1].worth
+
+    found = {}
+    for model, stay in stays.items():
+        if model in at and at[model].at < len(at[model].steps) - 1:
+            ahead = worth(model) - sum(worth(giver) for giver in stay.givers if giver in at)
+            found[model] = replace(stay, earned=stay.earned + ahead * seconds)
+    return found
 
 
 def _taken(at: Mapping[str, Climber]) -> int:

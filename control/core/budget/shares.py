@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from control.core.budget import ladder
-from control.core.budget.ladder import Climber
+from control.core.budget.ladder import Climber, Plan
 from control.core.budget.share import cap, room_bytes, share
 from control.core.budget.want import Limit, Want, want_of
 from control.core.memory.state import InFlight
@@ -23,8 +23,7 @@ class Shares:
         policies: of each model.
         wants: what each look said; a model that was not looked at yet has none.
         goals: what ``share`` said at the start of this tick.
-        rungs: what ``ladder.plan`` said, by model; none where there is no choice of versions.
-        leads: of the models that wait for the rung of another.
+        plan: which rung each model should have; none where there is no choice of versions.
         beside: the models whose next cheaper version may be loaded beside.
         at_s: of the last plan.
     """
@@ -33,8 +32,7 @@ class Shares:
     policies: Mapping[str, Policy]
     wants: Mapping[str, Want] = field(default_factory=dict)
     goals: Mapping[str, int] = field(default_factory=dict)
-    rungs: Mapping[str, int] = field(default_factory=dict)
-    leads: Mapping[str, float] = field(default_factory=dict)
+    plan: Plan = field(default_factory=Plan)
     beside: frozenset[str] = frozenset()
     at_s: float | None = None
 
@@ -45,7 +43,8 @@ class Shares:
         if most is None or not self._complete or not any(len(want.rungs) > 1 for want in wants):
             return replace(self, goals=share(wants, self.limit))
         seconds = 0.0 if at_s is None or self.at_s is None else max(0.0, at_s - self.at_s)
-        plan = ladder.plan([self._climber(want) for want in wants], most, self.leads, seconds)
+        climbers = [self._climber(want) for want in wants]
+        plan = ladder.plan(climbers, most, self.plan, seconds)
         rungs = dict(plan.rungs)
         goals = share(_placed(wants, rungs), self.limit)
         while short := [w for w in _placed(wants, rungs) if self._is_short(w, rungs, goals)]:
@@ -54,8 +53,7 @@ class Shares:
         return replace(
             self,
             goals=goals,
-            rungs=rungs,
-            leads=plan.leads,
+            plan=replace(plan, rungs=rungs),
             beside=self._beside(_placed(wants, rungs), rungs, goals, most),
             at_s=at_s,
         )
@@ -64,7 +62,7 @@ class Shares:
         """What the model may hold now; until all were looked at once, nobody grows."""
         if not self._complete or model not in self.goals:
             return seen.applied.instances if seen.applied else None
-        return cap(model, _placed(self.wants.values(), self.rungs), self.goals, self.limit)
+        return cap(model, _placed(self.wants.values(), self.plan.rungs), self.goals, self.limit)
 
     def may_load(self, model: str, seen: Observation) -> tuple[int, ...] | None:
         """The versions that the model may hold now; None where the memory has no limit.
@@ -74,11 +72,11 @@ class Shares:
         most, want = self.limit.memory_bytes, self.wants.get(model)
         if most is None or seen.applied is None or len(self.policies[model].versions) < 2:
             return None
-        if want is None or model not in self.rungs or not want.rungs:
+        if want is None or model not in self.plan.rungs or not want.rungs:
             loaded = (*seen.applied.standby, served(seen))
             return tuple(version for version in loaded if version is not None)
         left = room_bytes(model, tuple(self.wants.values()), most)
-        at = min(self.rungs[model], len(want.rungs) - 1)
+        at = min(self.plan.rungs[model], len(want.rungs) - 1)
         count = max(want.held, self.goals[model])
         if at < want.rung and count * want.rungs[at].bytes_each > left:
             at = want.rung
@@ -103,7 +101,7 @@ class Shares:
 
     def _climber(self, want: Want) -> Climber:
         """The model on the rung of the last plan; on the one in force where that has none."""
-        steps, at = want.steps(), self.rungs.get(want.model, want.rung)
+        steps, at = want.steps(), self.plan.rungs.get(want.model, want.rung)
         at = at if at < len(steps) else want.rung
         return Climber(model=want.model, steps=steps, at=at, climb_s=want.load_s)
 

@@ -100,8 +100,8 @@ class Want:
     def steps(self) -> tuple[Step, ...]:
         """Each rung as it would be held now.
 
-        One that answers fewer in time than the lowest is worth less than nothing. But for the one
-        in force: a prediction alone costs no quality.
+        One that answers fewer in time than the lowest is worth less than nothing; the one in force
+        as much as the lowest, as a prediction alone costs no quality.
         """
         if not self.rungs:
             rps = self.rate_rps * self.served_fraction(self.lasting)
@@ -109,8 +109,8 @@ class Want:
         placed = [self.on(rung) for rung in range(len(self.rungs))]
         carried = [self.rate_rps * want.served_fraction(want.lasting) for want in placed]
         worths = [
-            self.weight * rung.quality * rps if rps >= carried[-1] or n == self.rung else -1.0
-            for n, (rung, rps) in enumerate(zip(self.rungs, carried, strict=True))
+            self.weight * rung.quality * rps if rps >= carried[-1] else -1.0
+            for rung, rps in zip(self.rungs, carried, strict=True)
         ]
         worths[self.rung] = max(worths[self.rung], worths[-1])
         return tuple(

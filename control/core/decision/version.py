@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from control.core.decision.facts import Facts
 from control.core.decision.proposal import Proposal
-from control.core.service.versions import served
+from control.core.service.versions import allowed, served
 from control.core.types import Reason
 
 
@@ -15,15 +15,14 @@ def give(facts: Facts) -> Proposal | None:
 
     It waits for no cooldown.
     """
-    applied, may_load, order = facts.applied, facts.seen.may_load, facts.policy.versions
-    now = served(facts.seen)
-    if not may_load or now not in order or not facts.warm:
+    applied, order, now = facts.applied, facts.policy.versions, served(facts.seen)
+    best = allowed(facts.seen, facts.policy)
+    if best is None or now not in order or not facts.warm:
         return None
-    best = next((version for version in order if version in may_load), now)
     if order.index(best) > order.index(now):
         given = replace(applied, version=best, standby=())
     else:
-        standby = tuple(version for version in applied.standby if version in may_load)
+        standby = tuple(v for v in applied.standby if v in (facts.seen.may_load or ()))
         if standby == applied.standby:
             return None
         given = replace(applied, version=now, standby=standby)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from control.core.budget.ladder import Climber, Plan, Stay, Step, plan
 from control.core.budget.share import share
 from control.core.budget.want import Limit, Want, want_of
 from control.core.memory.state import ControlState
@@ -96,3 +97,25 @@ def _() -> object:
 def _() -> object:
     """Least gain by a second instance, %, for which it is added in an overload."""
     return first(steps(0, 99, 1), lambda n: fewest({1: 100.0, 2: 100.0 + n}, 300.0) == 2)
+
+
+@outcome("budget.ladder.MOST_PATIENCE")
+def _() -> object:
+    """Seconds until a model asked twice as often has the rung after many in vain; 2 s to load."""
+
+    def climber(model: str, rps: float, at: int) -> Climber:
+        steps_ = (Step(size=3, worth=rps), Step(size=2, worth=rps / 2))
+        return Climber(model=model, steps=steps_, at=at, climb_s=2.0)
+
+    stays = {"held": Stay(cost=90.0, earned=0.0, givers=("new",))}
+    vain = Plan(rungs={"held": 0, "new": 1}, stays=stays)
+    for _ in range(20):  # each ends a stay in vain
+        of = [climber("held", 30.0, 0), climber("new", 60.0, 1)]
+        vain = replace(plan(of, 5, replace(vain, leads={"new": 1e6}), 0.0), stays=stays)
+    made = replace(vain, rungs={"held": 0, "new": 1}, leads={}, stays={})
+    for second in range(1, 1000):
+        of = [climber("held", 30.0, 0), climber("new", 60.0, 1)]
+        made = plan(of, 5, made, 1.0)
+        if made.rungs["new"] == 0:
+            return second
+    return None
