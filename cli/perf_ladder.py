@@ -88,8 +88,8 @@ def ladder(
 
     \b
     conch         the control loop's ladder; never unloads a model
-    lru           best versions on demand, the least recently used out; requests wait
-    static-top    those asked most over the whole run at their best, the others absent
+    lru           best versions on demand, least recently used out; requests wait
+    static-top    those asked most in the whole run at their best, no others
     static-mixed  the same at their best, the others cheap
     static-cheap  all cheap
     ideal         in each phase the right ones at their best, at once and for nothing

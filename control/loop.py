@@ -16,6 +16,7 @@ from functools import partial
 import structlog
 
 from conch.errors import ApplyRejected, ConchError
+from conch.log import Repeated
 from control.act import jobs, outcome
 from control.act.actuator import Action, Actuator, ServerGone
 from control.act.calibrator import Calibrator
@@ -103,6 +104,7 @@ class ControlLoop:
     _mender: Mender = field(init=False)
     _recording: Recording = field(init=False)
     _last_reason: dict[str, str] = field(default_factory=dict)
+    _short: Repeated = field(default_factory=lambda: Repeated(log))
 
     def __post_init__(self) -> None:
         """What is to be loaded again goes through the actuator."""
@@ -142,7 +144,9 @@ class ControlLoop:
         frozen = self.frozen()
         self._learn_what_was_taken_back()
         survey = self.observer.survey(self.policies)
-        self.shares = self.shares.tick(self.clock()) if self.shares else None
+        if self.shares:
+            self.shares = self.shares.tick(self.clock())
+            self._tell_of_memory(self.shares.lacks_bytes)
         try:
             for model in self.policies:
                 done: list[Tick] = []
@@ -368,6 +372,17 @@ class ControlLoop:
         )
         action_id = self.journal.begin(back.model, decision, at_s=now_s)
         self._recording.end(action_id, ApplyRejected(f"taken back: {back.why}"), change)
+
+    def _tell_of_memory(self, lacks_bytes: int) -> None:
+        """A line now and then while the budget's memory does not even hold all at their least."""
+        if lacks_bytes > 0:
+            self._short.seen(
+                "budget.too_small",
+                lacks_mib=-(-lacks_bytes // 2**20),
+                hint="Raise memory_mib in the policy's budget, or control fewer models.",
+            )
+        else:
+            self._short.over("budget.too_small", said="budget.enough")
 
     def _tell(self, model: str, decision: Decision) -> None:
         """A log line when something changes, or the reason did."""

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control.core.budget.ladder import Climber, Plan, Step, plan
+from control.core.budget.ladder import Climber, Place, Plan, Rung, Step, plan
 from control.core.budget.shares import Shares
-from control.core.budget.want import Limit, want_of
+from control.core.budget.want import Limit, Want, want_of
 from control.core.memory.state import InFlight
 from control.core.types import Clamp, Decision, Need, Observation, Policy, Reason, Settings
 from tests.unit.story import TRUE, Story, a_policy
@@ -252,6 +252,18 @@ def test_a_model_that_needs_the_cheap_version_leaves_the_room_to_another() -> No
     assert may == {"a": (2,), "b": (1,)}
 
 
+def test_what_the_memory_lacks_is_told() -> None:
+    """Two cheap versions of 200 bytes in 300; nobody is below its lowest rung all the same."""
+    held = _Held("ab", 300)
+    for _ in range(4):
+        may = held.look({"a": 60.0, "b": 10.0})
+    assert may == {"a": (1,), "b": (1,)}
+    assert held.shares.lacks_bytes == 100
+    enough = _Held("ab", 500)
+    enough.look({"a": 60.0, "b": 10.0})
+    assert enough.shares.lacks_bytes == 0
+
+
 def test_without_a_memory_limit_every_version_may_be_loaded() -> None:
     """And for a model of one version there is nothing to choose."""
     shares = Shares(limit=Limit(instances=4), policies={"a": POLICY})
@@ -270,6 +282,31 @@ def test_a_prediction_alone_costs_no_quality() -> None:
     fell = replace(seen, applied=_version(1))
     want = want_of("a", fell, _decision(fell, 150.0), None, policy, held)
     assert [step.worth for step in want.steps()] == [-1.0, 75.0]
+
+
+def test_a_model_that_the_cpu_carries_leaves_the_device_to_others() -> None:
+    """The interface of a rung that the loop does not offer yet: as good, and no memory."""
+    device = Rung(version=2, bytes_each=300, capacities={1: 200.0})
+    cpu = Rung(version=2, place=Place.CPU, capacities={1: 50.0})
+    of = [Want(model=m, rate_rps=rps, rungs=(device, cpu), rung=1) for m, rps in RATES.items()]
+    made = plan(_climbers(of), 300, Plan(), 1.0)
+    assert made.rungs == {"hot": 0, "warm": 1, "cold": 1}
+
+
+def test_a_model_that_may_leave_does_so_where_it_is_asked_least() -> None:
+    """The interface of the gateway: memory for two of three."""
+    there = Rung(version=1, bytes_each=200, capacities={1: 200.0})
+    gone = Rung(place=Place.NOT_RESIDENT, capacities={1: 0.0})
+    of = [Want(model=m, rate_rps=rps, rungs=(there, gone), rung=1) for m, rps in RATES.items()]
+    made = plan(_climbers(of), 400, Plan(), 1.0)
+    assert made.rungs == {"hot": 0, "warm": 0, "cold": 1}
+
+
+RATES = {"cold": 10.0, "warm": 30.0, "hot": 60.0}
+
+
+def _climbers(of: list[Want]) -> list[Climber]:
+    return [Climber(model=w.model, steps=w.steps(), at=w.rung, climb_s=2.0) for w in of]
 
 
 def test_a_change_of_the_version_counts_both_while_it_is_in_flight() -> None:

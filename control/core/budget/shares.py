@@ -95,6 +95,16 @@ class Shares:
         return replace(self, wants={**self.wants, model: want})
 
     @property
+    def lacks_bytes(self) -> int:
+        """What the memory is short of the lowest rungs of all; 0 where they fit, or are unknown."""
+        least = sum(
+            want.min_instances * want.on(max(0, len(want.rungs) - 1)).bytes_each
+            for want in self.wants.values()
+        )
+        most = self.limit.memory_bytes
+        return 0 if most is None else max(0, least - most)
+
+    @property
     def _complete(self) -> bool:
         """Whether each model was looked at."""
         return len(self.wants) >= len(self.policies)
