@@ -288,7 +288,7 @@ def test_a_model_that_the_cpu_carries_leaves_the_device_to_others() -> None:
     """The interface of a rung that the loop does not offer yet: as good, and no memory."""
     device = Rung(version=2, bytes_each=300, capacities={1: 200.0})
     cpu = Rung(version=2, place=Place.CPU, capacities={1: 50.0})
-    of = [Want(model=m, rate_rps=rps, rungs=(device, cpu), rung=1) for m, rps in RATES.items()]
+    of = _wants(device, cpu)
     made = plan(_climbers(of), 300, Plan(), 1.0)
     assert made.rungs == {"hot": 0, "warm": 1, "cold": 1}
 
@@ -297,12 +297,18 @@ def test_a_model_that_may_leave_does_so_where_it_is_asked_least() -> None:
     """The interface of the gateway: memory for two of three."""
     there = Rung(version=1, bytes_each=200, capacities={1: 200.0})
     gone = Rung(place=Place.NOT_RESIDENT, capacities={1: 0.0})
-    of = [Want(model=m, rate_rps=rps, rungs=(there, gone), rung=1) for m, rps in RATES.items()]
+    of = _wants(there, gone)
     made = plan(_climbers(of), 400, Plan(), 1.0)
     assert made.rungs == {"hot": 0, "warm": 0, "cold": 1}
 
 
-RATES = {"cold": 10.0, "warm": 30.0, "hot": 60.0}
+def _wants(*rungs: Rung) -> list[Want]:
+    """Three models on the last of these rungs."""
+    last = len(rungs) - 1
+    return [
+        Want(model=m, rate_rps=rps, rungs=rungs, rung=last, capacities=rungs[last].capacities)
+        for m, rps in {"cold": 10.0, "warm": 30.0, "hot": 60.0}.items()
+    ]
 
 
 def _climbers(of: list[Want]) -> list[Climber]:
