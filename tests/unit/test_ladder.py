@@ -144,13 +144,15 @@ SIZES = {2: 300, 1: 200}
 
 
 class _Held:
-    """Models that do what they may, each change in two looks."""
+    """Models that do what they may, each change in two looks; greedy ones have all they may."""
 
-    def __init__(self, names: str, memory: int, sizes: dict[int, int] = SIZES) -> None:
+    def __init__(
+        self, names: str, memory: int, sizes: dict[int, int] = SIZES, *, greedy: bool = False
+    ) -> None:
         self.shares = Shares(
             limit=Limit(memory_bytes=memory), policies=dict.fromkeys(names, POLICY)
         )
-        self.sizes = sizes
+        self.sizes, self.greedy = sizes, greedy
         self.applied = {name: _version(1) for name in names}
         self.flying: dict[str, InFlight] = {}
         self.at_s = 0.0
@@ -175,6 +177,11 @@ class _Held:
             )
             may[name] = self.shares.may_load(name, seen) or ()
             wanted = _version(max(may[name]), *sorted(may[name])[:-1])
+            wanted = replace(wanted, instances=self.applied[name].instances)
+            if self.greedy and wanted == self.applied[name]:
+                cap = self.shares.cap(name, seen)
+                assert cap is not None
+                wanted = replace(wanted, instances=max(1, min(cap, POLICY.max_instances)))
             if wanted != self.applied[name] and not flown:
                 self.flying[name] = InFlight(
                     since_s=self.at_s, settings=wanted, before=self.applied[name]
@@ -232,6 +239,25 @@ def test_the_giver_falls_before_the_taker_climbs() -> None:
     assert rose > fell
     assert seen[fell]["b"] == (1,)  # a still loads its cheap version beside the best
     assert held.most <= 500
+
+
+loads = st.lists(
+    st.tuples(*[st.sampled_from([0.0, 5.0, 60.0, 150.0, 500.0])] * 3), min_size=2, max_size=6
+)
+
+
+@given(loads, st.integers(600, 2000), st.sampled_from([SIZES, {2: 300, 1: 90}]))
+@settings(max_examples=60, deadline=None)
+def test_the_memory_is_never_passed_but_by_what_a_change_loads_beside(
+    of: list[tuple[float, ...]], memory: int, sizes: dict[int, int]
+) -> None:
+    """Three models that grow, stand by and climb as far as they may; each load lasts 15 s."""
+    held = _Held("abc", memory, sizes, greedy=True)
+    for rates in of:
+        for _ in range(15):
+            held.look(dict(zip("abc", rates, strict=True)))
+    assert held.most <= memory
+    assert all(settings.instances >= 1 for settings in held.applied.values())
 
 
 def test_a_standby_is_loaded_where_memory_is_left_and_goes_first() -> None:

@@ -158,9 +158,11 @@ def plan(climbers: Sequence[Climber], room: float, before: Plan, seconds: float)
         at[up.model] = up
     leads: dict[str, float] = {}
     patience, stays = before.patience, _earned(before.stays, at, seconds)
+    downs = _downs(at)
     for model in sorted(at, key=lambda name: (-_gain(at[name], _top(at[name])), name)):
         gain = _gain(at[model], up := _top(at[model]))
-        givers = _givers(at, model, up.now.size - at[model].now.size - (room - _taken(at)))
+        needed = up.now.size - at[model].now.size - (room - _taken(at))
+        givers = _givers(at, [down for down in downs if down.model != model], needed)
         if gain <= 0.0 or not givers:
             continue
         lost = {giver.model: -_gain(at[giver.model], giver) for giver in givers}
@@ -174,6 +176,7 @@ def plan(climbers: Sequence[Climber], room: float, before: Plan, seconds: float)
         for ended in (stays.pop(name) for name in lost if name in stays):
             vain = ended.earned < ended.cost
             patience = min(MOST_PATIENCE, 2.0 * patience) if vain else max(1.0, patience / 2.0)
+        downs = _downs(at)
         stays[model] = Stay(cost=cost, earned=0.0, givers=tuple(lost))
     rungs = {model: climber.at for model, climber in at.items()}
     return Plan(rungs=rungs, leads=leads, stays=stays, patience=patience)
@@ -236,11 +239,14 @@ def _free(climbers: Iterable[Climber], room: float) -> Climber | None:
     return best
 
 
-def _givers(at: Mapping[str, Climber], taker: str, needed: float) -> list[Climber]:
-    """Those whose moves down make so much room, the cheapest for each byte; empty where none do."""
-    others = [climber for name, climber in at.items() if name != taker]
-    downs = [down for climber in others if (down := _cheapest([climber]))]
-    downs.sort(key=lambda down: _cost(at[down.model], down))
+def _downs(at: Mapping[str, Climber]) -> list[Climber]:
+    """What each may give, the cheapest for each byte first."""
+    downs = [down for climber in at.values() if (down := _cheapest([climber]))]
+    return sorted(downs, key=lambda down: _cost(at[down.model], down))
+
+
+def _givers(at: Mapping[str, Climber], downs: list[Climber], needed: float) -> list[Climber]:
+    """Those whose moves down make so much room, in their order; empty where all do not."""
     found: list[Climber] = []
     for down in downs:
         if needed <= 0:

@@ -58,7 +58,10 @@ def cap(model: str, wants: Sequence[Want], goals: Mapping[str, int], limit: Limi
         limit: the budget.
     """
     own = next(want for want in wants if want.model == model)
-    reserved = [_reserved(want, goals[want.model]) for want in wants]
+    reserved = [
+        want if _has(want, goals[want.model]) else _reserved(want, goals[want.model])
+        for want in wants
+    ]
     room = min(_room(own, wants, limit), _room(own, reserved, limit))
     if _all_fit(reserved, limit):
         held = own.held if own.held * own.bytes_each <= own.kept_bytes else goals[model]
@@ -146,20 +149,26 @@ def _fits(wants: Sequence[Want], counts: Mapping[str, int], limit: Limit) -> boo
     return sum(counts[want.model] * want.bytes_each for want in wants) <= limit.memory_bytes
 
 
+def _has(want: Want, goal: int) -> bool:
+    """Whether it has what it is to have."""
+    enough = want.held_bytes is None or want.held_bytes >= goal * want.bytes_each
+    return want.held >= goal and enough
+
+
 def _reserved(want: Want, goal: int) -> Want:
     """The want with what it will have, where that is more than it has."""
     kept = max(want.kept_bytes, goal * want.bytes_each)
-    if want.held >= goal and kept == want.kept_bytes:
-        return want
     return replace(want, held=max(want.held, goal), held_bytes=kept)
 
 
 def _all_fit(wants: Sequence[Want], limit: Limit) -> bool:
     """Whether all that is held is within every limit."""
-    held, most = {want.model: want.held for want in wants}, limit.memory_bytes
-    if most is not None and sum(want.kept_bytes for want in wants) > most:
-        return False
-    return _fits(wants, held, replace(limit, memory_bytes=None))
+    most = limit.memory_bytes
+    if most is not None:
+        if sum(want.kept_bytes for want in wants) > most:
+            return False
+        limit = replace(limit, memory_bytes=None)
+    return _fits(wants, {want.model: want.held for want in wants}, limit)
 
 
 def room_bytes(model: str, wants: Sequence[Want], most: int) -> int:
@@ -176,7 +185,8 @@ def _room(own: Want, wants: Sequence[Want], limit: Limit) -> int:
     if limit.cores is not None and own.cores_each > 0:
         left = limit.cores - sum((want.held + want.second) * want.cores_each for want in others)
         rooms.append(math.floor(left / own.cores_each + _TINY))
-    if limit.memory_bytes is not None and own.bytes_each > 0:
+    each = max(own.bytes_each, own.kept_bytes / max(1, own.held))  # with what stands by
+    if limit.memory_bytes is not None and each > 0:
         left = room_bytes(own.model, wants, limit.memory_bytes)
-        rooms.append(math.floor(left / own.bytes_each))
+        rooms.append(math.floor(left / each))
     return max(0, min(rooms))

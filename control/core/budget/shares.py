@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from control.core.budget import ladder
@@ -26,6 +26,7 @@ class Shares:
         plan: which rung each model should have; none where there is no choice of versions.
         beside: the models whose next cheaper version may be loaded beside.
         at_s: of the last plan.
+        placed: each model as it would be on its planned rung.
     """
 
     limit: Limit
@@ -35,34 +36,38 @@ class Shares:
     plan: Plan = field(default_factory=Plan)
     beside: frozenset[str] = frozenset()
     at_s: float | None = None
+    placed: Mapping[str, Want] = field(default_factory=dict)
 
     def tick(self, at_s: float | None = None) -> Shares:
         """At the start of a tick: rungs and goals anew; ``at_s`` tells how long they were kept."""
         wants = tuple(self.wants.values())
         most = self.limit.memory_bytes
         if most is None or not self._complete or not any(len(want.rungs) > 1 for want in wants):
-            return replace(self, goals=share(wants, self.limit))
+            return replace(self, goals=share(wants, self.limit), placed=self.wants)
         seconds = 0.0 if at_s is None or self.at_s is None else max(0.0, at_s - self.at_s)
         climbers = [self._climber(want) for want in wants]
         plan = ladder.plan(climbers, most, self.plan, seconds)
         rungs = dict(plan.rungs)
-        goals = share(_placed(wants, rungs), self.limit)
-        while short := [w for w in _placed(wants, rungs) if self._is_short(w, rungs, goals)]:
+        placed = [want.on(rungs[want.model]) for want in wants]
+        goals = share(placed, self.limit)
+        while short := [want for want in placed if self._is_short(want, rungs, goals)]:
             rungs |= {want.model: len(want.rungs) - 1 for want in short}  # attainment first
-            goals = share(_placed(wants, rungs), self.limit)
+            placed = [want.on(rungs[want.model]) for want in wants]
+            goals = share(placed, self.limit)
         return replace(
             self,
             goals=goals,
             plan=replace(plan, rungs=rungs),
-            beside=self._beside(_placed(wants, rungs), rungs, goals, most),
+            beside=self._beside(placed, rungs, goals, most),
             at_s=at_s,
+            placed={want.model: want for want in placed},
         )
 
     def cap(self, model: str, seen: Observation) -> int | None:
         """What the model may hold now; until all were looked at once, nobody grows."""
         if not self._complete or model not in self.goals:
             return seen.applied.instances if seen.applied else None
-        return cap(model, _placed(self.wants.values(), self.plan.rungs), self.goals, self.limit)
+        return cap(model, tuple(self.placed.values()), self.goals, self.limit)
 
     def may_load(self, model: str, seen: Observation) -> tuple[int, ...] | None:
         """The versions that the model may hold now; None where the memory has no limit.
@@ -92,7 +97,12 @@ class Shares:
         want = want_of(
             model, seen, decision, in_flight, self.policies[model], self.wants.get(model)
         )
-        return replace(self, wants={**self.wants, model: want})
+        at = min(self.plan.rungs.get(model, want.rung), max(0, len(want.rungs) - 1))
+        return replace(
+            self,
+            wants={**self.wants, model: want},
+            placed={**self.placed, model: want.on(at)},
+        )
 
     @property
     def lacks_bytes(self) -> int:
@@ -121,7 +131,7 @@ class Shares:
 
     def _beside(
         self,
-        placed: tuple[Want, ...],
+        placed: Sequence[Want],
         rungs: Mapping[str, int],
         goals: Mapping[str, int],
         most: int,
@@ -137,8 +147,3 @@ class Shares:
                 left -= goals[want.model] * more
                 found.add(want.model)
         return frozenset(found)
-
-
-def _placed(wants: Iterable[Want], rungs: Mapping[str, int]) -> tuple[Want, ...]:
-    """Each model as it would be on its planned rung."""
-    return tuple(want.on(rungs[want.model]) if want.model in rungs else want for want in wants)
