@@ -67,6 +67,7 @@ SHOWN = "conch,lru,static-top,static-mixed,static-cheap,ideal"
 @click.option(
     "--seeds", type=click.IntRange(1, 20), default=2, show_default=True, help="Runs of each."
 )
+@click.option("--real", is_flag=True, help="Play conch alone, once, on a real Triton.")
 @json_option
 def ladder(
     models: int,
@@ -79,6 +80,7 @@ def ladder(
     load_time: float,
     contenders: str,
     seeds: int,
+    real: bool,
     as_json: bool,
 ) -> None:
     """Hold many models in little memory while popularity moves: Conch, LRU, fixed sets.
@@ -94,7 +96,8 @@ def ladder(
     static-cheap  all cheap
     ideal         in each phase the right ones at their best, at once and for nothing
 
-    All but conch and lru know the load beforehand.
+    All but conch and lru know the load beforehand. With --real, models that hold
+    so much memory are loaded on a Triton of its own, best versions of 300 MiB.
 
     \b
     Example:
@@ -104,6 +107,7 @@ def ladder(
     """
     from perf.bench.ladder.contenders import CONTENDERS
     from perf.bench.ladder.loads import Load
+    from perf.bench.ladder.real import play as on_triton
     from perf.bench.ladder.run import play
 
     names = [name.strip() for name in contenders.split(",") if name.strip()]
@@ -129,17 +133,18 @@ def ladder(
     if not as_json:
         echo(
             f"{models} models, room for {room} at their best or {loads[0].best_at_once} beside all "
-            f"others\nat their cheapest; {phases} phases of {phase:g} s; means of {seeds} seeds.\n"
+            f"others\nat their cheapest; {phases} phases of {phase:g} s; "
+            f"{'one run' if real else f'means of {seeds} seeds'}.\n"
         )
         echo(f"{'':14}{'in time':>9}{'least model':>13}{'at best':>9}{'changes/h':>11}")
     runs: list[Run] = []
-    for name in names:
-        mine = [play(name, load) for load in loads]
+    for name in ["conch"] if real else names:
+        mine = [on_triton(loads[0])] if real else [play(name, load) for load in loads]
         runs += mine
         if not as_json:
             echo(_line(name, mine))
     if as_json:
-        told = {"schema": 1, "simulated": True, "runs": [asdict(run) for run in runs]}
+        told = {"schema": 1, "simulated": not real, "runs": [asdict(run) for run in runs]}
         echo(to_json(told, indent=None))
 
 

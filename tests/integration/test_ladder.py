@@ -37,18 +37,6 @@ CHEAP, BEST = 1, 2
 FILES = {CHEAP: 30 * MIB, BEST: 150 * MIB}
 MEMORY_MIB = 500
 """One best and one cheap take 460 MiB with what a process needs by itself, two best 600."""
-HOLDS = """
-from pathlib import Path
-
-_Emulated = TritonPythonModel
-
-
-class TritonPythonModel(_Emulated):
-    def initialize(self, args):
-        path = Path(args["model_repository"]) / args["model_version"] / "weights.bin"
-        self.held = path.read_bytes() * 2
-        super().initialize(args)
-"""
 POLICY = ModelPolicy(
     slo=0.3,
     max_instances=1,
@@ -66,16 +54,11 @@ MOST_S = 90.0
 
 def _published(root: Path, name: str) -> None:
     """Version 1 is served, twice as fast and a fifth of the size of version 2."""
+    more = {BEST: (0.004, 0.016)}
     model = EmulatedModel(
-        name=name, alpha_s=0.002, beta_s=0.008, load_s=1.0, more_versions={BEST: (0.004, 0.016)}
+        name=name, alpha_s=0.002, beta_s=0.008, load_s=1.0, more_versions=more, weights=FILES
     )
     publish(model, root)
-    for version, size in FILES.items():
-        folder = root / name / str(version)
-        with (folder / "weights.bin").open("wb") as file:
-            file.truncate(size)
-        with (folder / "model.py").open("a") as source:
-            source.write(HOLDS)
 
 
 def _offered(

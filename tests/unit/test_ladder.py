@@ -52,8 +52,8 @@ def test_a_rung_that_is_free_goes_to_whoever_is_asked_most() -> None:
 
 
 def test_a_swap_is_made_when_its_lead_has_cost_as_much() -> None:
-    """The docstring's example: a lead of 15 a second, a cost of 90."""
-    of = _played([{"a": 30.0, "b": 20.0}] + [{"a": 30.0, "b": 60.0}] * 10, room=5)
+    """The docstring's example: a lead of 25 a second, a cost of 140."""
+    of = _played([{"a": 40.0, "b": 20.0}] + [{"a": 40.0, "b": 100.0}] * 10, room=5)
     assert [_best(one) for one in of] == ["a"] * 6 + ["b"] * 5
 
 

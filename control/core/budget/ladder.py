@@ -19,6 +19,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+HOLDER = 1.25
+"""A need that is met, or a rung that is held, counts this much more than one that is not."""
 MOST_PATIENCE = 16.0
 """Swaps in vain lengthen the lead that the next one takes up to so many times: orders that begin to
 last are still found."""
@@ -147,9 +149,9 @@ def plan(climbers: Sequence[Climber], room: float, before: Plan, seconds: float)
         seconds: since then.
 
     Example:
-        Room for one best version beside the cheap one of the other: 30 req/s hold it, 60 come to
-        the other, 2 s to load. The lead is 30 req/s at half the quality, the swap costs 2 s of 90
-        at half the quality: after 6 s the other has it.
+        Room for one best version beside the cheap one of the other: 40 req/s hold it, 100 come to
+        the other, 2 s to load. The lead is 100 - 1.25 · 40 req/s at half the quality, the swap
+        costs 2 s of 140 at half the quality: after 5.6 s the other has it.
     """
     at = {climber.model: climber.lasting for climber in climbers}
     while _taken(at) > room and (down := _cheapest(at.values())):
@@ -166,7 +168,7 @@ def plan(climbers: Sequence[Climber], room: float, before: Plan, seconds: float)
         if gain <= 0.0 or not givers:
             continue
         lost = {giver.model: -_gain(at[giver.model], giver) for giver in givers}
-        ahead = gain - sum(lost.values())
+        ahead = gain - HOLDER * sum(lost.values())
         lead = max(0.0, before.leads.get(model, 0.0) + ahead * seconds)
         cost = up.climb_s * gain + sum(giver.climb_s * lost[giver.model] for giver in givers)
         if ahead <= 0.0 or lead < patience * cost:

@@ -19,10 +19,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from control.core.budget import ladder
 from control.core.budget.want import Limit, Want
 
-HOLDER = 1.25
-"""A need that is met counts this much more than one that is not."""
 _TINY = 1e-9
 
 
@@ -79,7 +78,7 @@ def _meet_whole_needs(
 
     def worth(want: Want) -> float:
         cost = _cost(want, limit) * max(1, needs[want.model] - want.min_instances)
-        bonus = HOLDER if want.held >= needs[want.model] else 1.0
+        bonus = ladder.HOLDER if want.held >= needs[want.model] else 1.0
         return bonus * want.weight / max(cost, _TINY)
 
     for want in sorted(wants, key=lambda w: (-worth(w), w.model)):

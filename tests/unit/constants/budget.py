@@ -31,7 +31,7 @@ def _want(model: str, needed: int, *, held: int = 1, weight: float = 1.0) -> Wan
     )
 
 
-@outcome("budget.share.HOLDER")
+@outcome("budget.ladder.HOLDER")
 def _() -> object:
     """Least weight, %, at which a model takes the room of another that holds all it needs."""
 
