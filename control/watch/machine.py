@@ -87,11 +87,7 @@ class Machine:
         the server is local, its backend has processes, and they work on the CPU; else twice the
         size of the files of its newest version.
         """
-        on_gpu = any(group.kind == ModelInstanceGroup.KIND_GPU for group in config.instance_group)
-        names = _group_names(model, config)
-        stubs = {} if on_gpu else self._stub_sizes()
-        seen = [size for stub, size in stubs.items() if _group(stub) in names]
-        if seen:
+        if seen := self._stubs_of(model, config):
             return max(seen)
         if repository is None or not versions:
             return None
@@ -119,11 +115,9 @@ class Machine:
             self._alone[model] = (version, since_s)
         else:
             self._alone.pop(model, None)
-        if self._stubs_at_s is not None and self._stubs_at_s >= since_s + _UNLOADED_S:
-            names = _group_names(model, config)
-            seen = [size for stub, size in self._stubs.items() if _group(stub) in names]
-            if seen:
-                self._measured[model, version] = max(seen)
+        seen = self._stubs_of(model, config)
+        if seen and self._stubs_at_s is not None and self._stubs_at_s >= since_s + _UNLOADED_S:
+            self._measured[model, version] = max(seen)
         sizes = {}
         for number in versions:
             key = (model, (number,))
@@ -156,6 +150,13 @@ class Machine:
         self._used_s.update(used)
         self._cpu_s[model] = self._cpu_s.get(model, 0.0) + more_s
         return self._cpu_s[model]
+
+    def _stubs_of(self, model: str, config: ModelConfig) -> list[int]:
+        """Resident bytes of the model's processes; none on a GPU, whose memory they do not tell."""
+        if any(group.kind == ModelInstanceGroup.KIND_GPU for group in config.instance_group):
+            return []
+        names = _group_names(model, config)
+        return [size for stub, size in self._stub_sizes().items() if _group(stub) in names]
 
     def _stub_sizes(self) -> Mapping[str, int]:
         """Resident bytes by the stub's instance name; looked up twice a minute, as it costs ms."""
