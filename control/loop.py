@@ -375,14 +375,11 @@ class ControlLoop:
 
     def _tell_of_memory(self, lacks_bytes: int) -> None:
         """A line now and then while the budget's memory does not even hold all at their least."""
-        if lacks_bytes > 0:
-            self._short.seen(
-                "budget.too_small",
-                lacks_mib=-(-lacks_bytes // 2**20),
-                hint="Raise memory_mib in the policy's budget, or control fewer models.",
-            )
-        else:
+        if lacks_bytes <= 0:
             self._short.over("budget.too_small", said="budget.enough")
+            return
+        hint = "Raise memory_mib in the policy's budget, or control fewer models."
+        self._short.seen("budget.too_small", lacks_mib=-(-lacks_bytes // 2**20), hint=hint)
 
     def _tell(self, model: str, decision: Decision) -> None:
         """A log line when something changes, or the reason did."""

@@ -33,8 +33,8 @@ from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
 from serving.runtime.supervisor import TritonServer
 
-PROCESS_MIB = 48
-"""What the process of an instance takes by itself."""
+PROCESS_MIB = 54
+"""What the process of an instance takes by itself, once it has answered."""
 DEADLINE_S = 10.0
 LONGER_S = 300.0
 """A controller that nobody ended ends so long after the load: clients take their time to start."""
