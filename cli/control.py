@@ -17,13 +17,14 @@ from cli.control_status import explain_, status
 from cli.options import json_option, server_options
 from cli.output import echo, to_json
 from conch.units import DURATION, OBJECTIVE
-from control import policy_file, session
-from control.act.actuator import Action, Outcome
+from control import life, policy_file, session
+from control.action import Action, Outcome
 from control.core.types import Decision
 from control.journal import codec, explain
-from control.loop import ControlLoop, Ending, Mode, Tick
+from control.loop import ControlLoop
 from control.policy_file import ModelPolicy, PolicyFile
 from control.roster import NOT_LOADED
+from control.tick import Ending, Mode, Tick
 from serving.model_config import ReloadKind
 from serving.runtime.endpoint import Endpoint
 
@@ -94,7 +95,8 @@ def run(
         # What is imported and set up by now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        loop.run(
+        life.run(
+            loop,
             tick_s=typed.tick,
             stop=stop,
             duration_s=duration,
@@ -179,7 +181,8 @@ def _watched(loop: ControlLoop, typed: PolicyFile, watch_s: float | None) -> lis
     seconds = watch_s or 1.5 * window_s
     echo(f"Watching for {seconds:.0f} s ...", err=True)
     last: dict[str, Tick] = {}
-    loop.run(
+    life.run(
+        loop,
         tick_s=typed.tick,
         stop=threading.Event(),
         duration_s=seconds,
@@ -198,7 +201,7 @@ def _outcome(loop: ControlLoop, tick: Tick, *, dry_run: bool) -> dict[str, objec
     row |= {"diff": change.diff, "reload_kind": change.kind.value}
     if dry_run:
         return row
-    action = loop.act(tick.model, decision)
+    action = life.act(loop, tick.model, decision)
     return {**row, "action": codec.action(action)}
 
 

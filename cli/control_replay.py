@@ -15,9 +15,9 @@ from cli.output import echo, print_json, print_table
 from cli.repository_option import open_repository, repository_option
 from conch.errors import ConchError, ConfigError
 from control import policy_file, session
+from control.core.policy import Policy
 from control.core.rules import rule_named
 from control.core.rules.rule import Rule
-from control.core.types import Policy
 from control.journal import codec, explain, replay
 from control.journal.reader import Run
 from control.journal.replay import Replayed

@@ -13,7 +13,7 @@ from cli.options import json_option
 from cli.output import echo, to_json
 from conch.errors import ThresholdMissed
 from control import session
-from control.act.actuator import Action
+from control.action import Action
 from control.lease import sole_writer
 from serving.client import TritonClient
 from serving.repository import Repository

@@ -44,6 +44,12 @@ SHOWN = "conch,conch-slots,limiter,limiter-delay,even-split-refuse,fixed"
     "fixed is every split.",
 )
 @click.option("--seed", default=1, show_default=True, help="Of the arrivals.")
+@click.option(
+    "--head-start",
+    type=click.IntRange(0, 1_000_000),
+    default=0,
+    help="Batches that the first model has executed before; the limiter lets others go first.",
+)
 @click.option("--simulate", is_flag=True, help="On the simulator; not conch-slots, conch-refuse.")
 @json_option
 def sharing(
@@ -54,6 +60,7 @@ def sharing(
     phases: int,
     contenders: str,
     seed: int,
+    head_start: int,
     simulate: bool,
     as_json: bool,
 ) -> None:
@@ -77,7 +84,13 @@ def sharing(
     rows, failures = [], []
     for ratio in _ratios(loads):
         load = moving.moving(
-            models=models, budget=budget, ratio=ratio, phase_s=phase, phases=phases, seed=seed
+            models=models,
+            budget=budget,
+            ratio=ratio,
+            phase_s=phase,
+            phases=phases,
+            seed=seed,
+            head_start=head_start,
         )
         for one in ways.contenders(contenders, load):
             try:

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from cli import main as command_line
 from cli.output import echo
-from control.core.types import Clamp, Reason
+from control.core.reasons import Clamp, Reason
 from control.journal import advice
 from control.policy_file import Budget, ModelPolicy, PolicyFile
 
@@ -114,7 +114,7 @@ def reasons_page() -> str:
     """Every reason of a decision and every clamp of the guard."""
     return _page(
         "# Reasons and clamps",
-        NOTE.format(source="`control/core/types.py` and `control/journal/advice.py`"),
+        NOTE.format(source="`control/core/reasons.py` and `control/journal/advice.py`"),
         REASONS_HEAD,
         "## Reasons",
         _rows(Reason, advice.REASONS),

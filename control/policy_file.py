@@ -17,9 +17,15 @@ from conch.config_file import FileModel
 from conch.names import model_name
 from conch.units import Duration, Objective
 from control.core.budget.want import Limit
+from control.core.policy import (
+    MAX_BATCH_SIZE,
+    MAX_INSTANCES,
+    MIN_INSTANCES,
+    MOST_INSTANCES,
+    Policy,
+)
 from control.core.rules import rule_named
 from control.core.rules.rule import Rule
-from control.core.types import MAX_BATCH_SIZE, MAX_INSTANCES, MIN_INSTANCES, MOST_INSTANCES, Policy
 
 log = structlog.get_logger()
 

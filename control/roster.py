@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from conch.errors import ConchError, ConfigError
 from control.act.knobs import settings_of
 from control.core.memory.bounds import effective
-from control.core.types import Policy, Settings
+from control.core.policy import Policy
+from control.core.types import Settings
 from control.policy_file import PolicyFile
 from serving import groups, model_config
 from serving.client import TritonClient

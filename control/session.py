@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from conch.errors import ConfigError, TritonUnavailable
-from control import freeze
+from control import freeze, life
 from control.act import calibration_inputs, jobs
 from control.act.actuator import Actuator
 from control.act.baseline import Baseline
@@ -23,16 +23,18 @@ from control.act.probation import Probation
 from control.act.proof import Prober
 from control.core.budget.shares import Shares
 from control.core.budget.want import Limit
-from control.core.types import Policy
+from control.core.policy import Policy
 from control.journal.writer import Journal, OnTrouble
 from control.lease import sole_writer
-from control.loop import ControlLoop, Mode
+from control.loop import ControlLoop
 from control.policy_file import PolicyFile
 from control.roster import roster
+from control.tick import Mode
 from control.watch.clock import OnClock, SteadyClock
 from control.watch.machine import Machine
 from control.watch.observe import Observer
-from control.watch.sources import CounterSource, PrometheusCounters, ScrapedCounters
+from control.watch.prometheus import PrometheusCounters
+from control.watch.sources import CounterSource, ScrapedCounters
 from serving import pending
 from serving.client import TritonClient
 from serving.repository import Repository
@@ -154,7 +156,7 @@ def session(
             rules=loop.rules,
             tick_s=policy.tick,
         )
-        loop.start(stop=stop)
+        life.start(loop, stop=stop)
         yield loop
 
 

@@ -1,12 +1,17 @@
-"""What one tick did, and the modes of a loop."""
+"""What one tick did, in a value and in the log; and the modes of a loop."""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import structlog
+
+from conch.log import Repeated
 from control.action import Action
 from control.core.types import Decision, Observation
+
+log = structlog.get_logger()
 
 
 class Mode(enum.Enum):
@@ -47,3 +52,37 @@ class Tick:
     decision: Decision
     begun: bool = False
     ended: Ending | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Telling:
+    """Log lines of decisions; ``mode`` is the loop's."""
+
+    mode: Mode
+    _last_reason: dict[str, str] = field(default_factory=dict)
+    _short: Repeated = field(default_factory=lambda: Repeated(log))
+
+    def decided(self, model: str, decision: Decision) -> None:
+        """A log line when something changes, or the reason did."""
+        level = log.info
+        if not decision.changes and self._last_reason.get(model) == decision.reason.name:
+            level = log.debug
+        self._last_reason[model] = decision.reason.name
+        level(
+            "tick.decided",
+            tick_id=decision.tick_id,
+            model=model,
+            mode=self.mode.value,
+            reason=decision.reason.name,
+            changes=decision.changes,
+            need_rps=round(decision.terms.get("need_rps", 0.0), 1),
+            clamps=[clamp.name for clamp in decision.clamps],
+        )
+
+    def lacks(self, lacks_bytes: int) -> None:
+        """A line now and then while the budget's memory does not even hold all at their least."""
+        if lacks_bytes <= 0:
+            self._short.over("budget.too_small", said="budget.enough")
+            return
+        hint = "Raise memory_mib in the policy's budget, or control fewer models."
+        self._short.seen("budget.too_small", lacks_mib=-(-lacks_bytes // 2**20), hint=hint)

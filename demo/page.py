@@ -11,6 +11,7 @@ import jinja2
 
 from demo import outcome
 from demo.acts import Act
+from demo.scenario import Scenario
 from demo.stage import Stage
 from perf.report import page
 from perf.report.contender import ContenderResult, ReportMeta
@@ -67,7 +68,7 @@ def write(stage: Stage, result: dict[str, Any], tuned: Act, rush: Act) -> None:
     (stage.out / "report.html").write_text(text, encoding="utf-8")
 
 
-def tables(scenario: Any, result: dict[str, Any]) -> list[tuple[str, list[outcome.Row]]]:
+def tables(scenario: Scenario, result: dict[str, Any]) -> list[tuple[str, list[outcome.Row]]]:
     """(title, rows with the head first) of each act."""
     return [
         ("Act 1: nobody tuned it", outcome.tuned_rows(result["tuned"])),
@@ -76,7 +77,7 @@ def tables(scenario: Any, result: dict[str, Any]) -> list[tuple[str, list[outcom
     ]
 
 
-def verdicts(scenario: Any, result: dict[str, Any]) -> list[tuple[bool, str]]:
+def verdicts(scenario: Scenario, result: dict[str, Any]) -> list[tuple[bool, str]]:
     """(met, in one sentence) of each act."""
     less = result["tuned"]["conch_less_by_hand"]
     conch = result["rush"]["contenders"]["Conch"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from conch import log
 from conch.errors import ConfigError, ParityError
 from demo import acts, neighbours, outcome, page
 from demo.acts import Act
@@ -44,7 +45,10 @@ def run(out: Path, scenario: Scenario, teller: Teller) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     repository, qualities = _export(out, scenario, teller)
     teller.step(2, "serve it with a real Triton, and measure what it answers")
-    with TritonServer(repository.root, models=[scenario.model], name=f"demo-{os.getpid()}") as up:
+    with (
+        log.into(out / "demo.log"),
+        TritonServer(repository.root, models=[scenario.model], name=f"demo-{os.getpid()}") as up,
+    ):
         teller.note(f"Triton {up.binary.version} at {up.endpoint.grpc_url}")
         with TritonClient(up.endpoint.grpc_url, admin_key=up.endpoint.admin_key) as client:
             return _play(_stage(out, scenario, repository, up, client, teller), qualities)

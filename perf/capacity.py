@@ -22,7 +22,7 @@ from perf.replay_result import ReplayResult
 from perf.traces import poisson
 from serving.client import TritonClient
 
-GROWTH = 1.6  # factor between probes until one is not carried
+GROWTH = 1.6  # factor between probes until one is not carried, where nothing is known before
 PRECISION = 0.08  # stop when the gap is below this share of the rate
 OVERLOAD_SLOS = 3.0  # a p99 of so many SLOs, or as much work waiting, ends a probe early
 CARRIED_FRACTION = 0.99
@@ -66,6 +66,7 @@ def find_capacity(
     budget_s: float = 20.0,
     probe_s: float = 3.0,
     start_rps: float | None = None,
+    growth: float = GROWTH,
     seed: int = 1,
     on_probe: Callable[[Probe], None] | None = None,
 ) -> Capacity:
@@ -77,6 +78,8 @@ def find_capacity(
         budget_s: about how long it may take; a probe is not begun that would exceed it.
         probe_s: length of a probe.
         start_rps: the first rate; None takes half of what one request after the other gives.
+        growth: factor between probes until one is carried and one is not; small where the first
+            rate is a good guess.
         seed: for the arrivals; each probe adds its number.
         on_probe: called after each probe.
 
@@ -107,7 +110,7 @@ def find_capacity(
                 high = probes[-1]
             if low and high and high.rate_rps - low.rate_rps < PRECISION * low.rate_rps:
                 break
-            rate_rps = _next_rate(low, high)
+            rate_rps = _next_rate(low, high, growth)
     return Capacity(
         rate_rps=low.rate_rps if low else 0.0,
         p99_s=low.p99_s if low else float("nan"),
@@ -117,14 +120,14 @@ def find_capacity(
     )
 
 
-def _next_rate(low: Probe | None, high: Probe | None) -> float:
+def _next_rate(low: Probe | None, high: Probe | None, growth: float) -> float:
     """Up while nothing failed, down while nothing was carried, else the geometric middle."""
     if low and high:
         return float(np.sqrt(low.rate_rps * high.rate_rps))
     if low:
-        return low.rate_rps * GROWTH
+        return low.rate_rps * growth
     if high:
-        return high.rate_rps / GROWTH**2
+        return high.rate_rps / growth**2
     raise ValueError("no probe yet, must have at least one")
 
 

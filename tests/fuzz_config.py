@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from control.watch.observe import settings_of, threads_of
+from control.act.knobs import settings_of, threads_of
 from serving import check, ensembles, model_config, probe
 from serving.repository import Repository
 from tests.fuzz_mutate import of_bytes

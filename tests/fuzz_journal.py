@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from control.core.memory import restart
 from control.core.memory.state import ControlState
 from control.core.step import Looked, Started, step
 from control.journal import codec, replay
@@ -38,7 +39,7 @@ def _journal() -> bytes:
                 handle = journal.begin("m", recorder.decisions[-1], at_s=at_s)
                 journal.end(handle, ACTION, at_s=at_s)
             journal.begin("m", recorder.decisions[-1], at_s=3.0)
-            learnt = recorder.state.to_plain(at_s=recorder.story.at_s)
+            learnt = restart.to_plain(recorder.state, at_s=recorder.story.at_s)
             journal.save_learnt({"m": learnt}, at_s=3.0)
             recorder.starts()
             recorder.passes(2, 100)
@@ -148,7 +149,7 @@ def _row_value(value: Any, draw: random.Random) -> Any:
 @functools.cache
 def _learnt() -> dict[str, Any]:
     state = Story().passes(10, load_rps=100).passes(10, load_rps=900).state
-    made = json.loads(json.dumps(state.to_plain(at_s=1.0)))
+    made = json.loads(json.dumps(restart.to_plain(state, at_s=1.0)))
     assert isinstance(made, dict)
     return made
 
@@ -166,7 +167,7 @@ def learnt(draw: random.Random) -> bool:
         for at_s in (1001.0, 1002.0):
             seen = Looked(seen=codec.observation(json.loads(codec.text(story.state.last))))
             state, _ = step(RULE, state, seen, POLICY)
-            journal.save_learnt({"m": state.to_plain(at_s=at_s)}, at_s=at_s)
+            journal.save_learnt({"m": restart.to_plain(state, at_s=at_s)}, at_s=at_s)
         return read == {}
 
 

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable
 
-from control.watch.sources import PrometheusCounters
+from control.watch.prometheus import PrometheusCounters
 from serving import metrics
 from tests.fuzz_mutate import of_bytes, of_value
 from tests.fuzz_scratch import is_refused

@@ -16,11 +16,12 @@ from google.protobuf.message import Message
 
 from conch.errors import ConchError
 from control.act.knobs import settings_of
+from control.action import Edited
 from control.core.types import Settings
 from serving import engines, groups, model_config
 from serving.model_config import ModelConfig
 from serving.repository import Repository
-from serving.revisions import Revision, sha256
+from serving.revisions import Revision, edited_hint, sha256
 
 FILLED = frozenset(
     {
@@ -89,6 +90,21 @@ class Baseline:
             known.file = self._compared(model, shown, known)
             known.stamp, known.shown = stamp, shown
         return known.file
+
+    def require_in_force(self, config: ModelConfig, shown: ModelConfig) -> None:
+        """Refuse to change a file that is not in force: its edit would be loaded along.
+
+        Raises:
+            Edited: when Triton shows another config than this one on disk.
+        """
+        if not self.of(config.name, shown).edited:
+            return
+        raise Edited(
+            f"{config.name}: config.pbtxt was edited by hand and is not in force: it says "
+            f"{settings_of(groups.resolved(config, shown))}, but Triton serves "
+            f"{settings_of(shown)}.",
+            hint=edited_hint(config.name),
+        )
 
     def _compared(self, model: str, shown: ModelConfig, known: _Known) -> File:
         """The file against what Triton shows and the revisions."""
@@ -195,6 +211,19 @@ def agrees(config: ModelConfig, shown: ModelConfig) -> bool:
             if one.HasField("dynamic_batching"):
                 del one.dynamic_batching.preferred_batch_size[:]
     return covers(config, shown) and mine == theirs
+
+
+def require_ours(repository: Repository, model: str, *texts: str) -> None:
+    """Refuse to replace a file that is none of these texts: somebody edits it just now.
+
+    Raises:
+        Edited: when it is another.
+    """
+    if repository.config_text(model) not in texts:
+        raise Edited(
+            f"{model}: config.pbtxt was edited by hand while it was to be changed.",
+            hint=edited_hint(model),
+        )
 
 
 def _without_filled(config: ModelConfig) -> ModelConfig:

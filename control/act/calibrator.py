@@ -3,8 +3,8 @@
 Theory of operation. Under a light load only batches of one and two are seen, and these say nothing
 of a batch of sixteen. So single requests of as many rows are sent through the real server, one at a
 time, with pauses so that they take ``SHARE`` of the device: the largest batch first, then half as
-large while one takes more than half the SLO, and one row. What was sent is told with each look, so
-that it is taken off the load.
+large while one takes more than half the SLO, one row, and the sizes between. What was sent is told
+with each look, so that it is taken off the load.
 Only inputs that are known to be like real ones are used: those that the policy names, else those of
 the config's ``model_warmup``. A model of sequences, a decoupled one and a Python model of its owner
 are never asked, unless the policy says ``calibrate: true`` or names inputs; ones then stand in
@@ -29,7 +29,9 @@ from tritonclient.utils import triton_to_np_dtype
 from conch.errors import ConchError
 from control.act import jobs
 from control.act.calibration_inputs import GivenInputs, Inputs, batch_of
-from control.core.types import Observation, Own, Policy
+from control.core.own import Own
+from control.core.policy import Policy
+from control.core.types import Observation
 from serving import probe
 from serving.client import TritonClient
 from serving.model_config import ModelConfig, tensor_bytes
@@ -155,12 +157,13 @@ class Calibrator:
             state.running = False
 
     def _sizes(self, config: ModelConfig, rows: Inputs, policy: Policy, threads: int) -> None:
-        """The largest batch, half as large while one takes too long, and one row."""
+        """The largest batch, half as large while one takes too long, one row, and those between."""
         share = min(1.0, threads / policy.cores)
         size, spent_s = int(config.max_batch_size), 0.0
         bytes_a_row = sum(array.nbytes // len(array) for array in rows.values())
         while size * bytes_a_row > MOST_BYTES and size > 1:
             size //= 2
+        between: list[int] | None = None
         while size >= 1 and spent_s < MOST_S:
             took_s = 0.0
             batch = batch_of(rows, size)
@@ -171,9 +174,12 @@ class Calibrator:
                 took_s, spent_s = max(took_s, one_s), spent_s + one_s
                 self._sleep(max(0.0, one_s * (share / SHARE - 1.0)))
             log.info("calibration.measured", model=config.name, rows=size, seconds=round(took_s, 4))
-            if size == 1:
-                return
-            size = size // 2 if took_s > policy.slo_s / 2 else 1
+            if between is None and size > 1 and took_s > policy.slo_s / 2:
+                size //= 2
+                continue
+            if between is None:
+                between = _below(size)
+            size = between.pop(0) if between else 0
 
     def _send(self, model: str, batch: Inputs, *, rows: int) -> float:
         """One request; gives its seconds."""
@@ -184,6 +190,17 @@ class Calibrator:
         with self._lock:
             state.own = state.own.plus(rows=rows, seconds=took_s)
         return took_s
+
+
+def _below(largest: int) -> list[int]:
+    """One, which alone tells the fixed cost, and the powers of two below the largest.
+
+    Example:
+        >>> _below(16), _below(12), _below(1)
+        ([1, 8, 4, 2], [1, 8, 4, 2], [])
+    """
+    powers = [2**n for n in range((largest - 1).bit_length())]
+    return [*powers[:1], *reversed(powers[1:])]
 
 
 def inputs_of(config: ModelConfig, folder: Path, *, rows: int, made_up: bool) -> Inputs | None:

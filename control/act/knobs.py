@@ -11,6 +11,8 @@ from serving import model_config, queue_limit
 from serving.model_config import ModelConfig
 
 THREADS = "intra_op_thread_count"
+RELOADS = "conch_reloads"
+"""A parameter that no backend reads: another value makes Triton load a second copy and swap."""
 
 
 def settings_of(config: ModelConfig) -> Settings:
@@ -71,6 +73,13 @@ def with_settings(
     if wanted.response_cache != current.response_cache:
         config = model_config.with_response_cache(config, wanted.response_cache)
     return config
+
+
+def loaded_anew(config: ModelConfig) -> ModelConfig:
+    """The config as one that takes a full reload: a parameter of ours counts up."""
+    count = model_config.parameter(config, RELOADS) or ""
+    number = int(count) + 1 if count.isascii() and count.isdecimal() and len(count) < 10 else 1
+    return model_config.with_parameter(config, RELOADS, str(number))
 
 
 def threads_of(config: ModelConfig) -> int:

@@ -7,14 +7,38 @@ from dataclasses import replace
 import structlog
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
-from control.action import Action, Edited, Outcome, ServerGone
-from control.core.memory.state import Applied
+from control.act.proof import RowsRefused
+from control.action import Action, Change, Edited, Outcome, ServerGone
+from control.core.memory.changes import Applied
+from control.core.reasons import Reason
 from control.core.step import Started
-from control.core.types import Decision, Reason, Settings
+from control.core.types import Decision, Settings
 from control.journal.writer import Journal
 from serving.model_config import ReloadKind
 
 log = structlog.get_logger()
+
+
+def action(
+    change: Change,
+    how: Outcome,
+    seconds: float,
+    *,
+    revision: int,
+    cause: ConchError | None = None,
+) -> Action:
+    """The record of a change; ``cause`` is why it was rolled back."""
+    return Action(
+        model=change.model,
+        kind=change.kind,
+        outcome=how,
+        seconds=seconds,
+        revision=revision,
+        diff=change.diff,
+        error=cause.message if cause else "",
+        unavailable=isinstance(cause, TritonUnavailable),
+        refused_rows=cause.rows if isinstance(cause, RowsRefused) else None,
+    )
 
 
 def applied(

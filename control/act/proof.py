@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import enum
+from dataclasses import replace
 
 import structlog
 
 from conch.errors import TritonUnavailable
-from serving import probe
+from control.act.knobs import settings_of
+from control.action import Change
+from serving import model_config, probe
 from serving.client import InferenceFailed, TritonClient
 from serving.model_config import ModelConfig
 
@@ -79,6 +82,20 @@ class Prober:
                 log.warning("probe.no_full_batch", model=config.name, error=error.message)
                 self._full[key] = False
         return self._full[key]
+
+    def before(self, change: Change) -> tuple[Answers, bool]:
+        """How the model answers now, and whether it must answer its largest batch afterwards.
+
+        A change of nothing but the count does not ask that: a large batch waits in the queue that
+        more instances are to shorten.
+        """
+        single = self.single(change.old)
+        old, new = settings_of(change.old), settings_of(change.new)
+        same = replace(old, instances=new.instances) == new
+        if single is Answers.NEVER or same or not model_config.can_rebatch(change.new):
+            return single, False
+        raised = change.new.max_batch_size > change.old.max_batch_size
+        return single, self.full(change.old) or raised
 
     def prove(self, config: ModelConfig, *, single: Answers, full: bool) -> None:
         """Ask the model after a change.

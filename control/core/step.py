@@ -7,14 +7,18 @@ the same decisions. The loop, the simulator and ``control replay`` all call ``st
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from control.core.decision import rollback
+from control.core.decision import holds
 from control.core.load import windows
-from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.memory import owner
+from control.core.memory.changes import Applied, InFlight
+from control.core.memory.restart import restored
+from control.core.memory.state import ControlState
+from control.core.policy import Policy
 from control.core.rules.rule import Rule
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.types import Decision, Observation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +59,6 @@ class Ended:
 
 Event = Started | Looked | Begun | Ended
 
-_NOTHING_KNOWN = (Reason.HOLD_NO_DATA, Reason.HOLD_CONTRADICTED)
-
 
 def step(
     rule: Rule, state: ControlState, event: Event, policy: Policy
@@ -68,59 +70,16 @@ def step(
     """
     match event:
         case Started():
-            return ControlState.restored(
-                changes=event.changes, learnt=event.learnt, at_s=event.at_s
-            ), None
+            return restored(changes=event.changes, learnt=event.learnt, at_s=event.at_s), None
         case Looked():
             seen = windows.usable(event.seen)
             if seen is None:
-                return state, _no_data(event.seen)
-            state = state.owned(seen)
-            decision, state = rule.decide(state, seen, state.bounded(seen, policy))
-            return state, _believed(_obeying(decision, seen), state)
+                return state, holds.no_data(event.seen)
+            state = owner.owned(state, seen)
+            decision, state = rule.decide(state, seen, owner.bounded(state, seen, policy))
+            return state, holds.believed(holds.obeying(decision, seen), state)
         case Begun():
             return state.begun(event.change), None
         case Ended():
             change = event.change
             return (state.unchanged() if change is None else state.tried(change)), None
-
-
-def _obeying(decision: Decision, seen: Observation) -> Decision:
-    """The decision; a hold that says so where a person froze the model or edited its file."""
-    reason = rollback.reason_to_leave(seen)
-    if reason is None or decision.reason in _NOTHING_KNOWN:
-        return decision
-    return replace(decision, reason=reason, desired=decision.applied, fresh=False)
-
-
-def _believed(decision: Decision, state: ControlState) -> Decision:
-    """The decision; a hold where it shrinks on the word of one source that another contradicts."""
-    desired, applied = decision.desired, decision.applied
-    if desired is None or applied is None or desired.instances >= applied.instances:
-        return decision
-    if not state.agreement.doubtful or decision.reason is Reason.ROLLBACK:
-        return decision
-    newest = state.agreement.spans[-1]
-    told = {
-        "counters_rps": newest.counted / newest.span_s,
-        "statistics_rps": newest.told / newest.span_s,
-    }
-    return replace(
-        decision,
-        reason=Reason.HOLD_CONTRADICTED,
-        desired=applied,
-        fresh=False,
-        terms={**decision.terms, **told},
-    )
-
-
-def _no_data(seen: Observation) -> Decision:
-    """A hold for a look that cannot be used."""
-    return Decision(
-        tick_id=seen.tick_id,
-        at_s=seen.at_s,
-        reason=Reason.HOLD_NO_DATA,
-        applied=seen.applied,
-        desired=seen.applied,
-        terms={"unusable": 1.0},
-    )

@@ -7,75 +7,17 @@ always an argument.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from control.core.own import Own
+from control.core.reasons import Clamp, Reason
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
 
-MOST_INSTANCES = 1024
-"""Of one model on one server; every count up to the policy's most is looked at in each decision."""
 MOST_BATCHED = 4096
 """Of the requests of one batch; the time of every size up to the largest is looked up in each
 prediction. A config may name two thousand million."""
-MIN_INSTANCES, MAX_INSTANCES, MAX_BATCH_SIZE = "min_instances", "max_instances", "max_batch_size"
-"""Bounds of a policy that may be left unwritten."""
-BATCHED_REQUESTS = 1.05
-"""Items per request in the counters, beyond which requests bring batches of their own: those of one
-scrape are not of one instant."""
-
-
-class Reason(enum.Enum):
-    """Why a decision is what it is. Each has a row in docs/reference/reasons.md and a test."""
-
-    HOLD_NO_DATA = "hold: data is missing, stale or was reset"
-    HOLD_IDLE = "hold: nobody has asked this model anything yet"
-    HOLD_WARMING_UP = "hold: the first stable window is not full"
-    HOLD_STEADY = "hold: the capacity fits the load"
-    HOLD_QUIET_TIME = "hold: smaller would do, but loading again may cost more than holding"
-    HOLD_CONTRADICTED = "hold: the counters and the statistics of the server contradict each other"
-    HOLD_FROZEN = "hold: a person froze this model"
-    HOLD_EDITED = "hold: config.pbtxt was edited by hand and is not in force"
-    HOLD_RULE = "hold: the rule is content with what is applied"
-    SCALE_UP_LOAD = "scale up: the load needs more capacity"
-    SCALE_UP_BACKLOG = "scale up: the waiting requests endanger the SLO"
-    SCALE_UP_RESERVE = "scale up: more instances carry more, and nobody else needs their room"
-    SCALE_DOWN = "scale down: an idle instance has cost as much as loading it again"
-    SCALE_BY_RULE = "scale: the rule asks for another instance count"
-    ROLLBACK = "rollback: the last change made things worse"
-    QUALITY_DOWN = "quality down: a cheaper version, as no allowed count carries the load"
-    QUALITY_STANDBY = "quality: the cheaper version is loaded beside, to take over at once"
-    QUALITY_UP = "quality up: the better version carries the load again"
-    CACHE_SWITCH = "response cache: switched by what its hits save"
-    REBATCH = "rebatch: the base configuration, by what full batches were measured to take"
-    OUT_OF_BOUNDS = "out of bounds: the applied count is not what the policy allows"
-    AT_LIMIT = "at the limit: the load needs more than the policy allows"
-    OVER_BUDGET = "over budget: others need the instances or the memory beyond this model's share"
-    HOLD_LOOK_AGAIN = "hold: the load jumped within this look, the next one shows how far"
-    SCALE_UP_BURSTS = "scale up: bursts as they came before would need more capacity"
-
-
-class Clamp(enum.Enum):
-    """What the guard did to a proposal. Each has a row in docs/reference/reasons.md and a test."""
-
-    MIN_INSTANCES = "raised to min_instances"
-    MAX_INSTANCES = "lowered to max_instances"
-    COOLDOWN = "held: too soon after the last change"
-    RELOAD_BUDGET = "held: the hour's reloads are spent"
-    BLOCKED = "held: this target failed a short while ago"
-    BUDGET = "lowered to this model's share of the budget"
-    PROBE = "lowered to one instance more than was ever seen"
-    MEMORY = "held: there is not enough free memory for another copy"
-    BURN_RATE = "held: the error budget burns too fast for a change that could make it worse"
-    CHANGE_BUDGET = "held: the hour's changes are spent"
-    CHANGE_IN_FLIGHT = "held: a change is in flight"
-    STEP_DOWN = "made a smaller step down"
-    FROZEN = "held: a person froze this model"
-
-
-RETIRED = frozenset({Reason.HOLD_LOOK_AGAIN, Reason.SCALE_UP_BURSTS, Clamp.STEP_DOWN, Clamp.FROZEN})
-"""Of earlier versions, whose journals can be read; no decision has them any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,32 +78,6 @@ class Settings:
     def full_round(self) -> int:
         """How many single requests all instances take at once; more than that wait."""
         return self.largest_batch * self.instances
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Own:
-    """Requests that the controller itself sent to a model, to measure it; running totals.
-
-    Attributes:
-        requests, rows, seconds: answered ones, their items, and what they took.
-        requests_loaded, rows_loaded: of these, since the model was loaded last.
-    """
-
-    requests: float = 0.0
-    rows: float = 0.0
-    seconds: float = 0.0
-    requests_loaded: float = 0.0
-    rows_loaded: float = 0.0
-
-    def plus(self, *, rows: int, seconds: float) -> Own:
-        """With one more request."""
-        return Own(
-            requests=self.requests + 1,
-            rows=self.rows + rows,
-            seconds=self.seconds + seconds,
-            requests_loaded=self.requests_loaded + 1,
-            rows_loaded=self.rows_loaded + rows,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +144,7 @@ class Observation:
     edited: bool = False
     owner: Settings | None = None
     cpu_s: float | None = None
-    own: Own = Own()  # a frozen value
+    own: Own = field(default_factory=Own)
     slots: int | None = None
     version_bytes: Mapping[int, int] = field(default_factory=dict)
     may_load: tuple[int, ...] | None = None
@@ -241,99 +157,9 @@ class Observation:
         return max(1, self.slots - 1) * self.granularity
 
     @property
-    def least_batch_limit(self) -> int:
-        """The smallest ``max_batch_size`` with which Triton refuses no request that comes.
-
-        One that brings a batch of its own may be as large as the limit in force: sums do not tell.
-        """
-        counters, loaded, applied, own = self.counters, self.statistics, self.applied, self.own
-        if applied is None:
-            return self.least_batch_size
-        # Since the last load, of one instant; and since the server started.
-        now = loaded is not None and loaded.inference_count - own.rows_loaded > (
-            loaded.success_count - loaded.cache_hits - own.requests_loaded
-        )
-        ever = counters is not None and counters.inference_count - own.rows > (
-            BATCHED_REQUESTS * (counters.success - counters.cache_hits - own.requests)
-        )
-        return max(self.least_batch_size, applied.max_batch_size if now or ever else 1)
-
-    @property
     def sampled_s(self) -> float:
         """When the counters were true."""
         return self.at_s if self.counters_at_s is None else self.counters_at_s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What the owner of a model wants, and the bounds of what may be done for it.
-
-    Attributes:
-        slo_s: the latency that ``slo_target`` of the requests must meet (p99 ≤ slo_s).
-        min_instances, max_instances: inclusive.
-        max_batch_size: the largest that the model was verified with.
-        cores: that the instances share; beyond them contention is assumed.
-        margin_fraction: ε; capacity is what keeps p99 within (1 - ε) of the SLO.
-        utilisation_limit: ρ; capacity is never above this share of the full-batch rate.
-        fast_window_s, stable_window_s: averaging of the arrival rate.
-        idle_cost: late requests that an instance costs for each hour in which nobody needs it; 0
-            where nobody else has a use for what it takes.
-        cooldown_s: least time between a change and the next scale down or rebatch.
-        settle_s: measurements this soon after a change are not learnt from.
-        stale_s: a gap longer than this between looks makes the older ones useless.
-        rebatch: whether the slow knob may be used at all.
-        reloads_per_hour: planned ones (batching, threads, cache), at most.
-        copies_per_hour: second copies for a scale up of a saturated model, at most.
-        blocked_s: how long a target that failed is not tried again.
-        slo_target_fraction: share of the requests that must meet the SLO.
-        weight: of this model where a budget is shared.
-        versions: interchangeable ones, best quality first; empty switches the quality knob off.
-        response_cache: whether the response cache may be switched on and off.
-        changes_per_hour: of any kind, at most.
-        load_s: how long an instance takes to load, until it was measured.
-        watch_s, watch_requests: a change is judged after this long or so many requests.
-        burn_limit: at this many times the budgeted rate of misses only capacity may be added.
-        burn_long_s, burn_short_s: both windows must burn.
-        burn_requests: fewer in the long window prove nothing.
-        refuse_late: whether what would be late anyway is refused instead of answered late.
-        calibrate: whether full batches may be sent to measure them: True also made-up ones and to
-            an owner's Python model, False never; None where the inputs are like real ones.
-        unwritten: names of the bounds here that nobody wrote down: ``core.bounds`` takes them from
-            the owner's configuration.
-    """
-
-    slo_s: float
-    min_instances: int = 1
-    max_instances: int = 4
-    max_batch_size: int = 32
-    cores: int = 1
-    margin_fraction: float = 0.1
-    utilisation_limit: float = 0.95
-    fast_window_s: float = 2.0
-    stable_window_s: float = 6.0
-    idle_cost: float = 0.0
-    cooldown_s: float = 5.0
-    settle_s: float = 3.0
-    stale_s: float = 10.0
-    rebatch: bool = True
-    reloads_per_hour: int = 4
-    copies_per_hour: int = 20
-    blocked_s: float = 600.0
-    slo_target_fraction: float = 0.99
-    weight: float = 1.0
-    versions: tuple[int, ...] = ()
-    response_cache: bool = False
-    changes_per_hour: int = 240
-    load_s: float = 2.0
-    watch_s: float = 30.0
-    watch_requests: int = 500
-    burn_limit: float = 14.4
-    burn_long_s: float = 300.0
-    burn_short_s: float = 30.0
-    burn_requests: int = 200
-    refuse_late: bool = False
-    calibrate: bool | None = None
-    unwritten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,6 +184,37 @@ class Need:
     capacities: Mapping[int, float]
     by_version: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
     load_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What one proposer would do about a look, before the guard, and how it is meant.
+
+    Attributes:
+        reason: why.
+        settings: what is wanted; those in force for a hold.
+        fresh: by a second copy, where an in-place update would do.
+        adds_capacity: whether it is meant to carry more; None for "if it has more instances". Such
+            a change waits for no cooldown and no budget of changes, and passes while the error
+            budget burns: it only costs money, and waiting costs the SLO.
+        undo: whether it takes back a change. It waits for no cooldown and no budget of reloads or
+            changes, and may take any step down. One that failed waits twice as long before each
+            further try. None goes back to what was taken back itself.
+        trusted: whether any count may be acted upon; else one more than was ever seen.
+        or_next: whether the next proposer is asked where the guard holds this one.
+        clamps: what the proposer itself held back.
+        terms: the proposer's own numbers, for people.
+    """
+
+    reason: Reason
+    settings: Settings
+    fresh: bool = False
+    adds_capacity: bool | None = None
+    undo: bool = False
+    trusted: bool = False
+    or_next: bool = False
+    clamps: tuple[Clamp, ...] = ()
+    terms: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from control.core.types import RETIRED, Clamp, Reason
+from control.core.reasons import RETIRED, Clamp, Reason
 
 OF_EARLIER = "Nothing: only journals of earlier versions have it."
 

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from control.core import types
+from control.core import own, types
 from control.core.judgement import error_budget, judge, period, safety
 from control.core.load import agreement, cache_use, pace, windows
-from control.core.memory import bounds, state
+from control.core.memory import bounds, changes, state
 from control.core.memory.state import ControlState
 from control.core.rules.baselines import (
     aimd_batching,
@@ -39,6 +39,8 @@ _CLASSES: tuple[type[Any], ...] = (
     error_budget.ErrorBudget,
     cache_use.CacheUse,
     cache_use.Trials,
+    changes.Applied,
+    changes.InFlight,
     clairvoyant.Began,
     curves.ServiceTime,
     evidence.Evidence,
@@ -49,6 +51,7 @@ _CLASSES: tuple[type[Any], ...] = (
     judge.Watch,
     knative_kpa.Kpa,
     metrics.ModelCounters,
+    own.Own,
     pace.Pace,
     period.Batches,
     period.Period,
@@ -56,14 +59,11 @@ _CLASSES: tuple[type[Any], ...] = (
     safety.Safety,
     learnt.Learnt,
     slow_seconds.SlowSeconds,
-    state.Applied,
     state.ControlState,
-    state.InFlight,
     static.Sample,
     statistics.BatchStat,
     statistics.ModelStatistics,
     types.Observation,
-    types.Own,
     types.Settings,
     versions.Versions,
     windows.Interval,

@@ -16,18 +16,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from control.act.actuator import Action
-from control.core.memory.state import Applied
+from control.action import Action
+from control.core.memory.changes import Applied
+from control.core.policy import MOST_INSTANCES, Policy
+from control.core.reasons import Clamp, Reason
 from control.core.step import Begun, Ended, Event, Looked, Started
-from control.core.types import (
-    MOST_INSTANCES,
-    Clamp,
-    Decision,
-    Observation,
-    Policy,
-    Reason,
-    Settings,
-)
+from control.core.types import Decision, Observation, Settings
 
 _COMMON = (
     b'{"stable_rps": 0.0, "service_alpha_s": 0.0, "service_beta_s": 0.0, "needed_instances": 1.0, '

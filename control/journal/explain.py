@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from control.core.types import Decision, Observation, Reason, Settings
+from control.core.queue_model.expected import expected
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation, Settings
 from serving.revisions import edited_hint
 
 _TOLD = frozenset(
@@ -13,7 +15,7 @@ _TOLD = frozenset(
         "drain_s",
         "service_alpha_s",
         "service_beta_s",
-        "expected_p99_s",
+        "service_cv",
         "load_rps",
         "need_rps",
         "slo_s",
@@ -142,8 +144,8 @@ def _inputs(decision: Decision) -> list[str]:
             f"          service time ℓ(b) = {terms['service_alpha_s'] * 1e3:.2f} ms·b + "
             f"{terms['service_beta_s'] * 1e3:.2f} ms (learnt from batch_stats)"
         )
-    if "expected_p99_s" in terms:
-        text.append(f"          p99 expected as it is: {terms['expected_p99_s'] * 1e3:.0f} ms")
+    if (now := expected(terms, decision.applied)) is not None:
+        text.append(f"          p99 expected as it is: {now.p99_s * 1e3:.0f} ms")
     return text
 
 

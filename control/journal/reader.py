@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 
 import structlog
 
-from control.act.actuator import Outcome
-from control.core.memory.state import Applied, ControlState
+from control.action import Outcome
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
+from control.core.policy import Policy
 from control.core.step import Event, Started
-from control.core.types import Decision, Observation, Policy
+from control.core.types import Decision, Observation
 from control.journal import checkpoint, codec
 from control.journal.schema import JournalError
 from serving.model_config import ReloadKind

@@ -14,7 +14,9 @@ from conch.errors import ConchError
 from conch.log import Repeated
 from control.act import outcome
 from control.action import Action
-from control.core.memory.state import Applied, ControlState
+from control.core.memory.changes import Applied
+from control.core.memory.restart import to_plain
+from control.core.memory.state import ControlState
 from control.journal.writer import Journal
 
 NOT_WRITTEN = "journal.not_written"
@@ -44,7 +46,7 @@ class Recording:
         at_s = self._clock()
         self._written(
             lambda: self._journal.save_learnt(
-                {name: state.to_plain(at_s=at_s) for name, state in states.items()}, at_s=at_s
+                {name: to_plain(state, at_s=at_s) for name, state in states.items()}, at_s=at_s
             )
         )
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from conch.errors import ConfigError
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
 from control.core.rules import rule_named
 from control.core.rules.rule import Rule
 from control.core.step import Looked, Started, step
-from control.core.types import Decision, Policy
+from control.core.types import Decision
 from control.journal import codec
 from control.journal.reader import Record, Run
 

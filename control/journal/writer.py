@@ -27,11 +27,13 @@ import structlog
 
 import conch
 from conch.errors import ConchError
-from control.act.actuator import Action
-from control.core.memory.state import Applied, ControlState
+from control.action import Action
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
+from control.core.policy import Policy
 from control.core.rules.rule import Rule
 from control.core.step import Event, Looked
-from control.core.types import Decision, Observation, Policy
+from control.core.types import Decision, Observation
 from control.journal import checkpoint, codec, file, queue
 from control.journal.queue import Row
 from control.journal.reader import (

@@ -16,33 +16,19 @@ import structlog
 from conch.errors import ConchError
 from conch.log import Repeated
 from control.act.baseline import Baseline, File
-from control.act.knobs import settings_of, threads_of, threads_ours, with_settings
+from control.act.knobs import settings_of, threads_of, threads_ours
 from control.core.types import Observation
 from control.watch import machine
 from control.watch.machine import Machine, Use
-from control.watch.sources import CounterSource, PrometheusCounters, Sample, ScrapedCounters
+from control.watch.shown import CONFIG_EVERY_S, Shown
+from control.watch.sources import CounterSource, Sample
 from serving import ensembles, model_config, queue_limit, slots
-from serving import statistics as counted
 from serving.client import TritonClient
 from serving.model_config import ModelConfig
 from serving.repository import Repository
 from serving.revisions import edited_hint
-from serving.statistics import ModelStatistics
-
-__all__ = [
-    "CounterSource",
-    "Observer",
-    "PrometheusCounters",
-    "ScrapedCounters",
-    "Survey",
-    "settings_of",
-    "with_settings",
-]
 
 log = structlog.get_logger()
-
-CONFIG_EVERY_S = 3.0
-"""So old the config in force may be where nothing speaks of a change: asking costs half a look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +46,6 @@ class Survey:
     host: Use
     ensembles: tuple[ModelConfig, ...]
     slots: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shown:
-    """A config that Triton has shown, and all that tells of a newer one."""
-
-    config: ModelConfig
-    asked_s: float
-    statistics: ModelStatistics
-    written_ns: int | None
 
 
 class Observer:
@@ -100,7 +76,7 @@ class Observer:
         self._source = source
         self._host = host or Machine()
         self._baseline = baseline or (Baseline(repository) if repository else None)
-        self._shown: dict[str, _Shown] = {}
+        self._shown = Shown(client, repository)
         self._files: dict[str, File] = {}
         self._slots_of = slots_of
         self._slots: int | None = None
@@ -154,7 +130,7 @@ class Observer:
         statistics, config = None, None
         try:
             statistics = self._client.statistics(model)
-            config = self._config(model, statistics, now_s=clock(), renew=renew)
+            config = self._shown.config(model, statistics, now_s=clock(), renew=renew)
         except ConchError as error:
             self._outages.seen("triton.unreachable", key=model, model=model, error=error.message)
         else:
@@ -206,34 +182,3 @@ class Observer:
             log.warning("config.edit_over", model=model)
         self._files[model] = file
         return file
-
-    def _config(
-        self, model: str, statistics: ModelStatistics, *, now_s: float, renew: bool
-    ) -> ModelConfig:
-        """The config in force, asked for where it may be another than the last one."""
-        written_ns = self._written_ns(model)
-        known = self._shown.get(model)
-        if (
-            known is not None
-            and not renew
-            and 0.0 <= now_s - known.asked_s < CONFIG_EVERY_S
-            and known.written_ns == written_ns
-            and known.statistics.versions == statistics.versions
-            and counted.delta(known.statistics, statistics) is not None
-        ):
-            return known.config
-        self._shown.pop(model, None)
-        config = self._client.config(model, versions=statistics.versions)
-        self._shown[model] = _Shown(
-            config=config, asked_s=now_s, statistics=statistics, written_ns=written_ns
-        )
-        return config
-
-    def _written_ns(self, model: str) -> int | None:
-        """When the config on disk was written; None where it cannot be seen."""
-        if self._repository is None:
-            return None
-        try:
-            return self._repository.config_path(model).stat().st_mtime_ns
-        except (OSError, ConchError):
-            return None

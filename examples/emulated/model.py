@@ -35,6 +35,7 @@ class TritonPythonModel:
         self.alpha_s = value("alpha_ms") / 1e3
         self.beta_s = value("beta_ms") / 1e3
         self.jitter = value("jitter")
+        self.free_batches = int(value("free_batches")) if "free_batches" in parameters else 0
         weights = Path(__file__).with_name("weights.bin")
         self.memory = weights.read_bytes() * 2 if weights.is_file() else b""
         self.random = np.random.default_rng(zlib.crc32(args["model_instance_name"].encode()))
@@ -45,6 +46,9 @@ class TritonPythonModel:
         start_s = time.monotonic()
         tensors = [pb_utils.get_input_tensor_by_name(r, "x").as_numpy() for r in requests]
         answers = [pb_utils.InferenceResponse([pb_utils.Tensor("y", x)]) for x in tensors]
+        if self.free_batches > 0:
+            self.free_batches -= 1
+            return answers
         items = sum(len(x) for x in tensors)
         _sleep_until(start_s + (self.alpha_s * items + self.beta_s) * self._factor())
         return answers

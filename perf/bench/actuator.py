@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from conch.errors import LoadError
-from control.act.actuator import Action, Actuator, Outcome
+from control.act.actuator import Actuator
+from control.act.knobs import settings_of
+from control.action import Action, Outcome
 from control.core.types import Settings
-from control.watch.observe import settings_of
 from perf import traces
 from perf.replay import ReplayTarget, replay
 from perf.replay_result import Outcome as RequestOutcome

@@ -35,6 +35,7 @@ class EmulatedModel:
         instances: at the start.
         name: the model's.
         max_queue_delay_s: how long the batcher may wait for more requests.
+        free_batches: the first of each instance, which take no time.
         more_versions: (alpha_s, beta_s) of further versions by number, from 2 on; version 1 alone
             is served at first.
         weights: bytes of a file of zeros in each of these versions, which an instance holds twice.
@@ -48,6 +49,7 @@ class EmulatedModel:
     instances: int = 1
     name: str = "emulated"
     max_queue_delay_s: float = 0.0
+    free_batches: int = 0
     more_versions: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     weights: Mapping[int, int] = field(default_factory=dict)
 
@@ -93,6 +95,8 @@ def config_of(model: EmulatedModel) -> ModelConfig:
         "jitter": model.jitter_fraction,
         "load_s": model.load_s,
     }
+    if model.free_batches:
+        values["free_batches"] = model.free_batches
     for number, (alpha_s, beta_s) in model.more_versions.items():
         values |= {f"alpha_ms.{number}": alpha_s * 1e3, f"beta_ms.{number}": beta_s * 1e3}
     for key, value in values.items():

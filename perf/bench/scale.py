@@ -17,11 +17,13 @@ import psutil
 
 from control.core.budget.shares import Shares
 from control.core.budget.want import Limit
-from control.core.memory.state import Applied, ControlState
-from control.core.rules.conch import Conch
+from control.core.decision.decide import Conch
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
+from control.core.policy import Policy
 from control.core.service.learnt import ServiceTime
 from control.core.step import Ended, Looked, Started, step
-from control.core.types import Decision, Observation, Policy, Settings
+from control.core.types import Decision, Observation, Settings
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 

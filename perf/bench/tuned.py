@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from conch.errors import ConfigError, LoadError
-from control.core.types import Policy, Settings
+from control.act.knobs import settings_of, with_settings
+from control.core.policy import Policy
+from control.core.types import Settings
 from control.journal import codec
 from control.policy_file import ModelPolicy
-from control.watch.observe import settings_of, with_settings
 from perf import slo, traces
 from perf.bench import tuned_score
 from perf.bench.control.real import STATIC, Play, Served, play

@@ -10,20 +10,22 @@ from pathlib import Path
 import pytest
 
 from control.act import calibrator, probation
-from control.core import types
-from control.core.decision import guard
-from control.core.decision.decide import PROPOSERS
+from control.core import reasons
+from control.core.decision import limits
+from control.core.decision.decide import PROPOSERS, Conch
 from control.core.judgement import judge
 from control.core.load import agreement, cache_use, demand
 from control.core.load.agreement import Agreement
 from control.core.load.cache_use import CacheUse
+from control.core.memory import bounds
 from control.core.memory.state import ControlState
-from control.core.need import base, better_version, cached, wanted
+from control.core.need import base, better_version, cached, hold, wanted
+from control.core.policy import Policy
 from control.core.queue_model import capacity, knowledge, simulator
-from control.core.rules.conch import Conch
+from control.core.reasons import Reason
 from control.core.service import evidence, slow_seconds, versions
 from control.core.step import Looked, step
-from control.core.types import Observation, Policy, Reason
+from control.core.types import Observation
 from tests.unit.story import TRUE, Story, a_policy, settings
 
 FOLDER = Path(__file__).parents[2] / "docs/explanation"
@@ -94,7 +96,7 @@ def test_table_of_proposers_is_the_code_s():
 
 
 @pytest.mark.parametrize(
-    "reason", [r for r in Reason if r not in types.RETIRED], ids=lambda reason: reason.name
+    "reason", [r for r in Reason if r not in reasons.RETIRED], ids=lambda reason: reason.name
 )
 def test_every_reason_is_on_the_first_page(reason: Reason):
     """The table says when each is given, or the text that none gives it."""
@@ -102,9 +104,9 @@ def test_every_reason_is_on_the_first_page(reason: Reason):
 
 
 @pytest.mark.parametrize(
-    "clamp", [c for c in types.Clamp if c not in types.RETIRED], ids=lambda clamp: clamp.name
+    "clamp", [c for c in reasons.Clamp if c not in reasons.RETIRED], ids=lambda clamp: clamp.name
 )
-def test_every_clamp_of_the_guard_is_on_its_page(clamp: types.Clamp):
+def test_every_clamp_of_the_guard_is_on_its_page(clamp: reasons.Clamp):
     """The table says what each holds and what passes it."""
     assert f"`{clamp.name}`" in ROOMS["decision"]
 
@@ -122,7 +124,7 @@ def test_every_clamp_of_the_guard_is_on_its_page(clamp: types.Clamp):
         ("load", f"have agreed for {agreement.AGREED_S:g} s"),
         ("load", f"in blocks of {cache_use.BLOCK_REQUESTS} requests"),
         ("need", f"carry {wanted.RESERVE:g} times the highest load on record"),
-        ("need", f"(T + {wanted.SEEN_AND_DRAINED_S:g} s)"),
+        ("need", f"(T + {hold.SEEN_AND_DRAINED_S:g} s)"),
         ("queue-model", f"ρ = {POLICY.utilisation_limit:g}"),
         ("queue-model", f"{simulator.REQUESTS:,} Poisson arrivals"),
         ("queue-model", f"adds less than {knowledge.WORTH * 100:g} %"),
@@ -142,7 +144,7 @@ def test_every_clamp_of_the_guard_is_on_its_page(clamp: types.Clamp):
         ("base-configuration", f"as {calibrator.SHARE * 100:.0f} % of the device or the cores"),
         ("base-configuration", f"for {calibrator.MOST_S:g} s of work at most"),
         ("base-configuration", f"after {base.FIRST_PLAN_S:g} s"),
-        ("base-configuration", f"by more than {types.BATCHED_REQUESTS:g} items a request"),
+        ("base-configuration", f"by more than {bounds.BATCHED_REQUESTS:g} items a request"),
         ("service", f"half-life of {evidence.HALF_LIFE_S:g} s"),
         ("service", f"within {POLICY.settle_s:g} s of a change"),
         (
@@ -156,7 +158,7 @@ def test_every_clamp_of_the_guard_is_on_its_page(clamp: types.Clamp):
         ("decision", f"`reloads_per_hour` ({POLICY.reloads_per_hour})"),
         ("decision", f"`copies_per_hour` ({POLICY.copies_per_hour})"),
         ("decision", f"more than {POLICY.changes_per_hour} changes an hour"),
-        ("decision", f"each {guard.COPY_MARGIN:g} times what one took"),
+        ("decision", f"each {limits.COPY_MARGIN:g} times what one took"),
         ("judgement", f"{judge.LEAST_FAILED:g} failed"),
         ("judgement", f"fewer than {judge.LEAST_BATCHES:g} batches"),
         ("judgement", f"until {POLICY.watch_requests} requests were seen"),

@@ -13,7 +13,7 @@ import pytest
 
 from cli import reference
 from conch import config_file, errors
-from control.core.types import Clamp, Reason
+from control.core.reasons import Clamp, Reason
 from control.journal import advice
 from control.policy_file import Budget, ModelPolicy, PolicyFile
 

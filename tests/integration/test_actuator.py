@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from control.act.actuator import Actuator, Outcome
-from control.watch.observe import settings_of
+from control.act.actuator import Actuator
+from control.act.knobs import settings_of
+from control.action import Outcome
 from perf.bench.actuator import bench_actuator
 from perf.replay import ReplayTarget
 from serving import model_config

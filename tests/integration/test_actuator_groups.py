@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from control.act.actuator import Actuator, Outcome
+from control.act.actuator import Actuator
 from control.act.baseline import Baseline
-from control.watch.observe import settings_of
+from control.act.knobs import settings_of
+from control.action import Outcome
 from serving import groups, pending
 from tests.integration import changeable, onnx_models
 from tests.integration.changeable import X

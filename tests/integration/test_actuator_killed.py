@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from control.act.actuator import Actuator, Outcome
-from control.watch.observe import settings_of
+from control.act.actuator import Actuator
+from control.act.knobs import settings_of
+from control.action import Outcome
 from serving import model_config, probe
 from serving.repository import Repository
 from serving.runtime.endpoint import Endpoint
@@ -33,7 +34,7 @@ APPLY = textwrap.dedent("""
     from dataclasses import replace
     from pathlib import Path
     from control.act.actuator import Actuator
-    from control.watch.observe import settings_of
+    from control.act.knobs import settings_of
     from serving.client import TritonClient
     from serving.repository import Repository
     root, url, key, model, instances, batch = sys.argv[1:]

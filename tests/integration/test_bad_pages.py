@@ -20,7 +20,8 @@ import pytest
 
 from conch.errors import ConchError, ConfigError, TritonUnavailable
 from control.watch.page import MOST_BYTES
-from control.watch.sources import PrometheusCounters, Sample, ScrapedCounters
+from control.watch.prometheus import PrometheusCounters
+from control.watch.sources import Sample, ScrapedCounters
 from tests.integration.conftest import wait_until
 
 DEADLINE_S = 1.0

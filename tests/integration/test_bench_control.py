@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from conch.errors import ConchError
-from control.core.types import Policy
+from control.core.policy import Policy
 from perf import traces
 from perf.bench.control import gpu, real
 from perf.bench.control.gpu import TorchModel

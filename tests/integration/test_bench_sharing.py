@@ -34,3 +34,11 @@ def test_a_run_tells_what_came_of_it(name: str) -> None:
     assert told <= {one.name for one in endpoints.running()}
     left = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
     assert not [line for line in left if "tritonserver" in line or "control run" in line]
+
+
+def test_a_model_has_executed_much_before() -> None:
+    """In no time, and the run goes on as without."""
+    [contender] = contenders("limiter", LOAD)
+    seen = real.play(contender, replace(LOAD, head_start=2000))
+    assert seen.mean_batch["a"] > 2 * seen.mean_batch["b"]  # it had full batches before
+    assert seen.attainment > 0.8

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from conch.errors import ConchError
-from control import session
-from control.core.types import Reason
+from control import life, session
+from control.core.reasons import Reason
 from control.journal.writer import Journal
-from control.loop import Mode
 from control.policy_file import Budget, ModelPolicy, PolicyFile
+from control.tick import Mode
 from perf import traces
 from perf.bench.emulated import EmulatedModel, publish
 from perf.replay import ReplayTarget, replay
@@ -149,7 +149,7 @@ def test_three_models_share_a_budget_by_their_weights(
             over.set()
 
         threading.Thread(target=tell, daemon=True).start()
-        loop.run(tick_s=TICK_S, stop=over, duration_s=2 * MOST_S)
+        life.run(loop, tick_s=TICK_S, stop=over, duration_s=2 * MOST_S)
         results = {name: future.result() for name, future in offered.items()}
     for name, result in results.items():
         assert result.number_of(Outcome.FAILED) == 0, name

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from control import session
-from control.core.types import Reason
-from control.loop import Mode, Tick
+from control.act.knobs import settings_of
+from control.core.reasons import Reason
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
+from control.tick import Mode, Tick
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime.endpoint import Endpoint

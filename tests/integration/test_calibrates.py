@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from conch.errors import ConfigError
-from control import session
-from control.core.types import Reason
-from control.loop import Mode, Tick
+from control import life, session
+from control.act.knobs import settings_of
+from control.core.reasons import Reason
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
+from control.tick import Mode, Tick
 from perf import traces
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
@@ -85,7 +85,7 @@ def test_full_batches_are_measured_and_are_no_load(
         replaying(server.endpoint, "left", trace),
         session.session(server.endpoint, repository, policy, mode=Mode.ACTIVE) as loop,
     ):
-        loop.run(tick_s=0.25, stop=stop, duration_s=AT_MOST_S, on_tick=saw)
+        life.run(loop, tick_s=0.25, stop=stop, duration_s=AT_MOST_S, on_tick=saw)
     changes = {t.model: t.decision for t in ticks if t.begun}
     assert changes["asked"].reason is Reason.REBATCH
     in_force = settings_of(client.config("asked"))

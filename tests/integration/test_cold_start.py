@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from control import session
-from control.loop import Mode, Tick
+from control import life, session
 from control.policy_file import ModelPolicy, PolicyFile
+from control.tick import Mode, Tick
 from perf import traces
 from perf.bench.emulated import EmulatedModel, publish
 from serving.repository import Repository
@@ -52,6 +52,6 @@ def test_a_model_that_waits_has_twice_what_its_load_needs_soon(
             row=np.zeros((1, 1), np.float32),
         ),
     ):
-        loop.run(tick_s=0.5, stop=stop, duration_s=AT_MOST_S, on_tick=saw)
+        life.run(loop, tick_s=0.5, stop=stop, duration_s=AT_MOST_S, on_tick=saw)
     assert seen[-1][1] >= 5, seen
     assert seen[-1][0] - seen[0][0] < 35.0, seen

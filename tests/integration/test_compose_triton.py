@@ -12,7 +12,8 @@ import requests
 import yaml
 
 from conch.errors import TritonUnavailable
-from control.watch.observe import Observer, ScrapedCounters
+from control.watch.observe import Observer
+from control.watch.sources import ScrapedCounters
 from serving.client import TritonClient
 from serving.probe import probe
 from serving.repository import STATE_DIR, Repository

@@ -17,13 +17,15 @@ from click.testing import CliRunner, Result
 
 from cli.main import root as cli
 from conch.errors import ConchError, ConfigError, RepositoryError, TritonUnavailable
-from control import session
-from control.core.types import Reason
+from control import life, session
+from control.act.knobs import settings_of
+from control.core.reasons import Reason
 from control.journal.writer import Journal
-from control.loop import Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import Observer, PrometheusCounters, ScrapedCounters, settings_of
-from control.watch.sources import Sample
+from control.tick import Mode, Tick
+from control.watch.observe import Observer
+from control.watch.prometheus import PrometheusCounters
+from control.watch.sources import Sample, ScrapedCounters
 from perf import traces
 from perf.replay_result import Outcome
 from serving.client import TritonClient
@@ -95,7 +97,7 @@ def test_loop_scales_up_under_load_and_down_after_it(served) -> None:
                 if until(tick):
                     stop.set()
 
-            loop.run(tick_s=0.25, stop=stop, duration_s=at_most_s, on_tick=saw)
+            life.run(loop, tick_s=0.25, stop=stop, duration_s=at_most_s, on_tick=saw)
 
         with replaying(endpoint, "sleepy", traces.poisson(300.0, 60, seed=1)) as results:
             watch(lambda _: min(counts[-12:]) >= 2, at_most_s=15.0)  # for 3 s
@@ -169,7 +171,7 @@ def test_advisory_mode_decides_and_does_nothing(served) -> None:
         session.session(endpoint, repository, policy, mode=Mode.ADVISORY) as loop,
         replaying(endpoint, "sleepy", traces.poisson(400.0, 60, seed=1)),
     ):
-        loop.run(tick_s=0.25, stop=stop, duration_s=10.0, on_tick=saw)
+        life.run(loop, tick_s=0.25, stop=stop, duration_s=10.0, on_tick=saw)
     assert any(tick.decision.changes for tick in ticks)
     assert all(not tick.begun for tick in ticks)
     assert repository.config_text("sleepy") == before
@@ -194,7 +196,7 @@ def test_start_brings_into_force_what_an_earlier_loop_left_on_disk(served) -> No
     repository, client, endpoint = served
     config = repository.read_config("sleepy")
     now = settings_of(client.config("sleepy"))
-    from control.watch.observe import with_settings
+    from control.act.knobs import with_settings
 
     wanted = replace(now, instances=now.instances + 1)
     repository.write_config("sleepy", with_settings(config, wanted), reason="then it died")
@@ -215,7 +217,7 @@ def test_loop_holds_while_the_metrics_are_gone(served) -> None:
         session.session(blind, repository, policy, mode=Mode.ACTIVE) as loop,
         replaying(endpoint, "sleepy", traces.poisson(400.0, 60, seed=1)),
     ):
-        loop.run(tick_s=0.25, stop=threading.Event(), duration_s=3.0, on_tick=ticks.append)
+        life.run(loop, tick_s=0.25, stop=threading.Event(), duration_s=3.0, on_tick=ticks.append)
     assert {tick.decision.reason for tick in ticks} == {Reason.HOLD_NO_DATA}
     assert settings_of(client.config("sleepy")).instances == 1
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from control import session
+from control import life, session
 from control.act import healer
-from control.loop import Mode
 from control.policy_file import ModelPolicy, PolicyFile
+from control.tick import Mode
 from serving.repository import Repository
 from serving.runtime.endpoint import Endpoint
 from serving.runtime.supervisor import TritonServer
@@ -57,7 +57,7 @@ def _beside_control(
 
     with session.session(endpoint, repository, POLICY, mode=Mode.ACTIVE) as loop:
         threading.Thread(target=run).start()
-        loop.run(tick_s=POLICY.tick, stop=stop)
+        life.run(loop, tick_s=POLICY.tick, stop=stop)
     return done
 
 

@@ -19,15 +19,17 @@ import numpy as np
 import pytest
 import requests
 
-from control import session
+from control import life, session
+from control.act.knobs import settings_of
 from control.core.decision.decide import decide
 from control.core.memory.state import ControlState
-from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
+from control.core.policy import Policy
+from control.core.reasons import Clamp, Reason
+from control.core.types import Decision, Observation, Settings
 from control.journal.writer import Journal
 from control.lease import Fenced
-from control.loop import Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
+from control.tick import Mode, Tick
 from perf import traces
 from perf.replay_result import Outcome
 from serving.repository import Repository
@@ -220,7 +222,9 @@ def test_lost_metrics_only_hold_and_then_it_goes_on(served) -> None:
         ticks_until(loop, lambda ts: ts[-1].decision.reason in CALM, tick_s=TICK_S, at_most_s=10.0)
         proxy.shut()
         ticks: list[Tick] = []
-        loop.run(tick_s=TICK_S, stop=threading.Event(), duration_s=LOST_S, on_tick=ticks.append)
+        life.run(
+            loop, tick_s=TICK_S, stop=threading.Event(), duration_s=LOST_S, on_tick=ticks.append
+        )
         assert {tick.decision.reason for tick in ticks} == {Reason.HOLD_NO_DATA}
         assert not any(tick.begun for tick in ticks)
         assert settings_of(client.config("blind")).instances == 1

@@ -15,11 +15,13 @@ from conch.errors import ApplyRejected, ConfigError
 from control import session
 from control.act import actuator as actuator_module
 from control.act.actuator import Actuator
+from control.act.around import Around
+from control.act.knobs import settings_of
 from control.action import Edited
-from control.core.types import Reason
-from control.loop import ControlLoop, Mode
+from control.core.reasons import Reason
+from control.loop import ControlLoop
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
+from control.tick import Mode
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
 from tests.integration import onnx_models, scripted
@@ -209,12 +211,12 @@ def test_an_edit_in_the_middle_of_a_change_is_never_overwritten(
     actuator = Actuator(repository, client)
     wanted = replace(settings_of(client.config("other")), instances=2)
 
-    def edits(self: Actuator, *_: object, **__: object) -> list[str]:
+    def edits(self: Around, *_: object, **__: object) -> list[str]:
         path.write_text(edited)
         return []
 
     with monkeypatch.context() as patch:
-        patch.setattr(Actuator, "_ensembles_served", edits)
+        patch.setattr(Around, "served", edits)
         with pytest.raises(Edited):
             actuator.apply("other", wanted, reason="test")
     assert path.read_text() == edited

@@ -15,7 +15,7 @@ import pytest
 
 from conch.errors import ConfigError
 from control.act.actuator import Actuator
-from control.watch.observe import settings_of
+from control.act.knobs import settings_of
 from perf import traces
 from perf.bench.emulated import EmulatedModel, config_of, publish
 from perf.replay import ReplayTarget, replay

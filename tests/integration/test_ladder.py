@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from control import session
-from control.core.types import Reason
-from control.loop import Mode, Tick
+from control import life, session
+from control.core.reasons import Reason
 from control.policy_file import Budget, ModelPolicy, PolicyFile
+from control.tick import Mode, Tick
 from control.watch.observe import settings_of
 from perf import traces
 from perf.bench.emulated import EmulatedModel, publish
@@ -127,7 +127,7 @@ def test_the_model_that_is_asked_most_is_at_its_best_and_nobody_fails(
             flows = [partial(_answered, client, name) for name in "ab"]
             assert all(wait_until(flow) for flow in flows)  # clients take seconds to start
             loop.policies = {n: replace(p, settle_s=0.5) for n, p in loop.policies.items()}
-            loop.run(tick_s=TICK_S, stop=stop, duration_s=MOST_S, on_tick=saw)
+            life.run(loop, tick_s=TICK_S, stop=stop, duration_s=MOST_S, on_tick=saw)
         finally:
             moved.set()
             stop.set()

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import requests
 
-from control.act.actuator import Actuator, Outcome
+from control.act.actuator import Actuator
+from control.act.knobs import settings_of
+from control.action import Outcome
 from control.core.load import windows
 from control.core.types import Observation
 from control.watch.machine import Machine
-from control.watch.observe import Observer, ScrapedCounters, settings_of
+from control.watch.observe import Observer
+from control.watch.sources import ScrapedCounters
 from serving import model_config
 from serving.model_config import ReloadKind
 from serving.repository import Repository

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from control import session
+from control import life, session
 from control.act import probation
+from control.act.knobs import settings_of
 from control.core.memory.state import ControlState
-from control.core.types import Clamp, Decision, Reason, Settings
+from control.core.reasons import Clamp, Reason
+from control.core.types import Decision, Settings
 from control.journal.writer import Journal
-from control.loop import ControlLoop, Mode
+from control.loop import ControlLoop
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
+from control.tick import Mode
 from serving import model_config, pending
 from serving.client import TritonClient
 from serving.repository import Repository
@@ -112,7 +114,7 @@ def test_a_config_that_kills_the_server_is_taken_back_and_blocked(
         assert was is not None
         with session.session(server.endpoint, repository, POLICY, mode=Mode.ACTIVE) as loop:
             decision = _raised(loop, was)
-            loop._begin("killer", decision)
+            loop.begin("killer", decision)
             began_s = time.monotonic()
             until_s = began_s + 60
             while time.monotonic() < until_s and not (
@@ -148,12 +150,12 @@ def test_a_change_is_settled_once_the_server_has_lived_with_it(
         first, third = replace(was, instances=2), replace(was, instances=3)
         monkeypatch.setattr(probation, "SETTLED_S", 3600.0)
         with session.session(server.endpoint, repository, POLICY, mode=Mode.ACTIVE) as loop:
-            action = loop.act("killer", replace(_raised(loop, was), desired=first))
+            action = life.act(loop, "killer", replace(_raised(loop, was), desired=first))
             record = pending.read(repository, "killer")
             assert record is not None
             assert record.revision == action.revision
             number = record.previous
-            loop.act("killer", replace(_raised(loop, first), desired=third))
+            life.act(loop, "killer", replace(_raised(loop, first), desired=third))
             record = pending.read(repository, "killer")
             assert record is not None
             assert record.previous == number  # neither is proven: what was before both
@@ -175,7 +177,7 @@ def test_what_conch_serve_took_back_is_told_to_the_core(tmp_path: Path) -> None:
         assert was is not None
         wanted = replace(was, instances=2)
         with session.session(server.endpoint, repository, POLICY, mode=Mode.ACTIVE) as loop:
-            loop.act("killer", replace(_raised(loop, was), desired=wanted))
+            life.act(loop, "killer", replace(_raised(loop, was), desired=wanted))
             record = pending.read(repository, "killer")
             assert record is not None
             assert pending.revert(repository, record, why="it died")
@@ -208,14 +210,15 @@ HANGS = textwrap.dedent("""
     from pathlib import Path
     from cli import ending
     from conch import log
-    from control import session
-    from control.core.types import Decision, Reason
-    from control.loop import Mode
+    from control import life, session
+    from control.act.knobs import settings_of
+    from control.core.reasons import Reason
+    from control.core.types import Decision
     from control.policy_file import PolicyFile
+    from control.tick import Mode
     from serving.client import TritonClient
     from serving.repository import Repository
     from serving.runtime import endpoint as endpoints
-    from control.watch.observe import settings_of
 
     log.configure(0)
     where = sys.argv[1]
@@ -238,8 +241,8 @@ HANGS = textwrap.dedent("""
             now = next(loop.tick()).observation.applied
             decision = Decision(tick_id="t", at_s=loop.clock(), reason=Reason.SCALE_UP_LOAD,
                                 applied=now, desired=replace(now, instances=2))
-            loop._begin("killer", decision)
-        loop.run(tick_s=0.25, stop=stop)
+            loop.begin("killer", decision)
+        life.run(loop, tick_s=0.25, stop=stop)
 """)
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from control import session
+from control import life, session
 from control.act.baseline import Baseline
-from control.core.types import Reason
-from control.loop import Mode, Tick
+from control.act.knobs import settings_of
+from control.core.reasons import Reason
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
+from control.tick import Mode, Tick
 from perf import traces
 from perf.bench.emulated import EmulatedModel, publish
 from perf.replay import ReplayTarget, replay
@@ -110,7 +110,7 @@ def test_an_overload_is_served_by_the_cheaper_version_and_nobody_fails(
         with session.session(server.endpoint, repository, file, mode=Mode.ACTIVE) as loop:
             known = loop.policies[model.name]
             loop.policies = {model.name: replace(known, settle_s=0.5, burn_short_s=3.0)}
-            loop.run(tick_s=TICK_S, stop=stop, duration_s=75.0, on_tick=saw)
+            life.run(loop, tick_s=TICK_S, stop=stop, duration_s=75.0, on_tick=saw)
     finally:
         stop.set()
         load.join()

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from control import session
-from control.core.types import Reason
-from control.loop import Mode, Tick
+from control import life, session
+from control.act.knobs import settings_of
+from control.core.reasons import Reason
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
+from control.tick import Mode, Tick
 from perf import traces
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints
@@ -47,8 +47,12 @@ def test_an_overload_keeps_what_is_carried_in_time_where_late_requests_are_refus
         replaying(server.endpoint, "m", trace) as results,
         session.session(server.endpoint, repository, policy, mode=Mode.ACTIVE) as loop,
     ):
-        loop.run(
-            tick_s=0.25, stop=threading.Event(), duration_s=LASTS_S - 1.0, on_tick=ticks.append
+        life.run(
+            loop,
+            tick_s=0.25,
+            stop=threading.Event(),
+            duration_s=LASTS_S - 1.0,
+            on_tick=ticks.append,
         )
     result = results[0]
     settled = result.intended_s >= SETTLED_S

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 import pytest
 
 from control import session
+from control.act.knobs import settings_of
 from control.core.decision.decide import decide
 from control.core.memory.state import ControlState
-from control.core.types import Decision, Observation, Policy, Reason
-from control.loop import Mode
+from control.core.policy import Policy
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation
 from control.policy_file import ModelPolicy, PolicyFile
-from control.watch.observe import settings_of
+from control.tick import Mode
 from serving.client import TritonClient
 from serving.repository import Repository
 from serving.runtime import endpoint as endpoints

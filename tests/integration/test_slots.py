@@ -13,10 +13,10 @@ from click.testing import CliRunner
 
 from cli.main import root as cli
 from conch.errors import ConfigError, RepositoryError
-from control import session
+from control import life, session
 from control.act.baseline import Baseline
-from control.loop import Mode, Tick
 from control.policy_file import ModelPolicy, PolicyFile
+from control.tick import Mode, Tick
 from perf import traces
 from perf.replay_result import Outcome
 from serving import model_config, slots
@@ -162,7 +162,7 @@ def test_control_leaves_a_slot_to_others(served: Served) -> None:
     ):
         where = ("--repository", str(repository.root))
         assert "loop" in _conch("repo", "slots", "a", "--off", *where, fails=RepositoryError)
-        loop.run(tick_s=0.25, stop=done, duration_s=50.0, on_tick=follow)
+        life.run(loop, tick_s=0.25, stop=done, duration_s=50.0, on_tick=follow)
     assert {tick.observation.slots for tick in ticks} == {SLOTS}
     assert ticks[-1].decision.terms["slot_instances"] == SLOTS - 1
     shown = client.config("a")

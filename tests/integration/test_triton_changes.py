@@ -12,7 +12,10 @@ import requests
 
 from conch.errors import ConchError
 from control.act.actuator import Actuator
-from control.watch.observe import Observer, ScrapedCounters, settings_of
+from control.act.knobs import settings_of
+from control.core.memory.bounds import least_batch_limit
+from control.watch.observe import Observer
+from control.watch.sources import ScrapedCounters
 from serving import metrics, model_config
 from serving.model_config import ModelConfig, ReloadKind
 from tests.integration import changeable, scripted
@@ -117,9 +120,9 @@ def test_a_request_of_more_items_than_the_limit_is_refused(served) -> None:
     observer = Observer(client, ScrapedCounters(endpoint.metrics_url))
     six = {"x": np.ones((6, 4), np.float32)}
     serve_some(client, "bulky")
-    assert observer.look("bulky").least_batch_limit == 1
+    assert least_batch_limit(observer.look("bulky")) == 1
     client.infer("bulky", six)
-    assert wait_until(lambda: observer.look("bulky").least_batch_limit == 8)
+    assert wait_until(lambda: least_batch_limit(observer.look("bulky")) == 8)
     config = repository.read_config("bulky")
     smaller = replace(model_config.batching(config), max_batch_size=4)
     repository.write_config("bulky", model_config.with_batching(config, smaller), reason="test")

@@ -6,7 +6,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from control.loop import ControlLoop, Tick
+from control import life
+from control.loop import ControlLoop
+from control.tick import Tick
 
 
 def ticks_until(
@@ -24,7 +26,7 @@ def ticks_until(
         if came_true(ticks):
             stop.set()
 
-    loop.run(tick_s=tick_s, stop=stop, duration_s=at_most_s, on_tick=saw)
+    life.run(loop, tick_s=tick_s, stop=stop, duration_s=at_most_s, on_tick=saw)
     told = Counter((t.decision.reason.name, t.decision.clamps) for t in ticks)
     assert stop.is_set(), f"not in {at_most_s:g} s: {told}"
     return ticks

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from control.core.decision import rollback
 from control.core.decision.facts import Facts, NeedFacts
 from control.core.decision.guard import Guarded, guard
-from control.core.decision.proposal import Proposal
 from control.core.judgement.safety import Safety
 from control.core.memory.state import ControlState
-from control.core.types import Clamp, Observation, Policy, Reason, Settings
+from control.core.policy import Policy
+from control.core.reasons import Clamp, Reason
+from control.core.types import Observation, Proposal, Settings
 
 
 def facts_of(

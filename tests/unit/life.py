@@ -8,11 +8,14 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.memory.changes import Applied, InFlight
+from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules import RULES, rule_named
 from control.core.rules.rule import Rule
 from control.core.step import Begun, Ended, Event, Looked, step
-from control.core.types import Decision, Observation, Policy, Reason, Settings
+from control.core.types import Decision, Observation, Settings
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit import story

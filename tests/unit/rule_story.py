@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.memory.changes import Applied, InFlight
+from control.core.memory.state import ControlState
+from control.core.policy import Policy
 from control.core.rules.rule import Rule
-from control.core.types import Decision, Observation, Policy, Settings
+from control.core.types import Decision, Observation, Settings
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE, a_policy, settings

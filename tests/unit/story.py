@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from control.core.decision.decide import decide
-from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.memory.changes import Applied, InFlight
+from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.service.learnt import ServiceTime
-from control.core.types import Decision, Observation, Policy, Reason, Settings
+from control.core.types import Decision, Observation, Settings
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 

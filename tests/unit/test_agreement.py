@@ -9,7 +9,7 @@ import pytest
 
 from control.core.load.agreement import AGREED_S, Agreement
 from control.core.load.windows import Interval
-from control.core.types import Reason
+from control.core.reasons import Reason
 from control.journal import explain
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics

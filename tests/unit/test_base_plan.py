@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from control.core.judgement.judge import Watch, fails
 from control.core.judgement.period import Period
+from control.core.memory.bounds import least_batch_limit
 from control.core.need.base import LIKE, TRANSPORT_S, BasePlan, base_plan
+from control.core.policy import Policy
 from control.core.queue_model.capacity import capacity_rps
 from control.core.queue_model.knowledge import Knowledge, fewest
+from control.core.reasons import Reason
 from control.core.service.learnt import Learnt, ServiceTime
-from control.core.types import Observation, Policy, Reason, Settings
+from control.core.types import Observation, Settings
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE, Story, a_policy, settings
@@ -31,10 +36,11 @@ def _plan(
     threads_ours: bool = False,
     least_batch_size: int = 1,
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
+    count: int = 500,
     **more: Any,
 ) -> BasePlan:
     """A plan from evidence of this service time at the applied count, one thread."""
-    stats = {b: BatchStat(count=500, busy_s=500 * service.of(b)) for b in sizes}
+    stats = {b: BatchStat(count=count, busy_s=count * service.of(b)) for b in sizes}
     learnt = Learnt().absorb(
         ModelStatistics(batches=stats), instances=applied.instances, threads=1, span_s=1
     )
@@ -91,6 +97,30 @@ def test_plan_carries_nearly_as_much_as_the_best_by_exhaustive_search(
     assert carried(plan.max_batch_size, plan.instances) >= (1.0 - 2 * LIKE) * best
 
 
+@pytest.mark.parametrize("slo_s", [0.05, 0.2])
+@pytest.mark.parametrize("name", CURVES)
+def test_twenty_fresh_starts_make_nearly_the_same_plan(name: str, slo_s: float) -> None:
+    """Five batches of each size, whose means err by 2 %; a step near half the SLO costs most."""
+    policy = replace(FREE, max_instances=3, cores=3, max_batch_size=16, slo_s=slo_s)
+    true, random = CURVES[name], np.random.default_rng(1)
+    carried = set()
+    for _ in range(20):
+        errs = dict(zip((1, 2, 4, 8, 16), random.normal(1.0, 0.02, 5), strict=True))
+        seen = SimpleNamespace(of=lambda size, errs=errs: true.of(size) * errs[size])
+        plan = _plan(DEFAULT, seen, 100.0, policy, sizes=tuple(errs), count=5).settings  # type: ignore[arg-type]
+        assert plan.instances == 3
+        carried.add(
+            capacity_rps(
+                true,
+                instances=3,
+                largest_batch=plan.max_batch_size,
+                max_queue_delay_s=0.0,
+                policy=policy,
+            )
+        )
+    assert min(carried) >= 0.85 * max(carried)
+
+
 def test_plan_takes_the_largest_of_batches_that_are_alike() -> None:
     """Without a fixed cost a batch of 32 carries no more than one, and costs little."""
     flat = ServiceTime(alpha_s=0.0005, beta_s=0.0)
@@ -114,6 +144,15 @@ def test_a_noisy_measurement_makes_no_batch_of_one() -> None:
     plan = _plan(applied, _NoisyMinute(), 50.0, policy, sizes=(1, 2, 4, 8, 16))  # type: ignore[arg-type]
     assert plan.settings.max_batch_size in (2, 4, 8)
     assert plan.settings.max_batch_size * 0.008 * 1.4 * 4 > 0.15 / 2
+
+
+def test_a_cliff_beyond_small_batches_is_no_noise() -> None:
+    """Batches of 5 and more take seven times as long: four carry three times as much."""
+    cliff = ServiceTime(
+        alpha_s=0.001, beta_s=0.0, table=((1, 0.010), (4, 0.012), (5, 0.080), (16, 0.100))
+    )
+    policy = a_policy(slo_s=0.4, max_batch_size=16)
+    assert _plan(settings(2, batch=16), cliff, 50.0, policy).settings.max_batch_size == 4
 
 
 def test_plan_says_nothing_of_batches_that_were_not_measured() -> None:
@@ -163,9 +202,9 @@ def test_no_limit_below_what_requests_bring(requests: int, items: int, least: in
     """Triton refuses a request of more items than ``max_batch_size``."""
     counted = ModelCounters(success=requests + 500.0, cache_hits=500.0, inference_count=items)
     seen = Observation(at_s=0.0, tick_id="t", counters=counted, statistics=None, applied=DEFAULT)
-    assert seen.least_batch_limit == least
-    assert replace(seen, least_batch_size=64).least_batch_limit == 64
-    assert replace(seen, counters=None).least_batch_limit == 1
+    assert least_batch_limit(seen) == least
+    assert least_batch_limit(replace(seen, least_batch_size=64)) == 64
+    assert least_batch_limit(replace(seen, counters=None)) == 1
 
 
 def test_one_request_of_more_items_since_the_load_is_enough() -> None:
@@ -173,9 +212,9 @@ def test_one_request_of_more_items_since_the_load_is_enough() -> None:
     loaded = ModelStatistics(inference_count=1000, success_count=1500, cache_hits=500)
     many = ModelCounters(success=1e7, inference_count=1e7)
     seen = Observation(at_s=0.0, tick_id="t", counters=many, statistics=loaded, applied=DEFAULT)
-    assert seen.least_batch_limit == 1
+    assert least_batch_limit(seen) == 1
     loaded = replace(loaded, inference_count=1001)
-    assert replace(seen, statistics=loaded).least_batch_limit == 32
+    assert least_batch_limit(replace(seen, statistics=loaded)) == 32
 
 
 def test_plan_stays_within_the_policys_batch() -> None:

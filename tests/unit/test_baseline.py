@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from control.act.baseline import Baseline
-from control.watch.observe import settings_of, with_settings
+from control.act.knobs import settings_of, with_settings
 from serving import groups, model_config
 from serving.model_config import ModelConfig
 from serving.repository import Repository

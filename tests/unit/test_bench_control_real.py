@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from conch.errors import ConfigError
-from control.core.types import Decision, Reason
+from control.core.reasons import Reason
+from control.core.types import Decision
 from control.journal import codec
 from control.journal.writer import ActionEntry
 from perf.bench.control import real

@@ -142,6 +142,17 @@ def test_a_delay_fills_the_batches_that_slots_are_spent_on(
     assert low <= seen.attainment <= high
 
 
+def test_who_has_executed_much_lets_others_go_first() -> None:
+    """Where that binds, at the budget's limit, and always leaves him the slot that others may not
+    have."""
+    load = _load(1.0)
+    late = simulated.play(_one("limiter-refuse", load), replace(load, head_start=100_000))
+    fresh = simulated.play(_one("limiter-refuse", load), load)
+    assert late.models["a"] < fresh.models["a"] - 0.03
+    assert late.models["b"] > fresh.models["b"] + 0.03
+    assert not late.starved
+
+
 def test_what_is_carried_is_what_the_slots_carry() -> None:
     """However many instances there are: one slot is too few for this load, two are enough."""
     load = _load(0.4)

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from control.core.memory import restart
 from control.core.memory.bounds import LEAST_BUSY_S, CpuUse, effective
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules import rule_named
 from control.core.service.learnt import NO_LIMIT
-from control.core.types import Policy, Reason, Settings
+from control.core.types import Settings
 from control.policy_file import ModelPolicy
 from tests.unit import story
 from tests.unit.life import Life
@@ -180,6 +183,6 @@ def test_refused_rows_survive_a_restart() -> None:
     """In the saved form, and in the changes of the last hour."""
     life = _lives(UNWRITTEN, SIX, [20.0] * 3)
     life.state = replace(life.state, safety=life.state.safety.refused(32))
-    saved = life.state.to_plain(at_s=life.at_s)
-    again = type(life.state).restored(changes=(), learnt=saved, at_s=life.at_s + 1.0)
+    saved = restart.to_plain(life.state, at_s=life.at_s)
+    again = restart.restored(changes=(), learnt=saved, at_s=life.at_s + 1.0)
     assert again.safety.refused_rows == 32

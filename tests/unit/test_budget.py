@@ -13,7 +13,9 @@ from conch.errors import ConfigError
 from control.core.budget.share import cap, share
 from control.core.budget.shares import Shares
 from control.core.budget.want import Limit, Want, want_of
-from control.core.types import Decision, Need, Observation, Policy, Reason
+from control.core.policy import Policy
+from control.core.reasons import Reason
+from control.core.types import Decision, Need, Observation
 from control.policy_file import Budget, PolicyFile
 from control.session import shares_of
 from perf.bench.control import many

@@ -8,9 +8,11 @@ import pytest
 
 from control.core.load import windows
 from control.core.load.cache_use import BLOCK_REQUESTS, LOOKUP_S, CacheUse, Trials
-from control.core.memory.state import Applied
+from control.core.memory.changes import Applied
 from control.core.need.cached import advise
-from control.core.types import Observation, Policy, Reason, Settings
+from control.core.policy import Policy
+from control.core.reasons import Reason
+from control.core.types import Observation, Settings
 from serving.metrics import ModelCounters
 from tests.unit.story import Story, a_policy, settings
 

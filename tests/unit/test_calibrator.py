@@ -13,7 +13,10 @@ import pytest
 from control.act.calibration_inputs import GivenInputs, read
 from control.act.calibrator import BATCHES, MOST_S, SHARE, Calibrator, inputs_of
 from control.core.load import windows
-from control.core.types import Observation, Own, Policy
+from control.core.memory.bounds import least_batch_limit
+from control.core.own import Own
+from control.core.policy import Policy
+from control.core.types import Observation
 from serving.client import InferenceFailed
 from serving.metrics import ModelCounters
 from serving.model_config import parse
@@ -102,9 +105,9 @@ def _wait(made: Calibrator) -> None:
 
 
 def test_the_largest_batch_is_halved_until_it_takes_half_the_slo() -> None:
-    """10 ms a row, 200 ms: 16 takes 160 and 8 takes 80; then one."""
+    """10 ms a row, 200 ms: 16 takes 160 and 8 takes 80; then one, and what lies between."""
     _, server = _run(Server())
-    assert server.rows == [16] * BATCHES + [8] * BATCHES + [1] * BATCHES
+    assert server.rows == [rows for rows in (16, 8, 1, 4, 2) for _ in range(BATCHES)]
 
 
 def test_measuring_takes_a_twentieth_of_the_device_and_ends() -> None:
@@ -210,8 +213,8 @@ def test_what_was_sent_is_told_and_is_no_load() -> None:
     assert seen.statistics is not None
     assert seen.statistics.batches == {16: stat}
     assert seen.statistics.success_count == 20
-    assert end.least_batch_limit == 1  # no request of others brought more than one row
-    assert replace(end, own=Own()).least_batch_limit == 16
+    assert least_batch_limit(end) == 1  # no request of others brought more than one row
+    assert least_batch_limit(replace(end, own=Own())) == 16
 
 
 def test_inputs_are_those_of_the_warm_up(tmp_path: Path) -> None:

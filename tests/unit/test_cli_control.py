@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from cli import control as commands
 from control import session
-from control.core.types import Decision, Need, Observation, Reason, Settings
+from control.core.reasons import Reason
+from control.core.types import Decision, Need, Observation, Settings
 from control.journal.writer import Journal, OnTrouble
 from serving.repository import Repository
 
@@ -26,7 +27,7 @@ def _looks_at_nothing(
     """A loop of no models with the journal of an advisory one."""
     path = session.journal_path(repository)
     with Journal(path, on_trouble=OnTrouble.IN_MEMORY) as journal:
-        yield SimpleNamespace(policies={}, left_out={}, journal=journal, run=lambda **_: None)
+        yield SimpleNamespace(policies={}, left_out={}, journal=journal)
 
 
 @pytest.mark.parametrize("usable", [True, False])
@@ -40,6 +41,7 @@ def test_run_names_its_journal_only_where_it_wrote_one(
         path.write_bytes(b"no journal" * 1000)
     monkeypatch.setattr(session, "session", _looks_at_nothing)
     monkeypatch.setattr(commands.ending, "on_signal", lambda _: None)
+    monkeypatch.setattr(commands.life, "run", lambda _, **__: None)
     monkeypatch.setattr(commands, "gc", SimpleNamespace(collect=list, freeze=list))
     options = ["--advisory", "--repository", str(tmp_path), "--url", "127.0.0.1:8001"]
     result = CliRunner().invoke(commands.control, ["run", *options])

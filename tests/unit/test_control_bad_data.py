@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control.core.reasons import Reason
 from control.core.rules import rule_named
 from control.core.step import Looked, step
-from control.core.types import Decision, Observation, Reason
+from control.core.types import Decision, Observation
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
 from tests.unit.life import EVERY, FEW, POLICY, Life, again, settled

@@ -11,7 +11,10 @@ import pytest
 
 from conch.errors import ConfigError
 from control.core.memory.state import ControlState
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.policy import Policy
+from control.core.reasons import Reason
+from control.core.rules import rule_named
+from control.core.types import Decision, Observation
 from perf import slo
 from perf.bench.control import side_by_side
 from perf.bench.control.scenarios import (
@@ -58,7 +61,7 @@ class Script:
             reason=Reason.SCALE_BY_RULE,
             applied=seen.applied,
             desired=desired,
-            terms={"expected_p99_s": 0.2},
+            terms={"stable_rps": 9.0, "service_alpha_s": 0.01, "service_beta_s": 0.1},
         ), state
 
 
@@ -163,3 +166,23 @@ def test_the_best_static_count_is_the_fewest_that_is_enough() -> None:
     assert 0.5 < best.attainment_below < 0.99 <= best.attainment
     assert slo.instance_seconds(best.run.paid, 70.0) == pytest.approx(140.0)
     assert best.run.changes == ()
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("step", 2), ("azure", 1), ("drift", 2)])
+def test_batches_that_become_slow_take_no_good_settings_away(
+    kind: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2.5 times as slow in mid-run: as good as the same settings without a controller."""
+    policy = replace(POLICY, max_instances=8, cores=8, rebatch=True)
+    play = scenario(kind, duration_s=200.0, warm_up_s=20.0, seed=seed, policy=policy)
+    slower = (1.0,) * 120 + (2.5,) * 120
+    monkeypatch.setattr("perf.bench.control.shell.slow_seconds", lambda _: slower)
+    ours = simulate(rule_named("conch", {}), policy, play, model=EMULATED)
+    static = simulate(
+        rule_named("static", {"count": 8.0}),
+        policy,
+        replace(play, instances=8),
+        model=EMULATED,
+    )
+    in_time = [float(np.mean(run.latency_s <= policy.slo_s)) for run in (ours, static)]
+    assert in_time[0] >= in_time[1] - 0.005

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from control.core.decision.decide import decide
 from control.core.memory.state import ControlState
-from control.core.types import Clamp, Reason
+from control.core.reasons import Clamp, Reason
 from serving.metrics import ModelCounters
 from serving.statistics import ModelStatistics
 from tests.unit.story import Story, a_policy, held_for, in_flight, loaded_in, settings

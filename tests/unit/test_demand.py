@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.core.load.demand import Bound, Demand, bounds_of, dispersion, measure
+from control.core.policy import Policy
 from control.core.service.learnt import ServiceTime
-from control.core.types import Observation, Policy
+from control.core.types import Observation
 from tests.unit.intervals import in_a_row, timed
 from tests.unit.story import settings
 

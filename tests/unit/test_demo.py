@@ -94,10 +94,10 @@ def test_a_fault_costs_what_fails_until_the_next_one() -> None:
 def test_the_rates_follow_from_what_was_measured() -> None:
     """The rush is beyond fp32 and within INT8, also where INT8 is hardly faster."""
     scenario = Scenario()
+    trace, (begin_s, end_s) = rush_trace(scenario, CARRIED), scenario.rush
     calm, rush, after = (
         ((trace.arrival_s >= a) & (trace.arrival_s < b)).sum() / (b - a)
-        for trace in (rush_trace(scenario, CARRIED),)
-        for a, b in ((0.0, 14.0), scenario.rush, (32.0, 72.0))
+        for a, b in ((0.0, begin_s), (begin_s, end_s), (end_s, trace.duration_s))
     )
     assert calm == pytest.approx(0.35 * 200, rel=0.15)
     assert after == pytest.approx(calm, rel=0.2)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cli.control import _effect
-from control.core.types import Decision, Need, Observation, Reason, Settings
+from control.core.reasons import Reason
+from control.core.types import Decision, Need, Observation, Settings
 from control.journal import explain
 from control.tick import Tick
 from serving.metrics import ModelCounters

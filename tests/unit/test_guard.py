@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.core.judgement.safety import Block, Safety
-from control.core.memory.state import Applied, ControlState
-from control.core.types import Clamp, Observation, Settings
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
+from control.core.reasons import Clamp
+from control.core.types import Observation, Settings
 from tests.unit.guarded import guarded
 from tests.unit.story import a_policy, in_flight, settings
 

@@ -9,10 +9,12 @@ import pytest
 
 from control.core.decision.facts import NeedFacts
 from control.core.judgement.safety import Safety
-from control.core.memory.state import Applied, ControlState
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
 from control.core.queue_model.knowledge import Knowledge
+from control.core.reasons import Clamp, Reason
 from control.core.service.learnt import Learnt
-from control.core.types import Clamp, Reason, Settings
+from control.core.types import Settings
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.guarded import guarded
 from tests.unit.story import TRUE, Story, a_policy, settings
@@ -48,7 +50,7 @@ def test_guard_lets_go_of_instances_that_cannot_keep_the_slo() -> None:
     policy = a_policy(slo_s=TRUE.of(1) / 2)
     known = Knowledge(learnt=learnt, policy=policy, threads=1, threads_ours=False)
     want = SimpleNamespace(reachable=False)
-    out_of_reach = NeedFacts(known=known, now=None, want=want, versions=None, plan=None)
+    out_of_reach = NeedFacts(known=known, want=want, versions=None, plan=None)
 
     def to(wanted: Settings, *, burns: bool = True, ago_s: float = 100.0):
         return guarded(

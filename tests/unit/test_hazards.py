@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conch.errors import ConfigError, RepositoryError
-from control.core import types
+from control.core import policy
 from serving import check, hazards
 from serving.model_config import MOST_CHARACTERS, parse
 from serving.repository import Repository
@@ -247,4 +247,4 @@ def test_an_ensemble_of_a_model_that_is_not_there_is_tritons_to_refuse(tmp_path:
 
 def test_the_most_instances_that_are_served_are_the_most_that_are_controlled() -> None:
     """The core may not import what knows Triton's configs, so the number stands twice."""
-    assert hazards.MOST_INSTANCES == types.MOST_INSTANCES
+    assert hazards.MOST_INSTANCES == policy.MOST_INSTANCES

@@ -9,7 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from control.core.types import Decision, Observation, Reason
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation
 from control.journal.writer import Journal
 from control.session import journal_path
 from serving.repository import Repository

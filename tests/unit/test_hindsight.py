@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from cli.main import root as cli
 from conch.errors import ConfigError
 from control.core.decision import instances
-from control.core.need import wanted
+from control.core.need import hold
 from perf.bench.control.hindsight import best, play
 from perf.bench.control.hindsight.best import Prices, hindsight
 from perf.bench.control.hindsight.play import Case
 
 ONE_A_LOOK = Prices(idle_cost=3600.0, again={1: 3.0, 2: 5.0, 3: 7.0})
 """An idle instance costs one late request in a look of 1 s."""
-HELD_FOR_S = wanted.held_for_s
+HELD_FOR_S = hold.held_for_s
 
 
 def _by_trying(must: Sequence[int], first: int) -> float:
@@ -87,7 +87,7 @@ def _worst(factor: float) -> float:
         return factor * HELD_FOR_S(policy, carried_rps, load_s=load_s)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (wanted, instances):
+        for module in (hold, instances):
             patch.setattr(module, "held_for_s", held_for_s)
         return max(
             play.play(Case(load=load, seed=1, idle_cost=DEAR, duration_s=300.0)).found.ratio

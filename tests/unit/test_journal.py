@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.act.actuator import Action, Outcome
-from control.core.memory.state import Applied, InFlight
+from control.action import Action, Outcome
+from control.core.memory.changes import Applied, InFlight
 from control.core.step import Begun, Ended, Event, Looked, Started
 from control.core.types import Decision, Observation
 from control.journal import codec, explain

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from control.core.memory.state import Applied
-from control.core.rules.conch import Conch
+from control.core.decision.decide import Conch
+from control.core.memory.changes import Applied
 from control.core.types import Settings
 from control.journal import codec, replay
 from control.journal.writer import Journal, JournalError, OnTrouble

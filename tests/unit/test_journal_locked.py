@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from control.core.rules.conch import Conch
+from control.core.decision.decide import Conch
 from control.journal import replay
 from control.journal import writer as journals
 from control.journal.writer import Journal, OnTrouble

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from control.core.rules.conch import Conch
+from control.core.decision.decide import Conch
 from control.journal import replay
 from control.journal.writer import Journal, OnTrouble
 from tests.unit.test_journal import ACTION

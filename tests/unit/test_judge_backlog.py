@@ -10,10 +10,10 @@ import tests.unit.life
 from control.core.judgement.judge import Verdict, Watch, judge
 from control.core.judgement.period import Period
 from control.core.load.windows import Interval
-from control.core.memory.state import Applied, InFlight
+from control.core.memory.changes import Applied, InFlight
+from control.core.reasons import Reason
 from control.core.rules import rule_named
 from control.core.step import Begun, Ended
-from control.core.types import Reason
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.intervals import timed
 from tests.unit.life import Life

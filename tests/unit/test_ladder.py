@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from control.core.budget.ladder import Climber, Place, Plan, Rung, Step, plan
 from control.core.budget.shares import Shares
 from control.core.budget.want import Limit, Want, want_of
-from control.core.memory.state import InFlight
-from control.core.types import Clamp, Decision, Need, Observation, Policy, Reason, Settings
+from control.core.memory.changes import InFlight
+from control.core.policy import Policy
+from control.core.reasons import Clamp, Reason
+from control.core.types import Decision, Need, Observation, Settings
 from tests.unit.story import TRUE, Story, a_policy
 from tests.unit.story import settings as some_settings
 

@@ -66,6 +66,38 @@ def test_learnt_forgets() -> None:
     assert curve.of(4) == pytest.approx(TRUE.of(4), rel=0.1)
 
 
+def test_a_device_that_got_slower_is_slower_for_the_batches_that_do_not_come() -> None:
+    """A day of all sizes, then only full ones, 2.5 times as slow: the small ones are, too."""
+    day = after(120, lambda: executed(b1=30, b4=30, b8=3))
+    slow = after(5, lambda: executed(TRUE, 2.5, b8=30), day)
+    known = slow.at(1, threads=1, cores=1)
+    assert known is not None
+    for size in (1, 4, 8):
+        assert known.of(size) == pytest.approx(2.5 * TRUE.of(size), rel=0.1)
+    again = after(5, lambda: executed(b8=30), slow).at(1, threads=1, cores=1)
+    assert again is not None
+    assert again.of(1) == pytest.approx(TRUE.of(1), rel=0.1)
+
+
+def test_a_size_that_was_learnt_on_the_slower_device_is_not_scaled() -> None:
+    """Only single ones by night; the device gets slower as the first full ones come."""
+    night = after(120, lambda: executed(b1=30))
+    rush = after(10, lambda: executed(TRUE, 2.5, b8=30), night)
+    calm = after(5, lambda: executed(TRUE, 2.5, b1=30, b8=5), rush).at(1, threads=1, cores=1)
+    assert calm is not None
+    assert calm.of(1) == pytest.approx(2.5 * TRUE.of(1), rel=0.1)
+    assert calm.of(8) == pytest.approx(2.5 * TRUE.of(8), rel=0.1)
+
+
+def test_a_neighbour_of_two_seconds_makes_no_other_device() -> None:
+    """What was known of the sizes that did not come stays."""
+    day = after(120, lambda: executed(b1=30, b4=30))
+    busy = after(2, lambda: executed(TRUE, 1.8, b1=30), day)
+    known = after(3, lambda: executed(b1=30), busy).at(1, threads=1, cores=1)
+    assert known is not None
+    assert known.of(4) == pytest.approx(TRUE.of(4), rel=0.05)
+
+
 def test_learnt_keeps_large_batches_through_a_night_of_single_requests() -> None:
     """Two hours without a batch of 8: its time is still known within 10%, against the prior."""
     learnt = after(30, lambda: executed(SLOW, b1=3, b8=10))

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from control.core.policy import Policy
 from control.core.rules import rule_named
-from control.core.types import Observation, Policy
+from control.core.types import Observation
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit import story

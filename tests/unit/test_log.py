@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import sys
+from pathlib import Path
 
 import pytest
 import structlog
@@ -84,3 +85,20 @@ def test_no_escape_sequence_of_a_value_reaches_the_stream(monkeypatch, terminal:
         assert bad not in text
     assert "owned" in text
     assert "raised" in text
+
+
+def test_a_log_goes_into_a_file_for_a_while(tmp_path: Path, monkeypatch) -> None:
+    """And to stderr again."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    before = structlog.get_config()
+    log.configure(0)
+    try:
+        with log.into(tmp_path / "x.log"):
+            structlog.get_logger().warning("inside.said")
+        structlog.get_logger().warning("outside.said")
+    finally:
+        structlog.configure(**before)
+    assert "inside.said" in (tmp_path / "x.log").read_text()
+    assert "inside.said" not in stream.getvalue()
+    assert "outside.said" in stream.getvalue()

@@ -12,12 +12,15 @@ from typing import Any, cast
 import pytest
 
 from conch.errors import ApplyRejected, ConchError, TritonUnavailable
-from control.act.actuator import Actuator, Outcome
+from control import care, life
+from control.act.actuator import Actuator
+from control.act.knobs import settings_of
+from control.action import Outcome
 from control.core.memory.state import ControlState
-from control.core.types import Clamp, Decision, Reason, Settings
+from control.core.reasons import Clamp, Reason
+from control.core.types import Decision, Settings
 from control.journal.writer import Journal
 from control.loop import ControlLoop
-from control.watch.observe import settings_of
 from serving import model_config, pending
 from serving.client import TritonClient
 from serving.model_config import ModelConfig
@@ -115,7 +118,7 @@ def test_an_outage_blocks_nothing_and_a_refusal_does(
             clock=lambda: NOW_S,
         )
         with contextlib.suppress(ConchError):  # where not even the rollback loads
-            assert loop.act("m", decision).outcome is Outcome.ROLLED_BACK
+            assert life.act(loop, "m", decision).outcome is Outcome.ROLLED_BACK
         loop.settle()
         assert not triton.fails
         restarted = ControlState(changes=journal.tried("m", since_s=0.0))
@@ -167,7 +170,7 @@ def test_a_change_is_applied_while_the_journal_is_locked(tmp_path: Path) -> None
         )
         other = sqlite3.connect(tmp_path / "journal")
         other.execute("BEGIN IMMEDIATE")
-        assert loop.act("m", decision).outcome is Outcome.APPLIED
+        assert life.act(loop, "m", decision).outcome is Outcome.APPLIED
         assert journal.actions() == []
         other.rollback()
         other.close()
@@ -191,9 +194,9 @@ def test_a_model_is_not_asked_for_dead_stubs_while_its_change_is_judged(tmp_path
             clock=lambda: NOW_S,
             healer=cast(Any, SimpleNamespace(looked=lambda model, _: told.append(model))),
         )
-        loop.act("m", decision)
-        loop._look_for_dead("m")
+        life.act(loop, "m", decision)
+        care.look_for_dead(loop.healer, "m", loop._states["m"])
         assert told == []
         loop._states["m"] = ControlState()
-        loop._look_for_dead("m")
+        care.look_for_dead(loop.healer, "m", loop._states["m"])
         assert told == ["m"]

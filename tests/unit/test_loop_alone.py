@@ -12,11 +12,12 @@ from typing import Any, cast
 import pytest
 import structlog
 
-from control import loop as looping
+from control import endings, life
 from control.act.probation import Probation, TakenBack
 from control.action import Edited, ServerGone
 from control.core.memory.state import ControlState
-from control.core.types import Decision, Observation, Reason, Settings
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation, Settings
 from control.journal.writer import Journal
 from control.lease import Fenced
 from control.loop import ControlLoop
@@ -135,7 +136,7 @@ def test_any_error_of_a_start_leaves_the_others_started(
     hands.work["reconcile bad"] = _boom
     monkeypatch.setattr(loop.journal, "tried", lambda *_, **__: _boom())
     monkeypatch.setattr(loop.journal, "learnt", lambda *_, **__: _boom())
-    loop.start()
+    life.start(loop)
     assert hands.reconciled == ["bad", "good"]
     assert set(loop._states) == {"bad", "good"}
 
@@ -146,7 +147,7 @@ def test_a_start_that_hangs_in_a_load_ends_by_stop(parts: Any) -> None:
     stop, never = threading.Event(), threading.Event()
     hands.work["reconcile bad"] = never.wait
     stop.set()
-    loop.start(stop=stop)
+    life.start(loop, stop=stop)
     assert set(loop._states) == {"bad", "good"}
     never.set()
 
@@ -160,7 +161,7 @@ def _begun(loop: ControlLoop) -> Decision:
         applied=settings(1),
         desired=settings(2),
     )
-    loop._begin("bad", decision)
+    loop.begin("bad", decision)
     return decision
 
 
@@ -225,7 +226,7 @@ def test_a_change_that_hangs_is_given_up_at_the_end(
 ) -> None:
     """It stays an action without an end; the thread is nobody's to wait for."""
     loop, _, hands = parts
-    monkeypatch.setattr(looping, "SETTLE_S", 0.05)
+    monkeypatch.setattr(endings, "SETTLE_S", 0.05)
     never = threading.Event()
     hands.work["bad"] = never.wait
     _begun(loop)
@@ -241,7 +242,7 @@ def test_what_was_taken_back_is_blocked_and_loaded(parts: Any) -> None:
     loop, eyes, hands = parts
     back = TakenBack(model="bad", settings=settings(1), bad=settings(2), why="it died")
     unknown = TakenBack(model="elsewhere", settings=None, bad=None, why="it died")
-    loop.probation = cast(Probation, Watch(back, unknown))
+    loop.probation = loop._endings.probation = cast(Probation, Watch(back, unknown))
     eyes.seen["bad"] = _sees(settings(2))
     list(loop.tick())
     change = loop._states["bad"].changes[-1]

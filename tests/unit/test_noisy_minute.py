@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from control.core.memory.state import Applied
+from control.core.memory.changes import Applied
+from control.core.reasons import Reason
 from control.core.service.learnt import ServiceTime
-from control.core.types import Reason, Settings
+from control.core.types import Settings
 from tests.unit.story import TRUE, Story, a_policy, settings
 
 CALM, NOISY = 0.4, 0.9

@@ -12,16 +12,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from conch.errors import ConfigError, TritonUnavailable
-from control.watch import machine, sources
+from control.act.knobs import settings_of, threads_of, threads_ours, with_settings
+from control.watch import machine, prometheus
 from control.watch.machine import Machine
-from control.watch.observe import (
-    CONFIG_EVERY_S,
-    Observer,
-    settings_of,
-    threads_of,
-    threads_ours,
-    with_settings,
-)
+from control.watch.observe import Observer
+from control.watch.shown import CONFIG_EVERY_S
 from control.watch.sources import Sample
 from serving import metrics, model_config
 from serving.client import TritonClient
@@ -90,7 +85,7 @@ def _answers(monkeypatch: pytest.MonkeyPatch, *answers: list[dict[str, Any]]) ->
         asked.append(query)
         return left.pop(0)
 
-    monkeypatch.setattr(sources.Prometheus, "now", now)
+    monkeypatch.setattr(prometheus.Prometheus, "now", now)
     return asked
 
 
@@ -114,7 +109,7 @@ def test_prometheus_is_asked_once_for_all_models(monkeypatch: pytest.MonkeyPatch
         [_series("", 100.5, model="a.b"), _series("", 101.5, model="c")],
         [_series("", 42, conch="c")],
     )
-    source = sources.PrometheusCounters("http://p", arrivals='hits{to="MODEL"}')
+    source = prometheus.PrometheusCounters("http://p", arrivals='hits{to="MODEL"}')
     sample = source.sample(["a.b", "c"])
     assert len(asked) == 3
     assert 'model=~"a[.]b|c"' in asked[0]
@@ -132,10 +127,10 @@ def test_prometheus_of_a_fleet_must_be_told_which_server(monkeypatch: pytest.Mon
     two = [_series(SUCCESS, 5, model="m", instance=name) for name in ("s:1", "s:2")]
     _answers(monkeypatch, two)
     with pytest.raises(ConfigError, match="2 servers") as refused:
-        sources.PrometheusCounters("http://p").sample(["m"])
+        prometheus.PrometheusCounters("http://p").sample(["m"])
     assert "prometheus_instance: s:1" in refused.value.hint
     asked = _answers(monkeypatch, two[:1], [])
-    sources.PrometheusCounters("http://p", instance="s:1").sample(["m"])
+    prometheus.PrometheusCounters("http://p", instance="s:1").sample(["m"])
     assert 'instance="s:1"' in asked[0]
 
 

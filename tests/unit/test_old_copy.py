@@ -9,8 +9,9 @@ import pytest
 from control.core.judgement.judge import Watch
 from control.core.load.windows import Interval
 from control.core.memory.state import ControlState
+from control.core.reasons import Reason
 from control.core.service.learnt import Learnt
-from control.core.types import Observation, Reason
+from control.core.types import Observation
 from serving.metrics import ModelCounters
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.intervals import timed

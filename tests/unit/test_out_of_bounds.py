@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from control.core.reasons import Clamp, Reason
 from control.core.rules import rule_named
-from control.core.types import Clamp, Reason
 from tests.unit import story
 from tests.unit.life import Life
 from tests.unit.story import TRUE, a_policy

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from conch.errors import ConfigError
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.reasons import Clamp, Reason
 from control.core.rules import GRIDS, RULES, SOURCES, rule_named
 from control.core.rules.baselines.knative_kpa import KnativeKpa
 from control.core.rules.baselines.static import Static
 from control.core.rules.rule import Rule
 from control.core.step import Looked, step
-from control.core.types import Clamp, Decision, Observation, Policy, Reason
+from control.core.types import Decision, Observation
 from tests.unit.rule_story import RuleStory
 from tests.unit.story import a_policy, settings
 

@@ -6,11 +6,12 @@ import itertools
 
 import pytest
 
+from control.core.reasons import Reason
 from control.core.rules.baselines.aimd_batching import AimdBatching, AimdBatchingHpa, next_size
 from control.core.rules.baselines.hpa_queue_compute import HpaQueueCompute
 from control.core.rules.baselines.knative_kpa import KnativeKpa
 from control.core.rules.baselines.ray_serve import RayServe
-from control.core.types import Decision, Reason
+from control.core.types import Decision
 from serving.statistics import ModelStatistics
 from tests.unit.rule_story import RuleStory
 from tests.unit.story import a_policy, settings

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
+from control.core.reasons import Reason
 from control.core.rules.baselines.hpa_utilisation import HpaUtilisation
-from control.core.types import Reason
 from tests.unit.rule_story import RuleStory
 from tests.unit.story import a_policy, settings
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control.core.reasons import Reason
 from control.core.rules.baselines import signals
 from control.core.rules.baselines.carried import Carried
 from control.core.rules.baselines.clairvoyant import Clairvoyant, highest_mean_rps
 from control.core.rules.baselines.inferline import InferLine, highest_rate, newest_rates
 from control.core.rules.baselines.static import Static, StaticDefault, StaticMean
-from control.core.types import Reason
 from tests.unit.intervals import in_a_row
 from tests.unit.rule_story import RuleStory
 from tests.unit.story import a_policy, settings

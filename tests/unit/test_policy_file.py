@@ -9,7 +9,7 @@ import pytest
 
 from conch.errors import ConfigError
 from control import policy_file
-from control.core.types import Policy
+from control.core.policy import Policy
 
 GOOD = """\
 version: 1

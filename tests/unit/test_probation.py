@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from conch.errors import RepositoryError, TritonUnavailable
+from control.act.knobs import settings_of
 from control.act.probation import BUSY_S, SETTLED_S, SILENT_S, Probation
 from control.core.types import Observation
-from control.watch.observe import settings_of
 from serving import model_config, pending
 from serving.client import InferenceFailed, TritonClient
 from serving.metrics import ModelCounters

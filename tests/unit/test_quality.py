@@ -10,11 +10,12 @@ from control.core.decision import rebatch, version
 from control.core.decision.decide import PROPOSERS
 from control.core.judgement.judge import Verdict, Watch, judge
 from control.core.judgement.period import Period
-from control.core.memory.state import Applied
+from control.core.memory.changes import Applied
 from control.core.need.better_version import CHEAPER, LOADS_KEPT, SHORT_FOR_S
+from control.core.reasons import Clamp, Reason
 from control.core.service.learnt import Learnt, ServiceTime
 from control.core.service.versions import GUESS, Versions, learnt_of, served
-from control.core.types import Clamp, Observation, Reason
+from control.core.types import Observation
 from control.journal import checkpoint
 from serving.statistics import BatchStat, ModelStatistics
 from tests.unit.story import TRUE, Story, a_policy, settings

@@ -9,10 +9,14 @@ from typing import cast
 
 import pytest
 
-from control.act.actuator import Action, Actuator, Outcome
-from control.core.memory.state import Applied, ControlState
+from control.act.actuator import Actuator
+from control.action import Action, Outcome
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
 from control.core.need.cached import Reload
-from control.core.types import Decision, Observation, Policy, Reason, Settings
+from control.core.policy import Policy
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation, Settings
 from control.journal.writer import Journal
 from control.loop import ControlLoop
 from control.watch.observe import Observer

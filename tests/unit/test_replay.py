@@ -17,11 +17,14 @@ from cli.main import root as cli
 from control.core.judgement.judge import Verdict, Watch
 from control.core.judgement.period import Period
 from control.core.judgement.safety import Safety
-from control.core.memory.state import Applied, ControlState
+from control.core.memory import restart
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
+from control.core.policy import Policy
 from control.core.rules import rule_named
 from control.core.service.curves import ServiceTime
 from control.core.step import Begun, Ended, Event, Looked, Started, step
-from control.core.types import Decision, Observation, Policy
+from control.core.types import Decision, Observation
 from control.journal import checkpoint, codec, explain, replay
 from control.journal import writer as journals
 from control.journal.reader import Run
@@ -233,7 +236,7 @@ def test_journal_of_an_older_version_opens_and_replays(tmp_path: Path) -> None:
         assert any("forecast_rps" in line for line in told[0])  # in its own words
         assert any("1 × instance" in line for line in told[0])
         assert len(journal.tried("m", since_s=0.0)) == 5
-        assert ControlState.restored(changes=(), learnt=journal.learnt("m"), at_s=2000.0).learnt
+        assert restart.restored(changes=(), learnt=journal.learnt("m"), at_s=2000.0).learnt
 
 
 def test_what_an_older_judge_remembered_is_read() -> None:

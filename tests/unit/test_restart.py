@@ -9,13 +9,16 @@ from typing import Any, cast
 
 import pytest
 
+from control import life
+from control.core.decision.decide import Conch
 from control.core.load.cache_use import CacheUse, Trials
-from control.core.memory.state import Applied, ControlState
-from control.core.rules.conch import Conch
+from control.core.memory.changes import Applied
+from control.core.memory.restart import to_plain
+from control.core.memory.state import ControlState
+from control.core.reasons import Reason
 from control.core.service.slow_seconds import SlowSeconds
 from control.core.service.versions import GUESS
 from control.core.step import Started, step
-from control.core.types import Reason
 from control.journal import replay
 from control.journal.writer import Journal
 from control.loop import ControlLoop
@@ -30,7 +33,7 @@ DAY_S = 86_400.0
 
 def restarted(state: ControlState, *, away_s: float, **changes: object) -> ControlState:
     """The memory of a controller that starts so long after this one was saved, through JSON."""
-    kept = json.loads(json.dumps(state.to_plain(at_s=SAVED_S)))
+    kept = json.loads(json.dumps(to_plain(state, at_s=SAVED_S)))
     event = Started(at_s=SAVED_S + away_s, learnt={**kept, **changes})
     return step(Conch(), ControlState(), event, a_policy())[0]
 
@@ -80,7 +83,7 @@ def test_what_an_older_conch_saved_is_read() -> None:
     without = replace(before.learnt, slow=SlowSeconds())
     older = {
         name: value
-        for name, value in before.to_plain(at_s=SAVED_S).items()
+        for name, value in to_plain(before, at_s=SAVED_S).items()
         if name in ("schema", "clock_s", "sibling", "seen")
     }
     event = Started(at_s=SAVED_S + DAY_S, learnt=older)
@@ -89,7 +92,7 @@ def test_what_an_older_conch_saved_is_read() -> None:
 
 def restart(story: Story) -> None:
     """Another controller takes over, an hour later; it knows what the one before it saved."""
-    kept = json.loads(json.dumps(story.state.to_plain(at_s=story.at_s)))
+    kept = json.loads(json.dumps(to_plain(story.state, at_s=story.at_s)))
     story.at_s += 3600.0
     event = Started(at_s=story.at_s, learnt=kept)
     story.state, _ = step(Conch(), ControlState(), event, story.policy)
@@ -123,7 +126,7 @@ def test_service_times_stay_with_their_version_where_it_changed_meanwhile() -> N
     assert two.of(1) == pytest.approx(GUESS * one.of(1))
     assert story.state.versions.learning(None) == 2  # also where a look does not tell
     restart(story)  # nobody has looked since
-    assert story.state.to_plain(at_s=0.0)["version"] == 2
+    assert to_plain(story.state, at_s=0.0)["version"] == 2
 
 
 @pytest.mark.parametrize(
@@ -185,7 +188,7 @@ def test_trials_of_the_cache_survive_a_restart(
 ) -> None:
     """By what was saved, and by the changes of the last hour that came after it."""
     state = ControlState(cache=CacheUse(trials=trials or Trials()))
-    kept = json.loads(json.dumps(state.to_plain(at_s=SAVED_S)))
+    kept = json.loads(json.dumps(to_plain(state, at_s=SAVED_S)))
     if trials is None:
         del kept["cache_trials"]
     changes = tuple(_trial(each) for each in at_s)
@@ -227,7 +230,7 @@ def test_the_loop_knows_how_long_it_was_away(tmp_path: Path) -> None:
             journal.start_run(
                 at_s=now_s, mode="active", policies=loop.policies, rules={"m": Conch()}
             )
-            loop.start()
+            life.start(loop)
             states.append(loop._states["m"])
             if now_s == SAVED_S:
                 loop._states["m"] = story.state
@@ -249,7 +252,8 @@ def test_replay_is_exact_after_a_time_away(tmp_path: Path) -> None:
         recorder.passes(20, 100)
         recorder.passes(20, 900)
         journal.save_learnt(
-            {"m": recorder.state.to_plain(at_s=recorder.story.at_s)}, at_s=recorder.story.at_s
+            {"m": to_plain(recorder.state, at_s=recorder.story.at_s)},
+            at_s=recorder.story.at_s,
         )
         clock_s = recorder.state.learnt.clock_s
         recorder.story.at_s += DAY_S

@@ -10,9 +10,9 @@ import pytest
 
 from conch.errors import ApplyRejected, ConfigError
 from control import session
-from control.loop import Mode
 from control.policy_file import ModelPolicy, PolicyFile
 from control.roster import require_whole
+from control.tick import Mode
 from serving import model_config, pending
 from serving.model_config import ModelConfig
 from serving.repository import Repository

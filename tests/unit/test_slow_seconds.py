@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.core.queue_model.knowledge import Knowledge
+from control.core.reasons import Reason
 from control.core.service.evidence import KEPT_BATCHES, Compared, Evidence
 from control.core.service.learnt import Learnt, ServiceTime
 from control.core.service.slow_seconds import LEAST, MOST, NORMAL, WITHIN_MARGINS, SlowSeconds, Z
 from control.core.service.versions import Versions, learnt_of
-from control.core.types import Reason
 from serving.statistics import BatchStat
 from tests.unit.evidence import after, executed
 from tests.unit.story import TRUE, Story, a_policy, held_for, in_flight, settings

@@ -28,7 +28,8 @@ from conch.errors import ConchError
 from conch.tables import LiteralColumn, clean_table, literal_console
 from conch.terminal import clean
 from control import session
-from control.core.types import Decision, Observation, Reason
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation
 from control.journal.writer import Journal
 from export import report_table
 from perf import perf_table

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from control.core.decision.decide import Conch
 from control.core.judgement.safety import Safety
-from control.core.memory.state import Applied, ControlState
-from control.core.rules.conch import Conch
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
+from control.core.reasons import Clamp, Reason
 from control.core.step import Looked, Started, step
-from control.core.types import Clamp, Observation, Reason
+from control.core.types import Observation
 from tests.unit.guarded import first
 from tests.unit.story import Story, a_policy, held_for, in_flight, settings
 

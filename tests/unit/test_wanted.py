@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from control.core.judgement.judge import Watch
 from control.core.judgement.safety import Block
-from control.core.memory.state import ControlState
-from control.core.types import Clamp, Policy, Reason
+from control.core.memory import restart
+from control.core.policy import Policy
+from control.core.reasons import Clamp, Reason
 from tests.unit.story import Story, a_policy, settings
 
 
@@ -118,7 +119,7 @@ def test_a_controller_that_begins_anew_under_load_shrinks_nothing() -> None:
     after = Story(
         applied=settings(3),
         at_s=before.at_s,
-        state=ControlState.restored(changes=(), learnt={}, at_s=before.at_s),
+        state=restart.restored(changes=(), learnt={}, at_s=before.at_s),
         counters=before.counters,
         statistics=before.statistics,
     ).passes(14, load_rps=100)

@@ -9,9 +9,10 @@ from control.core.budget import ladder
 from control.core.budget.ladder import Climber, Plan
 from control.core.budget.share import cap, room_bytes, share
 from control.core.budget.want import Limit, Want, want_of
-from control.core.memory.state import InFlight
+from control.core.memory.changes import InFlight
+from control.core.policy import Policy
 from control.core.service.versions import served
-from control.core.types import Decision, Observation, Policy
+from control.core.types import Decision, Observation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

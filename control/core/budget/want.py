@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from control.core.budget.ladder import Rung, Step
-from control.core.memory.state import InFlight
+from control.core.memory.changes import InFlight
+from control.core.policy import Policy
 from control.core.queue_model.knowledge import fewest
+from control.core.reasons import Reason
 from control.core.service.versions import served
-from control.core.types import Decision, Need, Observation, Policy, Reason, Settings
+from control.core.types import Decision, Need, Observation, Settings
 
 NEARLY = 1.05
 """What is held is enough up to this many times its capacity, which has a margin of its own."""

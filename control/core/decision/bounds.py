@@ -12,11 +12,12 @@ import math
 from dataclasses import replace
 
 from control.core.decision.facts import Facts
-from control.core.decision.proposal import Proposal
 from control.core.load import windows
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
 from control.core.queue_model.knowledge import Knowledge, fewest
-from control.core.types import Clamp, Observation, Policy, Reason
+from control.core.reasons import Clamp, Reason
+from control.core.types import Observation, Proposal
 
 STEP_DOWN = 0.5
 """Of the instances, at most this share goes in one step, at least one: what fewer carry is a

@@ -9,15 +9,24 @@ last: no decision reads them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from control.core.decision import bounds, instances, rebatch, response_cache, rollback, version
+from control.core.decision import (
+    bounds,
+    holds,
+    instances,
+    rebatch,
+    response_cache,
+    rollback,
+    version,
+)
 from control.core.decision.facts import Facts, gather
-from control.core.decision.guard import guard, may_act_at_s
-from control.core.decision.proposal import Proposal
+from control.core.decision.guard import guard
 from control.core.decision.terms import terms_of
 from control.core.memory.state import ControlState
-from control.core.types import Decision, Need, Observation, Policy, Reason
+from control.core.policy import Policy
+from control.core.reasons import Reason
+from control.core.types import Decision, Observation, Proposal
 
 PROPOSERS: tuple[Callable[[Facts], Proposal | None], ...] = (
     rollback.left_alone,
@@ -42,7 +51,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     """The decision for this look, and the memory for the next one. Pure."""
     state, facts, missing = gather(state, seen, policy)
     if facts is None:
-        return _nothing_known(state, seen, missing, policy), state
+        return holds.nothing_known(state, seen, missing, policy), state
     for propose in PROPOSERS:
         proposal = propose(facts)
         if proposal is None:
@@ -58,7 +67,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         applied=facts.applied,
         desired=guarded.settings,
         fresh=guarded.fresh,
-        need=_need(facts),
+        need=facts.need.told if facts.need else None,
         clamps=guarded.clamps,
         may_act_at_s=guarded.may_act_at_s,
     )
@@ -69,25 +78,14 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
     return decision, state
 
 
-def _need(facts: Facts) -> Need | None:
-    """For the budget, and for whoever reads the decision."""
-    if facts.need is None:
-        return None
-    return replace(facts.need.want.need, by_version=facts.need.versions.capacities)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conch:
+    """Conch's own rule: learn the queue, predict before acting, and be held by a guard."""
 
+    name: str = "conch"
 
-def _nothing_known(
-    state: ControlState, seen: Observation, missing: tuple[str, ...], policy: Policy
-) -> Decision:
-    """A hold for a look that lacks something, or that says two things of the same requests."""
-    told, broken = state.agreement, state.agreement.broken
-    contradiction = {"counters_rps": told.counted_rps, "statistics_rps": told.told_rps}
-    return Decision(
-        tick_id=seen.tick_id,
-        at_s=seen.at_s,
-        reason=Reason.HOLD_CONTRADICTED if broken else Reason.HOLD_NO_DATA,
-        applied=seen.applied,
-        desired=seen.applied,
-        terms=contradiction if broken else {"missing": float(len(missing))},
-        may_act_at_s=may_act_at_s(state, policy),
-    )
+    def decide(
+        self, state: ControlState, seen: Observation, policy: Policy
+    ) -> tuple[Decision, ControlState]:
+        """See ``decide``."""
+        return decide(state, seen, policy)

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 
 from control.core.load import demand as demands
 from control.core.load import windows
+from control.core.memory.bounds import least_batch_limit
 from control.core.memory.state import ControlState, Loads
 from control.core.need import better_version, cached
 from control.core.need.base import BasePlan, plan_if_due
 from control.core.need.better_version import Outlook
-from control.core.need.wanted import Expected, Wanted, expected, wanted
+from control.core.need.wanted import Wanted, wanted
+from control.core.policy import MIN_INSTANCES, Policy
 from control.core.queue_model.knowledge import Knowledge
-from control.core.types import MIN_INSTANCES, Observation, Policy, Settings
+from control.core.types import Need, Observation, Settings
 
 WARM_FRACTION = 0.8
 """Of a stable window that looks must cover before anything but a backlog may change."""
@@ -32,17 +34,20 @@ class NeedFacts:
 
     Attributes:
         known: what plans are made from.
-        now: what the queue model says of the present settings and load.
         want: the instances that the load calls for.
         versions: what other versions would do.
         plan: another batching, where one is due.
     """
 
     known: Knowledge
-    now: Expected | None
     want: Wanted
     versions: Outlook
     plan: BasePlan | None
+
+    @property
+    def told(self) -> Need:
+        """For the budget, and for whoever reads the decision."""
+        return replace(self.want.need, by_version=self.versions.capacities)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +106,6 @@ def gather(
     demand = demands.measure(
         state.intervals, seen, policy, applied=applied, service=service, fast_rps=fast_rps
     )
-    now = expected(service, applied, applied.instances, demand.stable_rps)
     if state.intervals != before:
         state = replace(state, budget=state.budget.absorb(state.intervals[-1], policy))
     want = wanted(state, demand, known, applied, at_s=seen.at_s)
@@ -111,7 +115,7 @@ def gather(
     plan = plan_if_due(state, seen, applied, want, known, warm=is_warm(state, policy))
     if plan is not None and not plan.pays(applied):  # else until it is in force
         state = replace(state, planned_s=seen.at_s)
-    need = NeedFacts(known=known, now=now, want=want, versions=versions, plan=plan)
+    need = NeedFacts(known=known, want=want, versions=versions, plan=plan)
     return state, replace(facts, state=state, need=need), ()
 
 
@@ -148,7 +152,7 @@ def _known(facts: Facts) -> Knowledge | None:
         threads=seen.threads,
         threads_ours=seen.threads_ours,
         can_rebatch=seen.can_rebatch and applied.max_batch_size > 0,
-        least_batch_size=seen.least_batch_limit,
+        least_batch_size=least_batch_limit(seen),
         refuses=policy.refuse_late if _may_refuse(state, seen) else None,
         shares_slots=seen.slots is not None,
     )

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from control.core.decision.facts import Facts
-from control.core.decision.proposal import Proposal
-from control.core.judgement.safety import Block
-from control.core.memory.state import Applied, ControlState
-from control.core.types import Clamp, Policy, Reason, Settings
-
-COPY_MARGIN = 1.2
-"""A copy is expected to take this many times what one took so far."""
-LEAST_WAIT_S = 1.0
-"""After a first failure, where there is no cooldown."""
-MOST_DOUBLED = 20
-"""Times that the wait after a failure is doubled; it is far beyond any limit then."""
+from control.core.decision.limits import (
+    again_s,
+    has_failed,
+    may_act_at_s,
+    may_copy,
+    was_worse,
+    within_memory,
+)
+from control.core.reasons import Clamp, Reason
+from control.core.types import Proposal, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +87,12 @@ class _Change:
 
     @property
     def owed(self) -> bool:
-        """Whether it only gives up what the budget has promised to others."""
-        if is_owed(self.wanted, self.applied, self.facts.seen.cap):
-            return True
-        gives = self.proposal.reason is Reason.OVER_BUDGET
-        return gives and self.wanted.instances == self.applied.instances
+        """Whether it only gives up what the budget has promised to others, who wait for it."""
+        cap, count = self.facts.seen.cap, self.applied.instances
+        if self.proposal.reason is Reason.OVER_BUDGET and self.wanted.instances == count:
+            return True  # a version
+        fewer = self.wanted.same_but_count(self.applied)
+        return cap is not None and fewer and cap <= self.wanted.instances < count
 
 
 def guard(proposal: Proposal, facts: Facts) -> Guarded:
@@ -113,7 +110,7 @@ def guard(proposal: Proposal, facts: Facts) -> Guarded:
         wanted=wanted,
         facts=facts,
         proposal=proposal,
-        fresh=_may_copy(proposal, wanted, facts, clamps),
+        fresh=may_copy(proposal, wanted, facts, clamps),
     )
     ready_s = may_act_at_s(state, policy)
     held = None if wanted == applied else _held(change, ready_s=ready_s)
@@ -124,7 +121,7 @@ def guard(proposal: Proposal, facts: Facts) -> Guarded:
     if held is not None:
         clamps.append(held)
     elif change.wanted != applied:
-        wanted, fresh = _within_memory(change, clamps)
+        wanted, fresh = within_memory(facts, change.wanted, fresh=change.fresh, clamps=clamps)
     return Guarded(
         settings=wanted,
         fresh=fresh and wanted != applied,
@@ -143,52 +140,6 @@ def _probed(proposal: Proposal, facts: Facts, clamps: list[Clamp]) -> Settings:
         return wanted
     clamps.append(Clamp.PROBE)
     return replace(wanted, instances=max(trusted, applied.instances))
-
-
-def _may_copy(proposal: Proposal, wanted: Settings, facts: Facts, clamps: list[Clamp]) -> bool:
-    """Whether a second copy may be loaded where one is wanted."""
-    if not proposal.fresh:
-        return False
-    if not proposal.undo and _copies_spent(facts.state, facts.policy):
-        clamps.append(Clamp.RELOAD_BUDGET)
-        return False
-    cap, applied = facts.seen.cap, facts.applied
-    grows = wanted.instances > applied.instances and wanted.same_but_count(applied)
-    if grows and cap is not None and applied.instances + wanted.instances > cap:
-        clamps.append(Clamp.BUDGET)  # no room for both copies
-        return False
-    return True
-
-
-def may_act_at_s(state: ControlState, policy: Policy) -> float:
-    """When the cooldown of the last change ends, or the wait for a Triton that was not there.
-
-    0 without a change.
-    """
-    if not state.changes:
-        return 0.0
-    outage = itertools.takewhile(lambda change: change.unavailable, reversed(state.changes))
-    return max(state.changes[-1].at_s + policy.cooldown_s, _retry_at_s(outage, policy))
-
-
-def _retry_at_s(failures: Iterable[Applied], policy: Policy) -> float:
-    """When to try again after failures in a row, the newest first; always without one.
-
-    The wait is the cooldown, twice as long with each failure, up to the time of a block.
-    """
-    failed = tuple(failures)
-    if not failed:
-        return -math.inf
-    first_s = max(policy.cooldown_s, LEAST_WAIT_S)
-    doubled_s = first_s * 2.0 ** min(len(failed) - 1, MOST_DOUBLED)
-    return failed[0].at_s + min(doubled_s, max(policy.blocked_s, first_s))
-
-
-def is_owed(wanted: Settings, applied: Settings, cap: int | None) -> bool:
-    """Whether the change does nothing but bring the count down towards the budget's cap."""
-    if cap is None or not wanted.same_but_count(applied):
-        return False
-    return cap <= wanted.instances < applied.instances
 
 
 def _bounded(proposal: Settings, facts: Facts, clamps: list[Clamp]) -> Settings:
@@ -219,21 +170,16 @@ def _bounded(proposal: Settings, facts: Facts, clamps: list[Clamp]) -> Settings:
     return replace(proposal, instances=whole)
 
 
-def _copies_spent(state: ControlState, policy: Policy) -> bool:
-    """Whether the hour's second copies for a change of the count are used up."""
-    return sum(change.is_copy for change in state.changes) >= policy.copies_per_hour
-
-
 def _held(change: _Change, *, ready_s: float) -> Clamp | None:
     """Why the change must not happen now, or None when it may. The order is that of importance."""
     policy, state = change.facts.policy, change.facts.state
     if state.in_flight is not None:
         return Clamp.CHANGE_IN_FLIGHT
-    if change.facts.seen.at_s < _again_s(change, ready_s=ready_s):
+    if change.facts.seen.at_s < again_s(change.facts, undo=change.proposal.undo, ready_s=ready_s):
         return Clamp.COOLDOWN
     if change.proposal.undo or change.owed:  # others wait for what is owed
-        return Clamp.BLOCKED if _worse(change) and not change.owed else None
-    if _worse(change) or _failed(change):
+        return Clamp.BLOCKED if was_worse(change.facts, change.wanted) and not change.owed else None
+    if was_worse(change.facts, change.wanted) or has_failed(change.facts, change.wanted):
         return Clamp.BLOCKED
     if change.facts.state.safety.burns and not change.may_burn:
         return Clamp.BURN_RATE
@@ -258,77 +204,3 @@ def _fewer(change: _Change, *, ready_s: float) -> _Change | None:
         if _held(fewer, ready_s=ready_s) is None:
             return fewer
     return None
-
-
-def _again_s(change: _Change, *, ready_s: float) -> float:
-    """When anything may be tried after an outage of Triton, or a rollback after a failure."""
-    changes = change.facts.state.changes
-    if changes and changes[-1].unavailable:
-        return ready_s
-    if not change.proposal.undo:
-        return -math.inf
-    undone = (past for past in reversed(changes) if past.undo)
-    failed = itertools.takewhile(lambda past: not past.ok, undone)
-    again_s = _retry_at_s(failed, change.facts.policy)
-    return max(again_s, ready_s) if changes and not changes[-1].ok else again_s
-
-
-def _worse(change: _Change) -> bool:
-    """Whether the target was judged worse, or taken back, a short while ago; more instances, too.
-
-    What a rollback took back is known from the change itself, too, so that a controller that starts
-    anew knows it from the journal.
-    """
-    at_s, policy = change.facts.seen.at_s, change.facts.policy
-    for past in change.facts.state.changes:
-        if not past.ok or not past.undo or past.before is None:
-            continue
-        worse, reload = past.before, not past.settings.same_but_count(past.before)
-        if not reload and worse.instances > past.settings.instances:
-            worse = replace(worse, instances=max(worse.instances, change.wanted.instances))
-        block = Block(settings=worse, until_s=past.at_s + policy.blocked_s, reload=reload)
-        if block.forbids(change.wanted, at_s=at_s):
-            return True
-    return change.facts.state.safety.forbids(change.wanted, at_s=at_s)
-
-
-def _failed(change: _Change) -> bool:
-    """Whether the target failed to load a short while ago; more instances do not load either."""
-    at_s, policy = change.facts.seen.at_s, change.facts.policy
-    for past in change.facts.state.changes:
-        if at_s >= past.at_s + policy.blocked_s or past.ok or past.unavailable:
-            continue
-        failed = past.settings
-        grew = past.before is not None and failed.instances > past.before.instances
-        most = replace(failed, instances=max(failed.instances, change.wanted.instances))
-        if change.wanted in ((failed, most) if grew else (failed,)):
-            return True
-    return False
-
-
-def _within_memory(change: _Change, clamps: list[Clamp]) -> tuple[Settings, bool]:
-    """What fits into the free memory, and whether by a fresh copy; what is unknown fits.
-
-    A reload needs all its instances a second time, an in-place change only those added. Each of the
-    versions has as many instances.
-    """
-    wanted, applied, seen = change.wanted, change.applied, change.facts.seen
-    free, copy, granularity = seen.memory_free_bytes, seen.memory_copy_bytes, seen.granularity
-    if free is None or copy is None or copy <= 0:
-        return wanted, change.fresh
-    fits, each = int(free // (COPY_MARGIN * copy)), len(wanted.loaded)
-    if change.copies:
-        if wanted.loads_beside(applied) <= fits:
-            return wanted, change.fresh
-        clamps.append(Clamp.MEMORY)
-        return applied, False
-    fresh = change.fresh
-    if fresh and each * wanted.instances > fits:
-        clamps.append(Clamp.MEMORY)
-        fresh = False
-    if fresh or wanted.loads_beside(applied) <= fits:
-        return wanted, fresh
-    if Clamp.MEMORY not in clamps:
-        clamps.append(Clamp.MEMORY)
-    count = applied.instances + fits // each // granularity * granularity
-    return replace(wanted, instances=count), False

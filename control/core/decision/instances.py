@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from control.core.decision.facts import Facts, NeedFacts
-from control.core.decision.proposal import Proposal
-from control.core.need.wanted import held_for_s
-from control.core.types import Reason
+from control.core.need.hold import held_for_s
+from control.core.reasons import Reason
+from control.core.types import Proposal
 
 WAIT_FOR_SHARE_S = 10.0
 """So long those that hold more than their share of the budget may take to give it up."""

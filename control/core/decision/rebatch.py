@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from control.core.decision.facts import Facts
-from control.core.decision.proposal import Proposal
-from control.core.types import Reason
+from control.core.decision.facts import Facts, NeedFacts
+from control.core.reasons import Reason
+from control.core.types import Proposal, Settings
+
+
+def _fills_batches(need: NeedFacts, applied: Settings) -> bool:
+    """Whether the load is one that large batches are for, and not too large ones by themselves.
+
+    What waits makes full ones. Where times have changed, small ones, which do not come, tell last.
+    """
+    overloaded = need.want.overloaded or not need.want.reachable
+    if not overloaded and need.want.demand.pending <= 0:
+        return False
+    known = need.known
+    full_s = known.service(applied.instances, known.threads).of(applied.largest_batch)
+    return full_s <= known.policy.slo_s
 
 
 def propose(facts: Facts) -> Proposal | None:
@@ -13,8 +26,7 @@ def propose(facts: Facts) -> Proposal | None:
     if need is None or need.plan is None or not need.plan.pays(applied):
         return None
     plan, wanted = need.plan, need.plan.settings
-    smaller = wanted.largest_batch < applied.largest_batch
-    if smaller and need.want.demand.pending > 0:  # what waits makes larger ones
+    if wanted.largest_batch < applied.largest_batch and _fills_batches(need, applied):
         return None
     begins_to_refuse = applied.refuse_after_s is None and wanted.refuse_after_s is not None
     return Proposal(

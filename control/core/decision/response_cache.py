@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from control.core.decision.facts import Facts
-from control.core.decision.proposal import Proposal
 from control.core.need import cached
-from control.core.types import Reason
+from control.core.reasons import Reason
+from control.core.types import Proposal
 
 
 def propose(facts: Facts) -> Proposal | None:

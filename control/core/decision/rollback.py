@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from control.core.decision.facts import Facts
-from control.core.decision.proposal import Proposal
-from control.core.types import Observation, Reason
+from control.core.reasons import Reason
+from control.core.types import Observation, Proposal
 
 
 def left_alone(facts: Facts) -> Proposal | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from control.core.decision.facts import Facts, NeedFacts
-from control.core.decision.proposal import Proposal
 from control.core.judgement.judge import Verdict
 from control.core.memory.state import ControlState
 from control.core.need import cached
 from control.core.need.base import BasePlan
 from control.core.service.versions import allowed
+from control.core.types import Proposal
 
 MOST_GAIN = 1e6
 
@@ -50,6 +50,7 @@ def _load(facts: Facts, need: NeedFacts) -> dict[str, float]:
         "slo_s": facts.policy.slo_s,
         "service_alpha_s": service.alpha_s,
         "service_beta_s": service.beta_s,
+        "service_cv": service.cv_fraction,
         "slow_ratio": facts.state.learnt.slow.slower,
         "load_s": want.load_s,
         "needed_instances": float(want.needed),
@@ -57,8 +58,6 @@ def _load(facts: Facts, need: NeedFacts) -> dict[str, float]:
         "goal_instances": float(want.goal),
         "applied_instances": float(facts.applied.instances),
     }
-    if need.now is not None:
-        terms |= {"expected_mean_s": need.now.mean_s, "expected_p99_s": need.now.p99_s}
     return terms | {f"capacity_{count}_rps": rps for count, rps in want.capacities.items()}
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from control.core.decision.facts import Facts
-from control.core.decision.proposal import Proposal
+from control.core.reasons import Reason
 from control.core.service.versions import allowed, served
-from control.core.types import Reason
+from control.core.types import Proposal
 
 
 def give(facts: Facts) -> Proposal | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from control.core.load.windows import Interval
-from control.core.types import Policy
+from control.core.policy import Policy
 
 BINS_A_SHORT_WINDOW = 10
 

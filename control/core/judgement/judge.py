@@ -3,9 +3,9 @@
 Theory of operation. After a change has settled it is watched for a number of requests or seconds.
 It is worse when requests fail that did not; when the model does not compute any more; and when it
 carries less and the SLO is missed: by the rate at which a full queue is answered, or by the time
-that batches of equal size take on a machine that is no busier. What is unclear is neither praised
-nor blamed: the change stays. How long requests take does not count, as a neighbour, longer inputs
-or the backlog that the change found make them slow whatever is in force (ADR 0017).
+that batches of equal size take on a machine that is no busier, nor full. What is unclear is neither
+praised nor blamed: the change stays. How long requests take does not count, as a neighbour, longer
+inputs or the backlog that the change found make them slow whatever is in force (ADR 0017).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 
 from control.core.judgement.period import Period
 from control.core.load.windows import Interval
-from control.core.types import Policy, Settings
+from control.core.policy import Policy
+from control.core.types import Settings
 
 SIMILAR = 0.1
 """Loads that differ by less than this share are compared, and hosts by this share of their cores.
@@ -239,8 +240,11 @@ def _misses(after: Period, policy: Policy) -> bool:
 
 
 def _busier(before: Period, after: Period) -> bool:
-    """Whether the host is busier than before, or that is not known: of one of both times only."""
+    """Whether the host is busier than before, or that is not known: of one of both times only.
+
+    One that is full looks the same whatever else is asked of it.
+    """
     was, now = before.cpu_fraction, after.cpu_fraction
     if was is None or now is None:
         return was is not now
-    return now > was + SIMILAR
+    return now > min(was + SIMILAR, 1.0 - SIMILAR)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from control.core.judgement.judge import Verdict, Watch, fails, judge
 from control.core.judgement.period import Period
 from control.core.load.windows import Interval
-from control.core.types import Policy, Settings
+from control.core.policy import Policy
+from control.core.types import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +170,19 @@ class Safety:
         if was is not None and settings.version != was.version:
             seen = replace(seen, sizes={})  # what another model takes is no measure
         return replace(after, watch=Watch(since_s=at_s, settings=settings, good=good, before=seen))
+
+    def set_back(self, at_s: float, *, blocked_s: float) -> Safety:
+        """The memory after the clock was set back: nothing in it waits for a time far ahead."""
+        watch, changed_s = self.watch, self.changed_s
+        return replace(
+            self,
+            changed_s=None if changed_s is None else min(changed_s, at_s),
+            watch=None if watch is None else replace(watch, since_s=min(watch.since_s, at_s)),
+            blocked=tuple(
+                replace(block, until_s=min(block.until_s, at_s + blocked_s))
+                for block in self.blocked
+            ),
+        )
 
     def _followed(self, applied: Settings, *, at_s: float) -> Safety:
         """The memory where somebody else may have changed the settings: theirs are good."""

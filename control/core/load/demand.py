@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from control.core.load import windows
 from control.core.load.windows import Interval
+from control.core.policy import Policy
 from control.core.service.learnt import ServiceTime
-from control.core.types import Observation, Policy, Settings
+from control.core.types import Observation, Settings
 
 WINDOWS = ((0.5, 3.0), (1.0, 3.0), (2.0, 2.5), (4.0, 2.0), (8.0, 1.5), (16.0, 1.0))
 """(seconds, z). Chosen in the simulator on traces other than those of the benchmark's tables."""

@@ -14,16 +14,18 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
-from control.core.types import (
+from control.core.policy import (
     MAX_BATCH_SIZE,
     MAX_INSTANCES,
     MIN_INSTANCES,
     MOST_INSTANCES,
-    Observation,
     Policy,
-    Settings,
 )
+from control.core.types import Observation, Settings
 
+BATCHED_REQUESTS = 1.05
+"""Items per request in the counters, beyond which requests bring batches of their own: those of one
+scrape are not of one instant."""
 WAITS_BELOW = 0.5
 """CPU seconds per busy second of an instance below which it mostly waits."""
 LEAST_BUSY_S = 2.0
@@ -137,3 +139,21 @@ def _within_slots(policy: Policy, bounds: dict[str, int], by_slots: int) -> dict
         least = min(least, by_slots)
     most = min(bounds.get(MAX_INSTANCES, policy.max_instances), by_slots)
     return {MIN_INSTANCES: least, MAX_INSTANCES: max(least, most)}
+
+
+def least_batch_limit(seen: Observation) -> int:
+    """The smallest ``max_batch_size`` with which Triton refuses no request that comes.
+
+    One that brings a batch of its own may be as large as the limit in force: sums do not tell.
+    """
+    counters, loaded, applied, own = seen.counters, seen.statistics, seen.applied, seen.own
+    if applied is None:
+        return seen.least_batch_size
+    # Since the last load, of one instant; and since the server started.
+    now = loaded is not None and loaded.inference_count - own.rows_loaded > (
+        loaded.success_count - loaded.cache_hits - own.requests_loaded
+    )
+    ever = counters is not None and counters.inference_count - own.rows > (
+        BATCHED_REQUESTS * (counters.success - counters.cache_hits - own.requests)
+    )
+    return max(seen.least_batch_size, applied.max_batch_size if now or ever else 1)

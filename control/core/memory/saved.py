@@ -15,7 +15,7 @@ from control.core.load.cache_use import Trials
 from control.core.service.curves import ServiceTime
 from control.core.service.evidence import Evidence, Tally, usable
 from control.core.service.learnt import Learnt
-from control.core.service.slow_seconds import LEAST, MOST, SlowSeconds
+from control.core.service.slow_seconds import LEAST, MOST, SHIFT_SECONDS, SlowSeconds
 from control.core.service.versions import Versions
 
 SCHEMA = 1
@@ -182,6 +182,7 @@ def _slow(item: Any, *, away_s: float) -> SlowSeconds:
         slow = SlowSeconds(
             setting=None if setting is None else (_whole(setting[0]), _whole(setting[1])),
             level=None if level is None else min(MOST, max(LEAST, _number(level))),
+            ratios=tuple(_number(ratio) for ratio in item.get("ratios", ())[-SHIFT_SECONDS:]),
             **{name: _number(item[name]) for name in SUMS},
         )
     except (KeyError, TypeError, ValueError, IndexError, OverflowError):

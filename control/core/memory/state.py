@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from statistics import median
-from typing import Any
 
 from control.core.judgement.error_budget import ErrorBudget
 from control.core.judgement.safety import Safety
@@ -14,74 +11,19 @@ from control.core.load.agreement import Agreement
 from control.core.load.cache_use import CacheUse
 from control.core.load.pace import Pace
 from control.core.load.windows import Interval
-from control.core.memory import saved
-from control.core.memory.bounds import CpuUse, effective
+from control.core.memory.bounds import CpuUse
+from control.core.memory.changes import Applied, InFlight, loading_s, reloading_s
+from control.core.memory.learning import taught
+from control.core.policy import Policy
 from control.core.service.learnt import Learnt
 from control.core.service.versions import Versions
-from control.core.types import Observation, Policy, Settings
+from control.core.types import Observation, Settings
 
 Loads = tuple[tuple[float, float], ...]
-LOADS_LOOKED_AT = 5
 HORIZON_S = 30.0
 """So long intervals are kept: for the widest window, and to tell how arrivals scatter."""
 LONGER_TICK = 1.5
 """Ticks that take longer than the policy's limit are trusted up to this many times the last one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """A change that was tried.
-
-    Attributes:
-        at_s: when it ended.
-        settings: what was wanted.
-        reload: whether it cost a full reload.
-        ok: whether it is in force; a failed one was rolled back.
-        seconds: how long it took.
-        before: what was in force when it began; None where it is not known.
-        undo: whether it was a rollback: ``before`` is then not tried again for a while.
-        unavailable: whether it failed because Triton was not there: no fault of the settings.
-        refused_rows: a batch of so many rows was refused by the model; None where none was.
-    """
-
-    at_s: float
-    settings: Settings
-    reload: bool
-    ok: bool
-    seconds: float = 0.0
-    before: Settings | None = None
-    undo: bool = False
-    unavailable: bool = False
-    refused_rows: int | None = None
-
-    @property
-    def is_copy(self) -> bool:
-        """Whether it was a reload for nothing but another count; one of unknown origin is not."""
-        if self.before is None:
-            return False
-        return self.reload and self.settings.same_but_count(self.before)
-
-    @property
-    def tries_cache(self) -> bool:
-        """Whether it switches the response cache on; what met an outage has tried nothing."""
-        if self.unavailable or not self.settings.response_cache:
-            return False
-        return self.before is None or not self.before.response_cache
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InFlight:
-    """A change that is being applied.
-
-    Attributes:
-        since_s: when it began.
-        settings: what is wanted.
-        before: what was in force when it began.
-    """
-
-    since_s: float
-    settings: Settings
-    before: Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,33 +81,6 @@ class ControlState:
     looks: int = 0
     memory: object | None = None
 
-    def owned(self, seen: Observation) -> ControlState:
-        """The memory with the owner's configuration as this look tells it.
-
-        An owner who changed the batch limit knows better than what was refused before. What was
-        found in force, before anybody told of the owner, was no owner's word.
-        """
-        owner = seen.owner or self.owner or seen.applied
-        if owner == self.owner and (seen.owner is None or self.owner_told):
-            return self
-        safety, old = self.safety, self.owner if self.owner_told else None
-        if old is not None and owner is not None and owner.max_batch_size != old.max_batch_size:
-            safety = replace(safety, refused_rows=None)
-        return replace(self, owner=owner, owner_told=seen.owner is not None, safety=safety)
-
-    def bounded(self, seen: Observation, policy: Policy) -> Policy:
-        """The policy with the bounds that nobody wrote, and what the model refuses."""
-        grows = self.cpu.waits and policy.unwritten
-        return effective(
-            policy,
-            owner=self.owner,
-            applied=seen.applied,
-            refused_rows=self.safety.refused_rows,
-            waits=self.cpu.waits,
-            trusted=self.learnt.trusted_up_to(seen.threads, None) if grows else 0,
-            by_slots=seen.most_by_slots,
-        )
-
     def absorb(self, seen: Observation, policy: Policy, *, keep_s: float = 0.0) -> ControlState:
         """The memory after one more look; intervals are kept for at least ``keep_s``.
 
@@ -198,6 +113,11 @@ class ControlState:
             new = None
         gap = new is None
         versions, learnt = self.versions.followed(self.learnt, self.last, seen, policy)
+        if (
+            versions is self.versions
+        ):  # summed over versions, statistics across a change are of both
+            loading = self.in_flight is not None
+            learnt = taught(self.learnt, new, policy, changes=self.changes, loading=loading)
         since_s = self.settings_since_s
         before = self.last.applied if self.last is not None else None
         if before is None or seen.applied is None or not before.same_but_count(seen.applied):
@@ -213,8 +133,7 @@ class ControlState:
                 window_s=max(policy.stable_window_s, HORIZON_S, keep_s),
                 at_s=seen.sampled_s,
             ),
-            # Statistics are summed over versions: across their change they are of both.
-            learnt=self._learn(new, policy) if versions is self.versions else learnt,
+            learnt=learnt,
             versions=versions.after_gap() if gap else versions,
             agreement=agreement,
             pace=pace,
@@ -243,8 +162,6 @@ class ControlState:
 
         What waits for a time that lies an hour ahead would wait for an hour.
         """
-        safety, watch = self.safety, self.safety.watch
-        changed_s = safety.changed_s
         return replace(
             self,
             intervals=tuple(i for i in self.intervals if i.end_s < at_s),
@@ -252,15 +169,7 @@ class ControlState:
             settings_since_s=min(self.settings_since_s, at_s),
             planned_s=min(self.planned_s, at_s),
             cache=replace(self.cache, trials=self.cache.trials.set_back(at_s)),
-            safety=replace(
-                safety,
-                changed_s=None if changed_s is None else min(changed_s, at_s),
-                watch=None if watch is None else replace(watch, since_s=min(watch.since_s, at_s)),
-                blocked=tuple(
-                    replace(block, until_s=min(block.until_s, at_s + policy.blocked_s))
-                    for block in safety.blocked
-                ),
-            ),
+            safety=self.safety.set_back(at_s, blocked_s=policy.blocked_s),
         )
 
     def _same_sample(self, seen: Observation) -> bool:
@@ -272,42 +181,6 @@ class ControlState:
             and seen.counters is not None
         )
 
-    @classmethod
-    def restored(
-        cls, *, changes: tuple[Applied, ...], learnt: Mapping[str, Any], at_s: float
-    ) -> ControlState:
-        """The memory of a controller that starts at ``at_s``: what the journal kept.
-
-        Nobody looked in between: the evidence is older by that time.
-        """
-        away_s = saved.away_s(learnt, at_s=at_s)
-        trials = saved.trials_from_plain(learnt).set_back(at_s)
-        for change in changes:  # the last ones may have come after the memory was saved
-            unknown = trials.begun_s is None or trials.begun_s < change.at_s <= at_s
-            trials = trials.begun(change.at_s) if change.tries_cache and unknown else trials
-        return cls(
-            changes=changes,
-            learnt=saved.from_plain(learnt, away_s=away_s),
-            versions=saved.versions_from_plain(learnt, away_s=away_s),
-            cache=CacheUse(trials=trials),
-            peak_rps=saved.peak_from_plain(learnt),
-            safety=Safety(
-                refused_rows=saved.refused_from_plain(learnt, (c.refused_rows for c in changes))
-            ),
-        )
-
-    def to_plain(self, *, at_s: float) -> dict[str, Any]:
-        """What the next controller needs of the memory, saved at ``at_s``; see ``restored``."""
-        now = self.versions.learning(self.last)
-        return {
-            **saved.to_plain(self.learnt),
-            **saved.versions_to_plain(self.versions, now=now),
-            **saved.trials_to_plain(self.cache.trials),
-            "refused_rows": self.safety.refused_rows,
-            "peak_rps": self.peak_rps,
-            "saved_s": at_s,
-        }
-
     def unchanged(self) -> ControlState:
         """The memory after a change that turned out to change nothing."""
         return replace(self, in_flight=None, safety=self.safety.unchanged())
@@ -317,25 +190,12 @@ class ControlState:
         return replace(self, in_flight=change, safety=self.safety.begun())
 
     def load_s(self, policy: Policy) -> float:
-        """How long an instance takes to load: the least of the last changes that added some.
-
-        The least, as Triton answers an in-place update of a saturated model late, long after the
-        instances work. The policy's word until something was measured.
-        """
-        took = [
-            change.seconds
-            for change in self.changes
-            if change.ok
-            and change.seconds > 0
-            and change.before is not None
-            and (change.reload or change.settings.loads_beside(change.before) > 0)
-        ]
-        return min(took[-LOADS_LOOKED_AT:], default=policy.load_s)
+        """How long an instance takes to load; the policy's word until something was measured."""
+        return loading_s(self.changes, untold_s=policy.load_s)
 
     def reload_s(self, policy: Policy) -> float:
-        """How long a reload takes: the median of the last ones, else what an instance takes."""
-        took = [c.seconds for c in self.changes if c.ok and c.reload and c.seconds > 0]
-        return median(took[-LOADS_LOOKED_AT:]) if took else self.load_s(policy)
+        """How long a reload takes; until one was measured, what an instance takes."""
+        return reloading_s(self.changes, untold_s=self.load_s(policy))
 
     @property
     def planned_reloads(self) -> int:
@@ -361,25 +221,6 @@ class ControlState:
             safety=self.safety.refused(change.refused_rows).ended(
                 change.settings, change.before, ok=change.ok, at_s=change.at_s, undo=change.undo
             ),
-        )
-
-    def _learn(self, new: Interval | None, policy: Policy) -> Learnt:
-        """Service times with the interval's batches, unless a change disturbs them."""
-        if new is None or new.statistics is None:
-            return self.learnt
-        if self.changes and new.start_s < self.changes[-1].at_s + policy.settle_s:
-            return self.learnt
-        count, threads = new.instances, new.threads
-        if new.old_copy_works and not self.learnt.foresaw(
-            new.statistics, instances=count, threads=threads, cores=policy.cores
-        ):  # on the cores or the device of this one
-            return self.learnt
-        return self.learnt.absorb(
-            new.statistics,
-            instances=count,
-            threads=threads,
-            span_s=new.end_s - new.start_s,
-            loading=self.in_flight is not None,
         )
 
 

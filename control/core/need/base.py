@@ -17,12 +17,16 @@ from dataclasses import dataclass, replace
 
 from control.core.memory.state import ControlState
 from control.core.need.wanted import Wanted
+from control.core.policy import MAX_BATCH_SIZE
 from control.core.queue_model.knowledge import Knowledge, fewest
-from control.core.types import MAX_BATCH_SIZE, Observation, Settings
+from control.core.types import Observation, Settings
 
 LIKE = 0.05
 """Capacities within this share of the greatest are alike: the queue model errs by some 2 %, and the
 service times of few batches by more."""
+SURELY = 1.5
+"""A batch far below what half the SLO allows must seem to carry this many times as much: a slow
+second makes the times of the larger ones this much longer at most (``slow_seconds.MOST``)."""
 LEAST_GAIN = 1.2
 """Of capacity, for which a model is loaded anew: below it nobody can tell the difference."""
 TRANSPORT_S = 0.002
@@ -33,6 +37,8 @@ Simulated at all that two and three models carry: with half of it 0.5 to 0.8 are
 0.99, with twice as much 0.999."""
 LEAST_WAIT = 0.1
 """Of the SLO; where a full batch alone takes nearly all of it, some may wait all the same."""
+MEASURED_IN = 3.0
+"""Stable windows in which the smaller batches are waited for, where nothing is urgent."""
 FIRST_PLAN_S = 2.0
 """A backlog that no count carries is answered after so long, before a stable window is full."""
 
@@ -88,14 +94,18 @@ def plan_if_due(
     free = policy.rebatch and (MAX_BATCH_SIZE not in policy.unwritten or overloaded)
     if not free and not _limits_waiting(applied, known):
         return None
-    if state.intervals and state.intervals[-1].old_copy_works:
+    if known.learnt.slow.shifting or (state.intervals and state.intervals[-1].old_copy_works):
         return None
     if not warm:
         watched_s = seen.at_s - max(state.settings_since_s, state.planned_s)
         if not (overloaded and want.panic and watched_s >= FIRST_PLAN_S):
             return None
-    elif state.planned_s > state.settings_since_s and not (
-        overloaded and seen.at_s - state.planned_s >= policy.stable_window_s
+    elif state.planned_s > state.settings_since_s:
+        if not (overloaded and seen.at_s - state.planned_s >= policy.stable_window_s):
+            return None
+    elif (
+        not (overloaded or known.all_sizes_measured)
+        and seen.at_s - state.settings_since_s < MEASURED_IN * policy.stable_window_s
     ):
         return None
     return base_plan(applied, known, need_rps=want.need_rps, rebatch=free)
@@ -138,7 +148,8 @@ def base_plan(
             chosen = replace(chosen, max_queue_delay_s=_delay_s(chosen, applied, known))
             best.append((max(carried.values()), chosen, size in large))
     greatest = max(rps for rps, _, _ in best)
-    enough = [(rps, wanted) for rps, wanted, large in best if large]
+    surely = SURELY * max(rps for rps, _, large in best if large)
+    enough = [(rps, wanted) for rps, wanted, large in best if large or rps >= surely]
     alike = [one for one in enough if one[0] >= (1.0 - LIKE) * greatest]
 
     def preferred(one: tuple[float, Settings]) -> tuple[bool, int, float]:
@@ -161,8 +172,8 @@ def _large_enough(
 ) -> list[int]:
     """Of the sizes those from half of the largest on that takes at most half the SLO.
 
-    Where ℓ is a line, a smaller one carries a few hundredths more at best: only an error of the
-    times can speak for it, and too small a batch costs up to thirty times.
+    Where ℓ is a line, a smaller one carries a few hundredths more at best: an error of the times
+    must not speak for it, as too small a batch costs up to thirty times.
     """
     service = known.service(instances, threads or known.threads)
     in_half = [size for size in sizes if service.of(size) <= known.policy.slo_s / 2]
@@ -222,12 +233,14 @@ def _sizes(applied: Settings, known: Knowledge) -> list[int]:
 
     Triton takes no batch beyond the limit in force: where all up to it were measured, the line
     through them is the best that can be known of larger ones. None below what ensembles and
-    requests ask for.
+    requests ask for. Between two sizes that were measured there may be a step.
     """
     limit, least = known.policy.max_batch_size, known.least_batch_size
     powers = [2**n for n in range(int(math.log2(max(1, limit))) + 1)]
     known_to = max(known.largest_measured, applied.largest_batch)
     if known.largest_measured >= applied.max_batch_size:
         known_to = max(known_to, limit)
+    largest, learnt = known.largest_measured, known.learnt
+    powers = [size for size in powers if size >= largest or learnt.is_measured(size)]
     sizes = {size for size in (*powers, limit, applied.largest_batch) if size <= known_to}
     return sorted(size for size in {max(size, least) for size in sizes}) or [least]

@@ -21,10 +21,12 @@ from typing import NamedTuple
 from control.core.judgement.error_budget import missed_fraction
 from control.core.memory.state import ControlState
 from control.core.need.wanted import Wanted
+from control.core.policy import Policy
 from control.core.queue_model.knowledge import Knowledge, fewest
+from control.core.reasons import Reason
 from control.core.service.learnt import Learnt
 from control.core.service.versions import Versions, learnt_of, served
-from control.core.types import Observation, Policy, Reason, Settings
+from control.core.types import Observation, Settings
 
 SHORT_FOR_S = 2.0
 """An overload that lasts this long is answered by a cheaper version; a great one at once."""

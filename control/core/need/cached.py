@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from control.core.load.cache_use import CacheUse
 from control.core.memory.state import ControlState
 from control.core.need.wanted import Wanted
+from control.core.policy import Policy
 from control.core.queue_model.knowledge import Knowledge
-from control.core.types import Observation, Policy, Settings
+from control.core.types import Observation, Settings
 
 HOUR_S = 3600.0
 """How long a verdict counts, and what a reload is spread over."""

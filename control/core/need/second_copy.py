@@ -16,6 +16,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from control.core.load.demand import Demand
+from control.core.memory.state import ControlState
+from control.core.queue_model.knowledge import Knowledge
+from control.core.types import Settings
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleUp:
@@ -86,3 +91,29 @@ def _drained_s(waiting: float, spare_rps: float) -> float:
     if waiting <= 0:
         return 0.0
     return waiting / spare_rps if spare_rps > 0 else math.inf
+
+
+def scale_up(
+    state: ControlState,
+    demand: Demand,
+    known: Knowledge,
+    applied: Settings,
+    needed: int,
+    *,
+    load_s: float,
+    panic: bool,
+) -> ScaleUp:
+    """The change from the applied count to the needed one, to see how it is made best."""
+    before, after = applied.instances, max(needed, applied.instances)
+    before_rps = known.throughput_rps(applied, before)
+    return ScaleUp(
+        rate_rps=demand.at_most_rps(before_rps, panic=panic),
+        excess=demand.excess,
+        before_rps=before_rps,
+        after_rps=known.throughput_rps(applied, after),
+        both_rps=known.throughput_rps(applied, before + after),
+        share=after / (before + after),
+        load_s=load_s,
+        reload_s=state.reload_s(known.policy),
+        slo_s=known.policy.slo_s,
+    )

@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
+from control.core.policy import Policy
 from control.core.queue_model import simulator
 from control.core.service.curves import Steps
 from control.core.service.learnt import ServiceTime
-from control.core.types import Policy
 
 ROUNDING = 0.02
 """Step of the normalised service times, as a fraction."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from control.core.policy import Policy
 from control.core.queue_model.capacity import capacities_rps, capacity_rps
 from control.core.service.learnt import Learnt, ServiceTime
-from control.core.types import Policy, Settings
+from control.core.types import Settings
 
 WORTH = 0.05
 """An instance that adds less than this share of what the others carry each is not added. On 2 cores
@@ -52,6 +53,12 @@ class Knowledge:
             return True
         took_s = self.service(applied.instances, self.threads).of(largest)
         return largest > 1 and took_s > self.policy.slo_s / 2
+
+    @property
+    def all_sizes_measured(self) -> bool:
+        """Whether batches of every power of two up to the largest were measured."""
+        powers = range(self.largest_measured.bit_length())
+        return all(self.learnt.is_measured(2**n) for n in powers)
 
     def service(self, instances: int, threads: int) -> ServiceTime:
         """ℓ for a setting. Needs evidence of at least one batch."""

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from conch.errors import ConfigError
+from control.core.decision.decide import Conch
 from control.core.rules.baselines import (
     aimd_batching,
     clairvoyant,
@@ -27,7 +28,6 @@ from control.core.rules.baselines.inferline import InferLine
 from control.core.rules.baselines.knative_kpa import KnativeKpa
 from control.core.rules.baselines.ray_serve import RayServe
 from control.core.rules.baselines.static import Static, StaticDefault, StaticMax, StaticMean
-from control.core.rules.conch import Conch
 from control.core.rules.rule import Rule
 
 RULES: Mapping[str, Callable[..., Rule]] = MappingProxyType(

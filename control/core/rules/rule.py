@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from control.core.memory.state import ControlState
-from control.core.types import Decision, Observation, Policy
+from control.core.policy import Policy
+from control.core.types import Decision, Observation
 
 
 class Rule(Protocol):

@@ -12,7 +12,7 @@ the interval before, which does not see a slow drift.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from control.core.service.curves import Point
@@ -111,6 +111,20 @@ class Evidence:
             span_s=self.span_s * keep + span_s,
             seen_s=seen_s,
         )
+
+    def shifted(self, factor: float, before: Evidence | None) -> Evidence:
+        """The same batches on a device that got slower by ``factor``.
+
+        A size that was seen since ``before`` takes what it took then: it may have been learnt after
+        the device got slower. Any other takes as many times as long as it did.
+        """
+        sizes, old = {}, before.sizes if before else {}
+        for size, tally in self.sizes.items():
+            was = old.get(size)
+            fresh = was is None or was.last_s != tally.last_s
+            mean_s = tally.last_s if fresh else tally.mean_s * factor
+            sizes[size] = tally._replace(mean_s=mean_s, last_s=mean_s)
+        return replace(self, sizes=sizes)
 
     @property
     def summary(self) -> Summary:

@@ -90,12 +90,14 @@ class Learnt:
         sibling: the curve of a model like this one (another precision of it), used until there is
             evidence, and for its shape where evidence is thin.
         slow: how much single seconds differ, whatever the setting.
+        calm: the evidence after the newest second that was as usual: what a shift is a ratio of.
     """
 
     seen: Mapping[tuple[int, int], Evidence] = field(default_factory=dict)
     clock_s: float = 0.0
     sibling: ServiceTime | None = None
     slow: SlowSeconds = field(default_factory=SlowSeconds)
+    calm: Mapping[tuple[int, int], Evidence] | None = field(default=None, compare=False)
     _surfaces: dict[tuple[int, int | None], Surface | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -128,10 +130,17 @@ class Learnt:
         key = (instances, threads)
         old = self.seen.get(key) or Evidence()
         new = old.absorb(batches, span_s=span_s, seen_s=clock_s)
-        slow = self.slow
+        seen, slow, calm = {**self.seen, key: new}, self.slow, self.calm
+        before = self.seen if calm is None else calm
         if not loading:
-            slow = slow.absorb(old.compared(batches), span_s=span_s, setting=key)
-        return replace(self, seen={**self.seen, key: new}, clock_s=clock_s, slow=slow)
+            usual = before.get(key, old)
+            slow = slow.absorb(usual.compared(batches), span_s=span_s, setting=key)
+        if (shift := slow.shift) != 1.0:
+            seen = {at: found.shifted(shift, before.get(at)) for at, found in seen.items()}
+            slow = slow.shifted()
+        if not slow.shifting and slow.ratios is not self.slow.ratios:
+            calm = seen
+        return replace(self, seen=seen, clock_s=clock_s, slow=slow, calm=calm)
 
     def at(self, instances: int, *, threads: int, cores: int | None) -> ServiceTime | None:
         """ℓ when this many instances of so many threads are all busy.
@@ -173,6 +182,14 @@ class Learnt:
                 if tally.known >= MEASURED
             ),
             default=0,
+        )
+
+    def is_measured(self, size: int) -> bool:
+        """Whether batches of this size were measured, or of one that is more than half as large."""
+        return any(
+            size < 2 * each <= 2 * size and tally.known >= MEASURED
+            for evidence in self.seen.values()
+            for each, tally in evidence.sizes.items()
         )
 
     def visited(self, threads: int) -> tuple[int, ...]:

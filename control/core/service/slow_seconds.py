@@ -11,10 +11,15 @@ second deviates by 8 to 11 %, of an emulated accelerator by 1 %: docs/explanatio
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass, replace
 
 from control.core.service.evidence import Compared
 
+SHIFT = 1.25
+"""Times; and its inverse. The device is another where every second for so long is beyond it."""
+SHIFT_SECONDS = 3
+"""One second more than a neighbour works at a time, as he is simulated."""
 SECOND_S = 0.9
 """Looks of a little less than half a second or a whole one make up a second."""
 LEAST_BATCHES = 20.0
@@ -45,6 +50,7 @@ class SlowSeconds:
         level: moving average of the ratio of work to usual work; None before the first second.
         deviation: mean absolute deviation from it, not yet divided by ``weight``.
         weight: 0 to 1, how much was seen of late.
+        ratios: of the newest seconds, at most ``SHIFT_SECONDS``.
     """
 
     setting: tuple[int, int] | None = None
@@ -55,6 +61,7 @@ class SlowSeconds:
     level: float | None = None
     deviation: float = 0.0
     weight: float = 0.0
+    ratios: tuple[float, ...] = ()
 
     def absorb(self, compared: Compared, *, span_s: float, setting: tuple[int, int]) -> SlowSeconds:
         """The memory after ``span_s`` in which these batches were executed.
@@ -70,7 +77,8 @@ class SlowSeconds:
         batches, span_s = self.batches + compared.batches, self.span_s + span_s
         if span_s < SECOND_S or batches < LEAST_BATCHES:
             return replace(self, busy_s=busy_s, usual_s=usual_s, batches=batches, span_s=span_s)
-        ratio = min(MOST, max(LEAST, busy_s / usual_s))
+        ratios = (*self.ratios, busy_s / usual_s)[-SHIFT_SECONDS:]
+        ratio = min(MOST, max(LEAST, ratios[-1]))
         level = ratio if self.level is None else self.level
         apart = min(MOST - 1.0, abs(ratio / level - 1.0))
         keep = math.exp(-span_s / KEPT_S)
@@ -79,7 +87,30 @@ class SlowSeconds:
             level=level - (ratio - level) * math.expm1(-span_s / LEVEL_S),
             deviation=self.deviation * keep + (1.0 - keep) * apart,
             weight=self.weight * keep + (1.0 - keep),
+            ratios=ratios,
         )
+
+    @property
+    def shift(self) -> float:
+        """By how much all batches take longer than they did, surely; 1 where they do not.
+
+        Example:
+            >>> SlowSeconds(ratios=(1.4, 2.6, 2.5)).shift, SlowSeconds(ratios=(1.1, 2.6, 2.5)).shift
+            (2.5, 1.0)
+        """
+        if len(self.ratios) < SHIFT_SECONDS:
+            return 1.0
+        beyond = min(self.ratios) > SHIFT or max(self.ratios) < 1.0 / SHIFT
+        return statistics.median(self.ratios) if beyond else 1.0
+
+    @property
+    def shifting(self) -> bool:
+        """Whether the newest second was another than is known of such batches."""
+        return bool(self.ratios) and not 1.0 / SHIFT <= self.ratios[-1] <= SHIFT
+
+    def shifted(self) -> SlowSeconds:
+        """The memory once the usual times are those of the shift."""
+        return replace(self, level=None, ratios=())
 
     @property
     def possible(self) -> bool:

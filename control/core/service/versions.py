@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from control.core.policy import Policy
 from control.core.service.learnt import Learnt
-from control.core.types import Observation, Policy
+from control.core.types import Observation
 
 GUESS = 0.6
 """A batch of a cheaper version that was never seen is expected to take this share of the time."""

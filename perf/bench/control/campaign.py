@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from conch.errors import ConchError
-from control.core.types import Policy
+from control.core.policy import Policy
 from control.journal import codec
 from perf import slo
 from perf.bench.control import real, store

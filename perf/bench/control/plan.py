@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from conch.errors import ConfigError
+from control.core.policy import Policy
 from control.core.rules import RULES, rule_named
-from control.core.types import Policy
 from perf.bench.control import scenarios
 from perf.bench.control.scenarios import KINDS, Scenario
 from perf.bench.emulated import EmulatedModel

@@ -22,8 +22,9 @@ import yaml
 
 from conch.errors import ConfigError, LoadError
 from control import session
-from control.act.actuator import Outcome as ActionOutcome
-from control.core.types import Policy
+from control.action import Outcome as ActionOutcome
+from control.core.policy import Policy
+from control.core.queue_model.expected import Expected, expected
 from control.journal import codec
 from control.journal.writer import ActionEntry, Journal
 from perf.bench import emulated
@@ -44,7 +45,6 @@ DEADLINE_S = 30.0
 AFTER_S = 120.0
 """A controller that nobody ended ends so long after the last answer."""
 STATIC = "static"
-EXPECTED = "expected_p99_s"  # the term of a decision that says what p99 the rule expects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,15 +300,20 @@ def _made(
         paid=paid_of(asked.instances, changes, since_s=-asked.warmup_s),
         changes=changes,
         expected=tuple(
-            (tick["decision"]["at_s"] - shift_s, float(tick["decision"]["terms"][EXPECTED]))
+            (tick["decision"]["at_s"] - shift_s, said.p99_s)
             for tick in ticks
-            if EXPECTED in tick["decision"]["terms"]
+            if (said := _expected(tick["decision"])) is not None
         ),
         controller_cpu_s=seen.controller_cpu_s,
         busy_fraction=seen.busy_fraction,
         valid=not trouble,
         invalid_reason=trouble,
     )
+
+
+def _expected(decision: Mapping[str, Any]) -> Expected | None:
+    """What the rule expects of the settings in force."""
+    return expected(decision["terms"], codec.settings(decision["applied"]))
 
 
 def changes_of(

@@ -14,9 +14,9 @@ from types import MappingProxyType
 import numpy as np
 
 from conch.errors import ConfigError
+from control.core.policy import Policy
 from control.core.queue_model.capacity import capacity_rps
 from control.core.service.learnt import ServiceTime
-from control.core.types import Policy
 from perf.bench.control.shapes import KNOWN, Shape
 from perf.bench.control.untuned import UNTUNED
 from perf.bench.emulated import EmulatedModel

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from control.core.memory.state import Applied, ControlState, InFlight
+from control.core.memory.changes import Applied, InFlight
+from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.queue_model.expected import expected
+from control.core.reasons import Reason
 from control.core.rules.rule import Rule
 from control.core.step import Begun, Ended, Event, Looked, Started, step
-from control.core.types import Decision, Policy, Reason
+from control.core.types import Decision
 from perf.bench.control.run import ChangeMade, ControlRun
 from perf.bench.control.scenarios import Scenario
 from perf.bench.control.simulated import Actuation, SimulatedServer
@@ -82,7 +86,7 @@ def simulate(
     core = _Core(rule=rule, policy=policy)
     core.step(Started(at_s=server.epoch_s - scenario.warm_up_s))
     changes: list[ChangeMade] = []
-    expected: list[tuple[float, float]] = []
+    said: list[tuple[float, float]] = []
     acting: _Acting | None = None
     ticks = 0
     while (now_s := ticks * tick_s - scenario.warm_up_s) < scenario.duration_s:
@@ -96,9 +100,9 @@ def simulate(
         assert decision is not None  # a look is always answered
         if on_look:
             on_look(now_s, decision)
-        p99_s = decision.terms.get("expected_p99_s")
-        if p99_s is not None and now_s >= 0:
-            expected.append((now_s, p99_s))
+        now = expected(decision.terms, decision.applied) if now_s >= 0 else None
+        if now is not None:
+            said.append((now_s, now.p99_s))
         if not decision.changes or acting:
             continue
         assert decision.desired is not None  # `changes` says so
@@ -122,7 +126,7 @@ def simulate(
         latency_s=server.latency_s()[scored],
         paid=server.paid,
         changes=tuple(changes),
-        expected=tuple(expected),
+        expected=tuple(said),
         controller_cpu_s=core.cpu_s,
     )
 

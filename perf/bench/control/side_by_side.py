@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from control.core.policy import Policy
 from control.core.rules import rule_named
-from control.core.types import Policy
 from control.journal import codec
 from perf.bench.control import store
 from perf.bench.control.run import ControlRun

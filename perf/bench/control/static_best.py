@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from control.core.policy import Policy
 from control.core.rules.baselines.static import Static
-from control.core.types import Policy
 from perf import slo
 from perf.bench.control.run import ControlRun
 from perf.bench.control.scenarios import Scenario

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 
 from control.core.budget.shares import Shares
 from control.core.budget.want import Limit
-from control.core.memory.state import InFlight
-from control.core.types import Decision, Need, Observation, Reason, Settings
+from control.core.memory.changes import InFlight
+from control.core.reasons import Reason
+from control.core.types import Decision, Need, Observation, Settings
 from perf.bench.ladder.held import Held
 from perf.bench.ladder.loads import BEST, CHEAP, Load
 from perf.traces import Times

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from conch.errors import ConfigError
+from control.core.policy import Policy
 from control.core.queue_model.capacity import capacity_rps
 from control.core.service.learnt import ServiceTime
-from control.core.types import Policy
 from perf import traces
 from perf.traces import Times
 

@@ -18,7 +18,7 @@ import psutil
 from numpy.typing import NDArray
 
 from conch.errors import ConchError, LoadError
-from control.act.actuator import Outcome as ActionOutcome
+from control.action import Outcome as ActionOutcome
 from perf.bench.control.process import Controller, controller
 from perf.bench.control.real import busy_between
 from perf.bench.never_worse.subjects import Subject

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conch.errors import ConfigError
-from control.core.types import Policy
+from control.core.policy import Policy
 from perf import traces
 from perf.bench.control.many import Member
 from perf.bench.emulated import EmulatedModel
@@ -29,6 +29,8 @@ class Load:
         ratio: of what the budget carries within the SLO if it were split right in each phase.
         phase_s: length of a phase; phases: how many.
         seed: of the arrivals.
+        head_start: batches that the first model has executed before: Triton's limiter lets those
+            of others go first.
         warm_up_s: before the first phase, at the light load of each; not scored.
     """
 
@@ -38,6 +40,7 @@ class Load:
     phase_s: float
     phases: int
     seed: int
+    head_start: int = 0
     warm_up_s: float = WARM_UP_S
 
     @property
@@ -60,6 +63,10 @@ class Load:
         busy = phase % len(self.members) == number
         return self.ratio * self.members[number].carried_rps(self.heavy if busy else self.light)
 
+    def before(self, number: int, instances: int) -> int:
+        """Batches that each of a model's instances has executed before."""
+        return self.head_start // instances if number == 0 else 0
+
     def trace(self, number: int) -> Trace:
         """A model's arrivals, the warm-up with its light load first."""
         light_rps = self.ratio * self.members[number].carried_rps(self.light)
@@ -69,7 +76,14 @@ class Load:
 
 
 def moving(
-    *, models: int, budget: int, ratio: float, phase_s: float, phases: int, seed: int
+    *,
+    models: int,
+    budget: int,
+    ratio: float,
+    phase_s: float,
+    phases: int,
+    seed: int,
+    head_start: int = 0,
 ) -> Load:
     """The load that is on one model after the other.
 
@@ -99,5 +113,11 @@ def moving(
         for name in NAMES[:models]
     )
     return Load(
-        members=members, budget=budget, ratio=ratio, phase_s=phase_s, phases=phases, seed=seed
+        members=members,
+        budget=budget,
+        ratio=ratio,
+        phase_s=phase_s,
+        phases=phases,
+        seed=seed,
+        head_start=head_start,
     )

@@ -21,7 +21,7 @@ import yaml
 
 from conch.errors import LoadError
 from control import session
-from control.act.actuator import Outcome as ActionOutcome
+from control.action import Outcome as ActionOutcome
 from control.journal.writer import Journal
 from perf.bench import emulated
 from perf.bench.control.process import controller
@@ -76,6 +76,8 @@ def play(contender: Contender, load: Load, *, stop: threading.Event | None = Non
             )
         stack.callback(endpoints.remove, server.endpoint.name)
         endpoints.save(server.endpoint)  # tells the controller of the slots
+        if load.head_start:
+            _go_ahead(contender, load, server)
         if contender.control:
             policy = folder / "policy.yaml"
             policy.write_text(policy_text(contender, load), encoding="utf-8")
@@ -115,6 +117,7 @@ def _published(contender: Contender, load: Load, number: int, root: Path) -> Mod
         member.model,
         instances=contender.counts[number],
         max_queue_delay_s=contender.delay_s(member),
+        free_batches=load.before(number, contender.counts[number]),
     )
     emulated.publish(model, root)
     config = emulated.config_of(model)
@@ -122,6 +125,21 @@ def _published(contender: Contender, load: Load, number: int, root: Path) -> Mod
     if after_s is not None:
         config = queue_limit.with_refusal(config, round(after_s * 1e6))
     return config if contender.slots is None else slots.with_slots(config)
+
+
+def _go_ahead(contender: Contender, load: Load, server: TritonServer) -> None:
+    """Have the first model execute what it has executed before, each request a full batch."""
+    endpoint, model = server.endpoint, load.members[0].model
+    instances = contender.counts[0]
+    with TritonClient(endpoint.grpc_url, admin_key=endpoint.admin_key) as client:
+        full = make_inputs(client.config(model.name), batch=model.max_batch_size)
+
+        def send(_: int) -> None:
+            client.infer(model.name, full)
+
+        with ThreadPoolExecutor(2 * instances) as pool:
+            for _ in pool.map(send, range(load.head_start)):
+                pass
 
 
 def _scored(

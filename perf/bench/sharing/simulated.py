@@ -95,9 +95,9 @@ def play(contender: Contender, load: Load) -> Sharing:
             arrival_s=load.trace(number).arrival_s,
             limit_s=contender.refuse_after_s(member) or math.inf,
             delay_s=contender.delay_s(member),
-            used=[0] * contender.counts[number],
+            used=[load.before(number, count)] * count,
         )
-        for number, member in enumerate(load.members)
+        for number, (member, count) in enumerate(zip(load.members, contender.counts, strict=True))
     ]
     _run(queues, contender.slots or sum(contender.counts), load.seed)
     seen = {

@@ -10,7 +10,8 @@ from control.core.budget.want import Limit, Want, want_of
 from control.core.memory.state import ControlState
 from control.core.queue_model.capacity import capacity_rps
 from control.core.queue_model.knowledge import fewest
-from control.core.types import Decision, Need, Observation, Reason
+from control.core.reasons import Reason
+from control.core.types import Decision, Need, Observation
 from tests.unit.constants.case import first, outcome, steps
 from tests.unit.story import TRUE, a_policy, settings
 

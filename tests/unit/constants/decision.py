@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from control.core.decision.guard import may_act_at_s
-from control.core.memory.state import Applied, ControlState
+from control.core.decision.limits import may_act_at_s
+from control.core.memory.changes import Applied
+from control.core.memory.state import ControlState
+from control.core.reasons import Reason
 from control.core.rules import rule_named
-from control.core.types import Observation, Reason
+from control.core.types import Observation
 from tests.unit.constants.case import first, outcome
 from tests.unit.guarded import guarded
 from tests.unit.life import Life
@@ -40,7 +42,7 @@ def _() -> object:
     )
 
 
-@outcome("decision.guard.COPY_MARGIN", about=1.0)
+@outcome("decision.limits.COPY_MARGIN", about=1.0)
 def _() -> object:
     """Least free memory, % of a copy, for one instance more."""
     applied = settings(1)
@@ -61,7 +63,7 @@ def _() -> object:
     return first(range(100, 300), fits)
 
 
-@outcome("decision.guard.LEAST_WAIT_S")
+@outcome("decision.limits.LEAST_WAIT_S")
 def _() -> object:
     """Seconds until the next try while Triton is not there, without a cooldown."""
     change = Applied(at_s=0.0, settings=settings(2), reload=False, ok=False, unavailable=True)

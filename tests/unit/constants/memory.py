@@ -1,13 +1,14 @@
-"""Outcomes of the constants of ``core/memory``, and of ``core/types``."""
+"""Outcomes of the constants of ``core/memory``."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from control.core.load.demand import bounds_of, dispersion
-from control.core.memory.bounds import CpuUse, effective
+from control.core.memory.bounds import CpuUse, effective, least_batch_limit
 from control.core.memory.state import ControlState
-from control.core.types import Observation, Policy
+from control.core.policy import Policy
+from control.core.types import Observation
 from serving.metrics import ModelCounters
 from tests.unit.constants.case import first, outcome, steps
 from tests.unit.story import a_policy, loaded_in, settings
@@ -24,7 +25,7 @@ def _look(at_s: float, *, cpu_s: float = 0.0, requests: float = 0.0) -> Observat
     )
 
 
-@outcome("memory.state.LOADS_LOOKED_AT")
+@outcome("memory.changes.LOADS_LOOKED_AT")
 def _() -> object:
     """Changes of 9 s after one of 3 s until loading is taken to need 9 s."""
 
@@ -110,13 +111,13 @@ def _() -> object:
     return found.max_instances
 
 
-@outcome("types.BATCHED_REQUESTS", about=1.0)
+@outcome("memory.bounds.BATCHED_REQUESTS", about=1.0)
 def _() -> object:
     """Least items of 1,000 requests at which requests bring batches of their own."""
 
     def brings(items: int) -> bool:
         counted = ModelCounters(success=1000.0, inference_count=float(items))
         seen = replace(_look(0.0), counters=counted)
-        return seen.least_batch_limit > 1
+        return least_batch_limit(seen) > 1
 
     return first(range(1000, 1300, 5), brings)

@@ -8,11 +8,12 @@ from functools import cache
 from control.core.load.cache_use import CacheUse
 from control.core.need.base import BasePlan, base_plan, refuse_after_s
 from control.core.need.cached import Reload, advise
-from control.core.need.wanted import held_for_s
+from control.core.need.hold import held_for_s
 from control.core.queue_model.knowledge import Knowledge
+from control.core.reasons import Reason
 from control.core.service.learnt import Learnt, ServiceTime
 from control.core.service.versions import Versions
-from control.core.types import Decision, Reason, Settings
+from control.core.types import Decision, Settings
 from tests.unit.constants.case import first, outcome, steps
 from tests.unit.evidence import after, executed
 from tests.unit.story import TRUE, Story, a_policy, settings
@@ -150,13 +151,13 @@ def _() -> object:
     return Story(policy=policy).passes(60, load_rps=1000).applied.instances
 
 
-@outcome("need.wanted.SEEN_AND_DRAINED_S")
+@outcome("need.hold.SEEN_AND_DRAINED_S")
 def _() -> object:
     """Seconds that an instance is held which carries 1,200 req/s and loads for 2 s."""
     return round(held_for_s(a_policy(), 1200.0, load_s=2.0))
 
 
-@outcome("need.wanted.RECENT_S")
+@outcome("need.hold.RECENT_S")
 def _() -> object:
     """Seconds after a rush until no more is held before others, where idle ones cost nothing."""
     story = Story(policy=a_policy(idle_cost=0.0)).passes(200, load_rps=1500)
@@ -200,6 +201,26 @@ def _() -> object:
     rows = ((1, 0.0012), (2, 0.0022), (4, 0.0042), (8, 0.008), (16, 0.01656), (32, 0.0344))
     curve = ServiceTime(alpha_s=0.001, beta_s=0.0, table=rows)
     return _plan(_knows(0.4, Learnt(sibling=curve))).max_batch_size
+
+
+@outcome("need.base.SURELY", about=1.0)
+def _() -> object:
+    """How many times as much a batch of 4 must seem to carry, %, to be taken before one of 32."""
+
+    def small(percent: int) -> bool:
+        rows = [(1, 0.01), (4, 0.01), *((size, size / 400 * percent / 100) for size in (8, 16, 32))]
+        curve = ServiceTime(alpha_s=0.001, beta_s=0.0, table=tuple(rows))
+        return _plan(_knows(2.0, Learnt(sibling=curve))).max_batch_size < 8
+
+    return first(range(110, 250, 5), small)
+
+
+@outcome("need.base.MEASURED_IN")
+def _() -> object:
+    """Seconds until a plan without an overload, where only batches of 1 and 32 were measured."""
+    policy = a_policy(rebatch=True, max_instances=1)
+    story = Story(policy=policy, applied=settings(1, batch=32, dynamic=False)).measured(1, 32)
+    return _until(story, Reason.REBATCH, load_rps=50)
 
 
 @outcome("need.base.LEAST_GAIN", about=1.0)

@@ -108,14 +108,31 @@ def _() -> object:
 
 @outcome("service.evidence.HALF_LIFE_S")
 def _() -> object:
-    """Seconds until a model that became twice as slow is known to be 1.9 times as slow."""
-    learnt = after(120, lambda: executed(TRUE, 1.0, b4=10))
+    """Seconds until a model that became 1.2 times as slow is known to be 1.15 times as slow."""
+    return _known_in(1.2, 1.15)
+
+
+def _known_in(slower: float, known_as: float) -> int | None:
+    """Seconds until a model that became slower is known to be so, or nearly."""
+    learnt = after(120, lambda: executed(TRUE, 1.0, b4=40))
     for n in range(1, 600):
-        learnt = after(1, lambda: executed(TRUE, 2.0, b4=10), learnt)
+        learnt = after(1, lambda: executed(TRUE, slower, b4=40), learnt)
         known = learnt.at(1, threads=1, cores=1)
-        if known is not None and known.of(4) > 1.9 * TRUE.of(4):
+        if known is not None and known.of(4) > known_as * TRUE.of(4):
             return n
     return None
+
+
+@outcome("service.slow_seconds.SHIFT", about=1.0)
+def _() -> object:
+    """Least slowdown, %, that is known within 5 s."""
+    return first(range(105, 300, 5), lambda n: (_known_in(n / 100, 0.98 * n / 100) or 99) <= 5)
+
+
+@outcome("service.slow_seconds.SHIFT_SECONDS")
+def _() -> object:
+    """Seconds until a model that became twice as slow is known to be 1.9 times as slow."""
+    return _known_in(2.0, 1.9)
 
 
 @outcome("service.evidence.KEPT_BATCHES")

@@ -19,10 +19,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from control.core.memory.bounds import least_batch_limit
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules.baselines import hpa
 from control.core.rules.baselines.signals import absorbed, asked, held, no_data, signals, trusted
-from control.core.types import Decision, Observation, Policy, Reason, Settings
+from control.core.types import Decision, Observation, Settings
 
 SOURCE = "Clipper (NSDI 2017, arXiv 1612.03079), adaptive batching"
 GRID: Mapping[str, Sequence[float]] = {"step": (1, 2, 4, 8), "cooldown_s": (15.0, 30.0, 60.0)}
@@ -122,7 +125,7 @@ def _decide(
     wanted = applied
     if _may_change(rule, memory, state, seen, applied) and latency_s > 0:
         size = next_size(applied.largest_batch, rule, latency_s=latency_s, slo_s=policy.slo_s)
-        size = max(seen.least_batch_limit, min(size, policy.max_batch_size))
+        size = max(least_batch_limit(seen), min(size, policy.max_batch_size))
         wanted = replace(applied, max_batch_size=size, dynamic_batching=True)
         terms["wanted_batch_size"] = float(size)
     count = applied.instances

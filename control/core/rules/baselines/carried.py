@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
 from control.core.queue_model.capacity import capacity_rps
 from control.core.service.learnt import ServiceTime
-from control.core.types import Observation, Policy, Settings
+from control.core.types import Observation, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

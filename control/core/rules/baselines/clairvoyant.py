@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules.baselines.carried import Carried
 from control.core.rules.baselines.signals import absorbed, asked, held, no_data, trusted
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.types import Decision, Observation
 
 SOURCE = "A yardstick, not a system: the true rate of the trace"
 GRID: Mapping[str, Sequence[float]] = {"mean_s": (2.0, 5.0, 10.0)}

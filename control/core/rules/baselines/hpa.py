@@ -18,8 +18,10 @@ import math
 from dataclasses import dataclass, replace
 
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules.baselines.signals import Signals, asked, held
-from control.core.types import Decision, Observation, Policy, Reason, Settings
+from control.core.types import Decision, Observation, Settings
 
 RESOLUTION_S = 15.0
 """How often Kubernetes' metrics-server measures."""

@@ -18,9 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules.baselines import hpa
 from control.core.rules.baselines.signals import absorbed, held, no_data, signals, trusted
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.types import Decision, Observation
 
 SOURCE = "NVIDIA's Triton autoscaling tutorial: HPA on triton:queue_compute:ratio"
 GRID: Mapping[str, Sequence[float]] = {

@@ -28,10 +28,12 @@ from dataclasses import dataclass
 
 from control.core.load.windows import Interval
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules.baselines.carried import Carried
 from control.core.rules.baselines.envelope import envelope
 from control.core.rules.baselines.signals import absorbed, asked, held, no_data, trusted
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.types import Decision, Observation
 
 SOURCE = "InferLine (SoCC 2020, arXiv 1812.01776), planner and tuner"
 GRID: Mapping[str, Sequence[float]] = {

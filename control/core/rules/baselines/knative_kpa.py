@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules.baselines.signals import (
     Signals,
     absorbed,
@@ -33,7 +35,7 @@ from control.core.rules.baselines.signals import (
     signals,
     trusted,
 )
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.types import Decision, Observation
 
 SOURCE = "Knative Serving, pkg/autoscaler/scaling/autoscaler.go"
 GRID: Mapping[str, Sequence[float]] = {

@@ -19,8 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
 from control.core.rules.baselines.signals import absorbed, asked, no_data, signals, trusted
-from control.core.types import Decision, Observation, Policy
+from control.core.types import Decision, Observation
 
 SOURCE = "Ray Serve, python/ray/serve/autoscaling_policy.py"
 GRID: Mapping[str, Sequence[float]] = {

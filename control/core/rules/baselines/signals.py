@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 from control.core.decision.facts import Facts
 from control.core.decision.guard import guard
-from control.core.decision.proposal import Proposal
 from control.core.memory.state import ControlState
-from control.core.types import Clamp, Decision, Observation, Policy, Reason, Settings
+from control.core.policy import Policy
+from control.core.reasons import Clamp, Reason
+from control.core.types import Decision, Observation, Proposal, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from control.core.memory.state import ControlState
+from control.core.policy import Policy
+from control.core.reasons import Reason
 from control.core.rules.baselines.carried import Carried
 from control.core.rules.baselines.signals import absorbed, asked, held, no_data, trusted
-from control.core.types import Decision, Observation, Policy, Reason
+from control.core.types import Decision, Observation
 
 SOURCE = "Triton's own behaviour: an instance_group count is a constant"
 GRID: Mapping[str, Sequence[float]] = {"count": tuple(range(1, 17))}

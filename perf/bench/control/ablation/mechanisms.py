@@ -19,8 +19,9 @@ from control.core.load.demand import Demand
 from control.core.memory.state import ControlState
 from control.core.need import wanted
 from control.core.need.second_copy import ScaleUp
+from control.core.policy import Policy
 from control.core.service.slow_seconds import SlowSeconds
-from control.core.types import Policy, Settings
+from control.core.types import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from control.core.need.wanted import HOUR_S, SEEN_AND_DRAINED_S
+from control.core.need.hold import HOUR_S, SEEN_AND_DRAINED_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
