@@ -94,7 +94,7 @@ def ladder(
     static-top    those asked most in the whole run at their best, no others
     static-mixed  the same at their best, the others cheap
     static-cheap  all cheap
-    ideal         in each phase the right ones at their best, at once and for nothing
+    ideal         in each phase the right ones at their best, at once, for free
 
     All but conch and lru know the load beforehand. With --real, models that hold
     so much memory are loaded on a Triton of its own, best versions of 300 MiB.
