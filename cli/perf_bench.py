@@ -14,6 +14,7 @@ from cli.perf_ablation import ablation
 from cli.perf_actuator import actuator
 from cli.perf_control_bench import control_bench
 from cli.perf_hindsight import hindsight
+from cli.perf_ladder import ladder
 from cli.perf_never_worse import never_worse
 from cli.perf_queue_model import queue_model
 from cli.perf_scale import budget, scale
@@ -123,6 +124,7 @@ bench.add_command(queue_model)
 bench.add_command(control_bench)
 bench.add_command(budget)
 bench.add_command(scale)
+bench.add_command(ladder)
 bench.add_command(sharing)
 bench.add_command(tuned)
 bench.add_command(never_worse)

@@ -19,12 +19,12 @@ from control.act.calibrator import Calibrator
 from control.act.healer import Healer
 from control.act.probation import Probation
 from control.action import Action
+from control.core.budget.shares import Shares
 from control.core.decision.decide import Conch
 from control.core.memory.changes import InFlight
 from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.rules.rule import Rule
-from control.core.shares import Shares
 from control.core.step import Begun, Ended, Event, Looked, step
 from control.core.types import Decision
 from control.endings import Acting, Endings, Mender
@@ -108,7 +108,9 @@ class ControlLoop:
         frozen = self.frozen()
         self._endings.learn_what_was_taken_back(self.policies)
         survey = self.observer.survey(self.policies)
-        self.shares = self.shares.tick() if self.shares else None
+        if self.shares:
+            self.shares = self.shares.tick(self.clock())
+            self._telling.lacks(self.shares.lacks_bytes)
         try:
             for model in self.policies:
                 done: list[Tick] = []
@@ -159,7 +161,8 @@ class ControlLoop:
         if model in self._mender and seen.applied is not None:
             jobs.alone(model, "change.not_mended", partial(self._mender.go_on, model))
         if self.shares:
-            seen = replace(seen, cap=self.shares.cap(model, seen))
+            cap, may_load = self.shares.cap(model, seen), self.shares.may_load(model, seen)
+            seen = replace(seen, cap=cap, may_load=may_load)
         if self.calibrator:
             seen = self.calibrator.told(model, seen)
         decision = self.step(model, Looked(seen=seen))

@@ -16,6 +16,7 @@ from conch import config_file
 from conch.config_file import FileModel
 from conch.names import model_name
 from conch.units import Duration, Objective
+from control.core.budget.want import Limit
 from control.core.policy import (
     MAX_BATCH_SIZE,
     MAX_INSTANCES,
@@ -25,7 +26,6 @@ from control.core.policy import (
 )
 from control.core.rules import rule_named
 from control.core.rules.rule import Rule
-from control.core.shares import Limit
 
 log = structlog.get_logger()
 

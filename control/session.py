@@ -21,8 +21,9 @@ from control.act.calibrator import Calibrator
 from control.act.healer import Healer
 from control.act.probation import Probation
 from control.act.proof import Prober
+from control.core.budget.shares import Shares
+from control.core.budget.want import Limit
 from control.core.policy import Policy
-from control.core.shares import Limit, Shares
 from control.journal.writer import Journal, OnTrouble
 from control.lease import sole_writer
 from control.loop import ControlLoop

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from conch.log import Repeated
 from control.action import Action
 from control.core.types import Decision, Observation
 
@@ -59,6 +60,7 @@ class Telling:
 
     mode: Mode
     _last_reason: dict[str, str] = field(default_factory=dict)
+    _short: Repeated = field(default_factory=lambda: Repeated(log))
 
     def decided(self, model: str, decision: Decision) -> None:
         """A log line when something changes, or the reason did."""
@@ -76,3 +78,11 @@ class Telling:
             need_rps=round(decision.terms.get("need_rps", 0.0), 1),
             clamps=[clamp.name for clamp in decision.clamps],
         )
+
+    def lacks(self, lacks_bytes: int) -> None:
+        """A line now and then while the budget's memory does not even hold all at their least."""
+        if lacks_bytes <= 0:
+            self._short.over("budget.too_small", said="budget.enough")
+            return
+        hint = "Raise memory_mib in the policy's budget, or control fewer models."
+        self._short.seen("budget.too_small", lacks_mib=-(-lacks_bytes // 2**20), hint=hint)

@@ -30,7 +30,7 @@ class Reason(enum.Enum):
     REBATCH = "rebatch: the base configuration, by what full batches were measured to take"
     OUT_OF_BOUNDS = "out of bounds: the applied count is not what the policy allows"
     AT_LIMIT = "at the limit: the load needs more than the policy allows"
-    OVER_BUDGET = "over budget: others need the instances that are beyond this model's share"
+    OVER_BUDGET = "over budget: others need the instances or the memory beyond this model's share"
     HOLD_LOOK_AGAIN = "hold: the load jumped within this look, the next one shows how far"
     SCALE_UP_BURSTS = "scale up: bursts as they came before would need more capacity"
 

@@ -115,6 +115,9 @@ class Observation:
         own: what the controller itself sent; counters and statistics have it, too.
         slots: executions at once on each device, shared with other models; None where this one asks
             for none, or nobody knows of any.
+        version_bytes: what one instance of each version is expected to take.
+        may_load: the versions that the budget's memory lets the model hold at once; None where it
+            sets no limit.
     """
 
     at_s: float
@@ -143,6 +146,8 @@ class Observation:
     cpu_s: float | None = None
     own: Own = field(default_factory=Own)
     slots: int | None = None
+    version_bytes: Mapping[int, int] = field(default_factory=dict)
+    may_load: tuple[int, ...] | None = None
 
     @property
     def most_by_slots(self) -> int | None:
@@ -168,6 +173,8 @@ class Need:
             again would; of the last half minute where idle instances cost nothing.
         goal: what to have where no other model needs the room; at least ``needed``.
         capacities: Λ in requests/s by instance count.
+        by_version: the same of each version, where the budget decides which one may be held.
+        load_s: how long an instance takes to load; 0 where it is not told.
     """
 
     rate_rps: float
@@ -175,6 +182,8 @@ class Need:
     hold: int
     goal: int
     capacities: Mapping[int, float]
+    by_version: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+    load_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

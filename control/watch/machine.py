@@ -25,6 +25,8 @@ COPIES_OF_FILES = 2
 """A loaded model is taken to be twice as large as its files: weights, and what they work in."""
 _LOOK_AGAIN_S = 30.0
 _LEAST_CPU_S = 0.1
+_UNLOADED_S = 5.0
+"""Processes of another version are gone so long after its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class Machine:
         self._cpu_s: dict[str, float] = {}
         self._stubs_at_s: float | None = None
         self._files: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._alone: dict[str, tuple[int, float]] = {}
+        self._measured: dict[tuple[str, int], int] = {}
 
     def use(self, snapshot: Snapshot | None) -> Use:
         """Of the whole machine; its CPU since the last call."""
@@ -83,11 +87,7 @@ class Machine:
         the server is local, its backend has processes, and they work on the CPU; else twice the
         size of the files of its newest version.
         """
-        on_gpu = any(group.kind == ModelInstanceGroup.KIND_GPU for group in config.instance_group)
-        names = _group_names(model, config)
-        stubs = {} if on_gpu else self._stub_sizes()
-        seen = [size for stub, size in stubs.items() if _group(stub) in names]
-        if seen:
+        if seen := self._stubs_of(model, config):
             return max(seen)
         if repository is None or not versions:
             return None
@@ -95,6 +95,36 @@ class Machine:
         if key not in self._files:
             self._files[key] = _size(repository.root / model / str(versions[-1]))
         return COPIES_OF_FILES * self._files[key]
+
+    def version_bytes(
+        self, model: str, config: ModelConfig, repository: Repository | None, versions: list[int]
+    ) -> dict[int, int]:
+        """What one instance of each version is expected to take; empty for a single version.
+
+        As ``copy_bytes``. Processes do not tell of which version they are: a size is that of the
+        version that has been alone in memory since well before they were looked up.
+        """
+        if repository is None or len(versions) < 2:
+            return {}
+        loaded = model_config.named_versions(config) or versions[-1:]
+        version, now_s = loaded[-1], self._clock()
+        since_s = now_s
+        if len(loaded) == 1:
+            known = self._alone.get(model)
+            since_s = known[1] if known and known[0] == version else now_s
+            self._alone[model] = (version, since_s)
+        else:
+            self._alone.pop(model, None)
+        seen = self._stubs_of(model, config)
+        if seen and self._stubs_at_s is not None and self._stubs_at_s >= since_s + _UNLOADED_S:
+            self._measured[model, version] = max(seen)
+        sizes = {}
+        for number in versions:
+            key = (model, (number,))
+            if key not in self._files:
+                self._files[key] = _size(repository.root / model / str(number))
+            sizes[number] = self._measured.get((model, number), COPIES_OF_FILES * self._files[key])
+        return sizes
 
     def cpu_s(self, model: str, config: ModelConfig) -> float | None:
         """CPU seconds that the model's own processes have used while they were watched.
@@ -120,6 +150,13 @@ class Machine:
         self._used_s.update(used)
         self._cpu_s[model] = self._cpu_s.get(model, 0.0) + more_s
         return self._cpu_s[model]
+
+    def _stubs_of(self, model: str, config: ModelConfig) -> list[int]:
+        """Resident bytes of the model's processes; none on a GPU, whose memory they do not tell."""
+        if any(group.kind == ModelInstanceGroup.KIND_GPU for group in config.instance_group):
+            return []
+        names = _group_names(model, config)
+        return [size for stub, size in self._stub_sizes().items() if _group(stub) in names]
 
     def _stub_sizes(self) -> Mapping[str, int]:
         """Resident bytes by the stub's instance name; looked up twice a minute, as it costs ms."""

@@ -162,6 +162,7 @@ class Observer:
             cpu_fraction=shared.host.busy_fraction,
             memory_free_bytes=gpu.memory_free_bytes if on_gpu else shared.host.memory_free_bytes,
             memory_copy_bytes=self._host.copy_bytes(model, known, self._repository, versions),
+            version_bytes=self._host.version_bytes(model, known, self._repository, versions),
             gpu_fraction=gpu.busy_fraction,
             edited=file.edited,
             owner=file.owner,

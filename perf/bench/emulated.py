@@ -19,6 +19,8 @@ from serving.repository import CONFIG
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "emulated"
 BYTECODE = "__pycache__"
+WEIGHTS = "weights.bin"
+"""What an instance holds in memory twice, where it is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class EmulatedModel:
         free_batches: the first of each instance, which take no time.
         more_versions: (alpha_s, beta_s) of further versions by number, from 2 on; version 1 alone
             is served at first.
+        weights: bytes of a file of zeros in each of these versions, which an instance holds twice.
     """
 
     alpha_s: float
@@ -48,6 +51,7 @@ class EmulatedModel:
     max_queue_delay_s: float = 0.0
     free_batches: int = 0
     more_versions: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    weights: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Reject what no instance could do."""
@@ -124,4 +128,7 @@ def publish(model: EmulatedModel, repository_root: Path) -> None:
         # A file where Python wants its folder: bytecode written at the first load would be newer
         # than the load, and make the next change of the count a full reload.
         (version / BYTECODE).touch()
+        if number in model.weights:
+            with (version / WEIGHTS).open("wb") as file:
+                file.truncate(model.weights[number])  # takes no room on disk
     (folder / CONFIG).write_text(model_config.to_text(config_of(model)), encoding="utf-8")

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import psutil
 
+from control.core.budget.shares import Shares
+from control.core.budget.want import Limit
 from control.core.decision.decide import Conch
 from control.core.memory.changes import Applied
 from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.service.learnt import ServiceTime
-from control.core.shares import Limit, Shares
 from control.core.step import Ended, Looked, Started, step
 from control.core.types import Decision, Observation, Settings
 from serving.metrics import ModelCounters

@@ -52,6 +52,7 @@ def terms_used() -> set[str]:
         policy=a_policy(versions=(1, 2)),
         curves={1: TRUE, 2: TRUE.scaled(0.5)},
         applied=replace(settings(), version=2),
+        gauges={"may_load": (1, 2)},
     ).passes(8, load_rps=100)
     judged = replace(ControlState(), cache=CacheUse(hit_fraction=0.5))
     cache_terms = cached.terms(judged, replace(policy, response_cache=True))

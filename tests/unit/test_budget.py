@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conch.errors import ConfigError
+from control.core.budget.share import cap, share
+from control.core.budget.shares import Shares
+from control.core.budget.want import Limit, Want, want_of
 from control.core.policy import Policy
 from control.core.reasons import Reason
-from control.core.shares import Limit, Shares, Want, cap, share, want_of
 from control.core.types import Decision, Need, Observation
 from control.policy_file import Budget, PolicyFile
 from control.session import shares_of

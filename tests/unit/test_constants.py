@@ -12,13 +12,13 @@ import pytest
 import control.core
 from control.core.service.curves import ServiceTime
 from tests.unit.constants import (  # noqa: F401  # each enters its cases
+    budget,
     decision,
     judgement,
     load,
     memory,
     need,
     service,
-    shares,
 )
 from tests.unit.constants.case import CASES, forget, module_of
 

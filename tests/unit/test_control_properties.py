@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from control.core.budget.shares import Shares
+from control.core.budget.want import Limit
 from control.core.memory.state import ControlState
 from control.core.rules import rule_named
-from control.core.shares import Limit, Shares
 from control.core.step import Event, Looked, Started, step
 from control.core.types import Decision
 from control.journal import codec

@@ -32,6 +32,7 @@ PROPOSERS: tuple[Callable[[Facts], Proposal | None], ...] = (
     rollback.left_alone,
     rollback.propose,
     bounds.propose,
+    version.give,
     bounds.idle,
     bounds.share,
     version.drop,
@@ -66,7 +67,7 @@ def decide(state: ControlState, seen: Observation, policy: Policy) -> tuple[Deci
         applied=facts.applied,
         desired=guarded.settings,
         fresh=guarded.fresh,
-        need=facts.need.want.need if facts.need else None,
+        need=facts.need.told if facts.need else None,
         clamps=guarded.clamps,
         may_act_at_s=guarded.may_act_at_s,
     )

@@ -20,7 +20,7 @@ from control.core.need.better_version import Outlook
 from control.core.need.wanted import Wanted, wanted
 from control.core.policy import MIN_INSTANCES, Policy
 from control.core.queue_model.knowledge import Knowledge
-from control.core.types import Observation, Settings
+from control.core.types import Need, Observation, Settings
 
 WARM_FRACTION = 0.8
 """Of a stable window that looks must cover before anything but a backlog may change."""
@@ -43,6 +43,11 @@ class NeedFacts:
     want: Wanted
     versions: Outlook
     plan: BasePlan | None
+
+    @property
+    def told(self) -> Need:
+        """For the budget, and for whoever reads the decision."""
+        return replace(self.want.need, by_version=self.versions.capacities)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from control.core.decision.limits import (
     was_worse,
     within_memory,
 )
-from control.core.reasons import Clamp
+from control.core.reasons import Clamp, Reason
 from control.core.types import Proposal, Settings
 
 
@@ -87,9 +87,12 @@ class _Change:
 
     @property
     def owed(self) -> bool:
-        """Whether it only brings the count down towards the budget's cap: others wait for it."""
-        cap, fewer = self.facts.seen.cap, self.wanted.same_but_count(self.applied)
-        return cap is not None and fewer and cap <= self.wanted.instances < self.applied.instances
+        """Whether it only gives up what the budget has promised to others, who wait for it."""
+        cap, count = self.facts.seen.cap, self.applied.instances
+        if self.proposal.reason is Reason.OVER_BUDGET and self.wanted.instances == count:
+            return True  # a version
+        fewer = self.wanted.same_but_count(self.applied)
+        return cap is not None and fewer and cap <= self.wanted.instances < count
 
 
 def guard(proposal: Proposal, facts: Facts) -> Guarded:

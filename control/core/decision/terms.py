@@ -12,6 +12,7 @@ from control.core.judgement.judge import Verdict
 from control.core.memory.state import ControlState
 from control.core.need import cached
 from control.core.need.base import BasePlan
+from control.core.service.versions import allowed
 from control.core.types import Proposal
 
 MOST_GAIN = 1e6
@@ -22,6 +23,8 @@ def terms_of(facts: Facts, proposal: Proposal) -> dict[str, float]:
     terms = {"fast_rps": facts.fast_rps, **_safety(facts.state)}
     if facts.seen.cap is not None:
         terms["cap_instances"] = float(facts.seen.cap)
+    if (rung := allowed(facts.seen, facts.policy)) is not None:
+        terms["rung_version"] = float(rung)
     if facts.seen.most_by_slots is not None:
         terms["slot_instances"] = float(facts.seen.most_by_slots)
     if facts.need is not None:

@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from control.core.decision.facts import Facts
+from control.core.reasons import Reason
+from control.core.service.versions import allowed, served
 from control.core.types import Proposal
+
+
+def give(facts: Facts) -> Proposal | None:
+    """A version, or one that stands by, is given up where others make more of its memory.
+
+    It waits for no cooldown.
+    """
+    applied, order, now = facts.applied, facts.policy.versions, served(facts.seen)
+    best = allowed(facts.seen, facts.policy)
+    if best is None or now not in order or not facts.warm:
+        return None
+    if order.index(best) > order.index(now):
+        given = replace(applied, version=best, standby=())
+    else:
+        standby = tuple(v for v in applied.standby if v in (facts.seen.may_load or ()))
+        if standby == applied.standby:
+            return None
+        given = replace(applied, version=now, standby=standby)
+    return Proposal(reason=Reason.OVER_BUDGET, settings=given, or_next=True)
 
 
 def drop(facts: Facts) -> Proposal | None:

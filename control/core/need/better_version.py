@@ -56,11 +56,13 @@ class Outlook:
         memory: with what was seen of the versions.
         change: another version that should serve; None where the one in force is right.
         terms: the numbers that were used.
+        capacities: Λ by instance count of each version, where the budget limits what is loaded.
     """
 
     memory: Versions
     change: Change | None = None
     terms: Mapping[str, float] = field(default_factory=dict)
+    capacities: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,9 @@ def look(
     if now is None or now not in order or len(order) < 2:
         return Outlook(memory=state.versions.after_gap(), terms=terms)
     memory = state.versions
-    ladder = _Ladder(order=order, here=order.index(now), memory=memory, known=known)
+    ladder = _Ladder(
+        order=order, here=order.index(now), memory=memory, known=known, may_load=seen.may_load
+    )
     most = policy.max_instances if seen.cap is None else min(policy.max_instances, seen.cap)
     allowed = range(policy.min_instances, max(most, policy.min_instances) + 1)
     most_rps = max(want.capacities[count] for count in {*allowed, applied.instances})
@@ -108,20 +112,23 @@ def look(
     urgent = great or _lasted(memory.short_since_s, seen.at_s) >= SHORT_FOR_S
     cheaper = ladder.cheaper(applied) if short and urgent else None
     change = None
-    if (as_dear := ladder.as_dear(applied)) is not None:
+    if (as_dear := ladder.as_dear(applied)) is not None and ladder.allows(as_dear):
         change = ladder.change(Reason.QUALITY_UP, applied, as_dear, adds_capacity=True)
     elif cheaper is not None:
         # The most instances do not carry it: version and count are one change.
         more = replace(applied, instances=max(applied.instances, min(want.needed, allowed[-1])))
         change = ladder.change(Reason.QUALITY_DOWN, more, cheaper, adds_capacity=True)
-    elif better is not None and _lasted(memory.fits_since_s, seen.at_s) >= _wait_s(
-        state, want, policy
+    elif (
+        better is not None
+        and ladder.allows(better.version)
+        and _lasted(memory.fits_since_s, seen.at_s) >= _wait_s(state, want, policy)
     ):
         more = replace(applied, instances=max(better.instances, applied.instances))
         change = ladder.change(Reason.QUALITY_UP, more, better.version, adds_capacity=False)
     elif not short:
         change = ladder.stand_by(applied)
-    return Outlook(memory=memory, change=change, terms=terms)
+    capacities = {} if seen.may_load is None else ladder.capacities(applied)
+    return Outlook(memory=memory, change=change, terms=terms, capacities=capacities)
 
 
 def _wait_s(state: ControlState, want: Wanted, policy: Policy) -> float:
@@ -206,12 +213,30 @@ def _better(ladder: _Ladder, applied: Settings, want: Wanted, allowed: range) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ladder:
-    """The versions on disk, best first; ``here`` is the one in force."""
+    """The versions on disk, best first; ``here`` is the one in force.
+
+    ``may_load`` are those that the budget has memory for; None where it does not say.
+    """
 
     order: list[int]
     here: int
     memory: Versions
     known: Knowledge
+    may_load: tuple[int, ...] | None = None
+
+    def allows(self, version: int) -> bool:
+        """Whether the budget has memory for this version, or for a better one."""
+        if self.may_load is None:
+            return True
+        most = min((self.order.index(v) for v in self.may_load if v in self.order), default=0)
+        return self.order.index(version) >= most
+
+    def capacities(self, applied: Settings) -> dict[int, Mapping[int, float]]:
+        """Λ by instance count of each version, guessed where it was never seen."""
+        return {
+            version: replace(self.known, learnt=self.learnt(version)).capacities(applied)
+            for version in self.order
+        }
 
     def learnt(self, version: int) -> Learnt:
         """Service times of one of them, guessed where it was never seen."""
@@ -227,6 +252,8 @@ class _Ladder:
         loaded = {*settings.loaded, self.order[self.here]}
         cheaper = self.order[self.order.index(version) + 1 :]
         standby = tuple(sorted(v for v in cheaper if v in loaded and v < version))
+        if self.may_load is not None:
+            standby = tuple(v for v in standby if v in self.may_load)
         wanted = replace(settings, version=version, standby=standby)
         return Change(reason=reason, settings=wanted, adds_capacity=adds_capacity)
 
@@ -237,6 +264,8 @@ class _Ladder:
         """
         here, below = self.order[self.here], self._next_below(applied)
         if below is None or below > here or below in applied.standby:
+            return None
+        if self.may_load is not None and below not in self.may_load:
             return None
         standby = tuple(sorted({*applied.standby, below}))
         wanted = replace(applied, version=here, standby=standby)

@@ -72,6 +72,7 @@ class Wanted:
             hold=self.hold,
             goal=self.goal,
             capacities=self.capacities,
+            load_s=self.load_s,
         )
 
 

@@ -77,6 +77,11 @@ def served(seen: Observation) -> int | None:
     return max(seen.versions, default=None)
 
 
+def allowed(seen: Observation, policy: Policy) -> int | None:
+    """The best version that the budget lets the model hold; None where it does not say."""
+    return next((v for v in policy.versions if v in (seen.may_load or ())), None)
+
+
 def learnt_of(
     memory: Versions,
     learnt: Learnt,

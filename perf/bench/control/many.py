@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from control.core.budget.shares import Shares
+from control.core.budget.want import Limit
 from control.core.decision.decide import Conch
 from control.core.memory.changes import InFlight
 from control.core.memory.state import ControlState
 from control.core.policy import Policy
 from control.core.queue_model.capacity import capacity_rps
 from control.core.service.learnt import ServiceTime
-from control.core.shares import Limit, Shares
 from control.core.step import Begun, Ended, Event, Looked, Started, step
 from control.core.types import Decision
 from perf import slo, traces
