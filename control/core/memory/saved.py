@@ -29,6 +29,7 @@ def to_plain(learnt: Learnt) -> dict[str, Any]:
         "clock_s": learnt.clock_s,
         "sibling": asdict(learnt.sibling) if learnt.sibling else None,
         "slow": asdict(learnt.slow),
+        "times": learnt.times,
         "seen": [
             {
                 "instances": instances,
@@ -62,6 +63,7 @@ def from_plain(data: Any, *, away_s: float = 0.0) -> Learnt:
             clock_s=_number(data["clock_s"]) + _number(away_s),
             sibling=None if sibling is None else _curve(sibling),
             slow=_slow(data.get("slow"), away_s=_number(away_s)),
+            times=_number(data.get("times", 1.0)) or 1.0,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return Learnt()

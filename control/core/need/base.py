@@ -271,14 +271,12 @@ def _sizes(applied: Settings, known: Knowledge) -> list[int]:
 
     Triton takes no batch beyond the limit in force: where all up to it were measured, the line
     through them is the best that can be known of larger ones. None below what ensembles and
-    requests ask for. Between two sizes that were measured there may be a step.
+    requests ask for.
     """
     limit, least = known.policy.max_batch_size, known.least_batch_size
     powers = [2**n for n in range(int(math.log2(max(1, limit))) + 1)]
     known_to = max(known.largest_measured, applied.largest_batch)
     if known.largest_measured >= applied.max_batch_size:
         known_to = max(known_to, limit)
-    largest, learnt = known.largest_measured, known.learnt
-    powers = [size for size in powers if size >= largest or learnt.is_measured(size)]
     sizes = {size for size in (*powers, limit, applied.largest_batch) if size <= known_to}
     return sorted(size for size in {max(size, least) for size in sizes}) or [least]

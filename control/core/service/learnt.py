@@ -36,6 +36,7 @@ LEAST_PAIRS = 5.0
 DOUBT_BATCHES = 10.0
 LARGEST_CV = 2.0
 
+MOST_TIMES = 1e6
 MEASURED = 3.0
 """Batches of one size, or at one count, that are a measurement."""
 
@@ -90,6 +91,7 @@ class Learnt:
         sibling: the curve of a model like this one (another precision of it), used until there is
             evidence, and for its shape where evidence is thin.
         slow: how much single seconds differ, whatever the setting.
+        times: as long as at first that batches take, by the shifts of the device.
         calm: the evidence after the newest second that was as usual: what a shift is a ratio of.
     """
 
@@ -97,6 +99,7 @@ class Learnt:
     clock_s: float = 0.0
     sibling: ServiceTime | None = None
     slow: SlowSeconds = field(default_factory=SlowSeconds)
+    times: float = 1.0
     calm: Mapping[tuple[int, int], Evidence] | None = field(default=None, compare=False)
     _surfaces: dict[tuple[int, int | None], Surface | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -138,9 +141,21 @@ class Learnt:
         if (shift := slow.shift) != 1.0:
             seen = {at: found.shifted(shift, before.get(at)) for at, found in seen.items()}
             slow = slow.shifted()
+        times = min(MOST_TIMES, max(1.0 / MOST_TIMES, self.times * shift))
         if not slow.shifting and slow.ratios is not self.slow.ratios:
             calm = seen
-        return replace(self, seen=seen, clock_s=clock_s, slow=slow, calm=calm)
+        return replace(self, seen=seen, clock_s=clock_s, slow=slow, calm=calm, times=times)
+
+    def on_device(self, times: float) -> Learnt:
+        """The same on the device as it is where another's batches take so many ``times`` as long.
+
+        Of versions of one model, of which one alone is seen at a time.
+        """
+        factor = times / self.times
+        if factor == 1.0:
+            return self
+        seen = {at: found.shifted(factor, found) for at, found in self.seen.items()}
+        return replace(self, seen=seen, times=times, calm=None)
 
     def at(self, instances: int, *, threads: int, cores: int | None) -> ServiceTime | None:
         """ℓ when this many instances of so many threads are all busy.

@@ -57,6 +57,13 @@ class Versions:
             others[old] = learnt
         return Versions(others=others, of=new), now
 
+    def on_device(self, times: float) -> Versions:
+        """The memory where the versions in force and all others are on the same device."""
+        if all(other.times == times for other in self.others.values()):
+            return self
+        others = {version: other.on_device(times) for version, other in self.others.items()}
+        return replace(self, others=others)
+
     def learning(self, last: Observation | None) -> int | None:
         """The version that the service times in force are of, at the last look; None if unknown."""
         now = served(last) if last is not None else None
