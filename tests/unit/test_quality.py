@@ -18,6 +18,7 @@ from control.core.service.versions import GUESS, Versions, learnt_of, served
 from control.core.types import Observation
 from control.journal import checkpoint
 from serving.statistics import BatchStat, ModelStatistics
+from tests.unit.evidence import after, executed
 from tests.unit.story import TRUE, Story, a_policy, settings
 
 HALF = TRUE.scaled(0.5)
@@ -406,3 +407,15 @@ def test_a_standby_is_no_stay_that_a_rush_ended() -> None:
             story.passes(1, load_rps=200)
         waits.append(len(story.decisions) - begin)
     assert waits[0] == waits[1]
+
+
+def test_all_versions_are_on_the_device_that_got_slower() -> None:
+    """What was learnt of the better one in faster seconds does not bring it back."""
+    better = after(60, lambda: executed(b1=30, b4=30))
+    cheap = after(60, lambda: executed(HALF, b1=30, b4=30))
+    slow = after(6, lambda: executed(HALF, 2.0, b4=60), cheap)
+    memory = Versions(others={1: better}, of=2).on_device(slow.times)
+    known = memory.others[1].at(1, threads=1, cores=1)
+    assert known is not None
+    assert known.of(4) == pytest.approx(2.0 * TRUE.of(4), rel=0.05)
+    assert memory.on_device(slow.times) is memory

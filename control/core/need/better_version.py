@@ -98,9 +98,7 @@ def look(
     most_rps = max(want.capacities[count] for count in {*allowed, applied.instances})
     # Long windows still hold a rush that is over, and what waits may be left of a loading.
     now_rps = min(want.demand.sized_rps(most_rps), want.demand.newest_at_most_rps)
-    overload = most_rps < now_rps and _hurts(state, want, known)
-    # What waits tells that less is carried than is known of.
-    short = overload or (want.panic and applied.instances >= allowed[-1])
+    short = most_rps < now_rps and _hurts(state, want, known)
     better = _better(ladder, applied, want, allowed)
     fits = better is not None and better.fits and not want.panic
     memory = replace(
@@ -110,7 +108,7 @@ def look(
     )
     if better is not None:
         terms["better_version_capacity_rps"] = better.capacity_rps
-    great = overload and (want.panic or want.demand.load_rps > GREAT * most_rps)
+    great = want.panic or want.demand.load_rps > GREAT * most_rps
     urgent = great or _lasted(memory.short_since_s, seen.at_s) >= SHORT_FOR_S
     cheaper = ladder.cheaper(applied) if short and urgent else None
     change = None
