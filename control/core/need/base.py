@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from control.core.memory.state import ControlState
-from control.core.need.wanted import Wanted
+from control.core.need.wanted import RESERVE, Wanted
 from control.core.policy import MAX_BATCH_SIZE
 from control.core.queue_model.knowledge import Knowledge, fewest
 from control.core.types import Observation, Settings
@@ -42,7 +42,7 @@ Simulated at all that two and three models carry: with half of it 0.5 to 0.8 are
 LEAST_WAIT = 0.1
 """Of the SLO; where a full batch alone takes nearly all of it, some may wait all the same."""
 MEASURED_IN = 3.0
-"""Stable windows in which the smaller batches are waited for, where nothing is urgent."""
+"""Stable windows in which the smaller batches are waited for, where there is a reserve."""
 FIRST_PLAN_S = 2.0
 """A backlog that no count carries is answered after so long, before a stable window is full."""
 
@@ -108,7 +108,8 @@ def plan_if_due(
         if not (overloaded and seen.at_s - state.planned_s >= policy.stable_window_s):
             return None
     elif (
-        not (overloaded or known.all_sizes_measured)
+        not known.all_sizes_measured
+        and RESERVE * want.need_rps <= max(want.capacities.values())
         and seen.at_s - state.settings_since_s < MEASURED_IN * policy.stable_window_s
     ):
         return None
