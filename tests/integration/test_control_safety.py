@@ -316,7 +316,7 @@ def test_one_that_slept_through_a_takeover_writes_nothing(served) -> None:
         (repository.state / "control.lock").unlink()
         with session.session(endpoint, repository, policy, mode=Mode.ACTIVE) as second:
             with pytest.raises(Fenced):
-                first.run(tick_s=TICK_S, stop=threading.Event(), duration_s=5.0)
+                life.run(first, tick_s=TICK_S, stop=threading.Event(), duration_s=5.0)
             wanted = replace(now, instances=now.instances + 1)
             with pytest.raises(Fenced):
                 first.actuator.apply("blind", wanted, reason="late")

@@ -78,9 +78,9 @@ def closed_loop(url: str, model: str, clients: int) -> Iterator[list[str]]:
             thread.join(10.0)
 
 
-@pytest.mark.parametrize("clients", [30, 40])
+@pytest.mark.parametrize("clients", [40, 60])
 def test_it_is_taken_back(tmp_path, start_server, connect, monkeypatch, clients: int) -> None:
-    """Eight take 80 ms, as one does; more take the square of that. 30 fill no larger batches.
+    """Eight take 80 ms, as one does; more take the square of that, and 40 keep the queue full.
 
     Up to 16 clients may split into two batches of 8, as before, and lose nothing.
     """

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from control.core.judgement.judge import Verdict
+from control.core.judgement.judge import Verdict, fails
 from control.core.judgement.period import Batches, Period
 from control.core.judgement.safety import Safety
 from control.core.types import Settings
@@ -73,3 +73,16 @@ def test_a_raised_batch_that_is_only_slow_is_no_limit() -> None:
 def test_the_smallest_refused_batch_is_kept() -> None:
     """32 rows, then 16: nothing of 16 or more is tried."""
     assert Safety().refused(32).refused(16).refused(None).refused(64).refused_rows == 16
+
+
+@pytest.mark.parametrize(
+    ("refuses", "crowded", "worse"), [(True, 5.0, False), (True, 0.0, True), (False, 5.0, True)]
+)
+def test_a_limit_of_the_waiting_is_not_blamed_for_a_full_queue(
+    refuses: bool, crowded: float, worse: bool
+) -> None:
+    """Of 347 that ended 68 were refused, and 5 failed: beside a full queue they were refused, too,
+    and are counted so a moment later. As a real Triton counted them."""
+    after = Period(failed=73.0, rejected=68.0 if refuses else 0.0, crowded=crowded, ended=347.0)
+    wanted = replace(GOOD, refuse_after_s=0.2) if refuses else BIG
+    assert fails(watch(after, before=Period(ended=214.0), settings=wanted)) is worse

@@ -152,14 +152,15 @@ def _fails(watch: Watch, *, heavier: bool) -> bool:
     """Whether requests fail that did not.
 
     What a queue's timeout refuses is no fault of instances that were added, nor of anything at a
-    load that rose. Instances are not at fault for those who gave up in a full queue, either: ones
-    that fail by themselves keep no queue for long.
+    load that rose. Instances and the timeout itself are not at fault for others who fail beside a
+    full queue, either (refused ones are counted so for a moment): a model that fails by itself
+    keeps no queue for long.
     """
     before, after = watch.before, watch.after
-    if watch.grows:
+    if watch.grows or watch.settings.refuse_after_s is not None:  # it is meant to refuse
         before = before.without(before.rejected + before.crowded)
         after = after.without(after.rejected + after.crowded)
-    elif heavier or watch.settings.refuse_after_s is not None:  # it is meant to refuse
+    elif heavier:
         before, after = before.without(before.rejected), after.without(after.rejected)
     if after.failed < LEAST_FAILED:
         return False
@@ -217,7 +218,9 @@ def _batches_carry_less(watch: Watch, policy: Policy) -> bool:
     before, after = watch.before, watch.after
     if not watch.reload and watch.settings.instances < watch.good.instances:
         return False
-    if not _misses(after, policy) or _busier(before, after) or before.instances <= 0.0:
+    if not _misses(after, policy) or before.instances <= 0.0:
+        return False
+    if _busier(before, after) or _full(after):
         return False
     was_s, is_s, was_error_s, is_error_s = 0.0, 0.0, 0.0, 0.0
     for size, now in after.sizes.items():
@@ -240,11 +243,13 @@ def _misses(after: Period, policy: Policy) -> bool:
 
 
 def _busier(before: Period, after: Period) -> bool:
-    """Whether the host is busier than before, or that is not known: of one of both times only.
-
-    One that is full looks the same whatever else is asked of it.
-    """
+    """Whether the host is busier than before, or that is not known: of one of both times only."""
     was, now = before.cpu_fraction, after.cpu_fraction
     if was is None or now is None:
         return was is not now
-    return now > min(was + SIMILAR, 1.0 - SIMILAR)
+    return now > was + SIMILAR
+
+
+def _full(period: Period) -> bool:
+    """Whether the host was full: it looks the same whatever else is asked of it."""
+    return period.cpu_fraction is not None and period.cpu_fraction > 1.0 - SIMILAR
