@@ -1,4 +1,4 @@
-"""Publish the emulated accelerator of ``examples/emulated`` with timing of one's own choice.
+"""Publish and serve the emulated accelerator of ``examples/emulated`` with a timing of one's own.
 
 It emulates an accelerator's timing and is no model: a batch sleeps, so that many instances run in
 parallel on few cores. Whatever is measured on it must say so.
@@ -7,15 +7,17 @@ parallel on few cores. Whatever is measured on it must say so.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conch.errors import ConfigError
+from conch.errors import ConfigError, LoadError
 from conch.names import model_name
 from serving import model_config
 from serving.model_config import ModelConfig
 from serving.repository import CONFIG
+from serving.runtime.supervisor import TritonServer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "emulated"
 BYTECODE = "__pycache__"
@@ -132,3 +134,32 @@ def publish(model: EmulatedModel, repository_root: Path) -> None:
             with (version / WEIGHTS).open("wb") as file:
                 file.truncate(model.weights[number])  # takes no room on disk
     (folder / CONFIG).write_text(model_config.to_text(config_of(model)), encoding="utf-8")
+
+
+@contextmanager
+def served(root: Path, folder: Path, *, slots: int | None = None) -> Iterator[TritonServer]:
+    """A Triton with the models of a repository, which nobody starts again.
+
+    Args:
+        root: the repository.
+        folder: a temporary one, for the log; its name tells servers apart.
+        slots: as for ``conch serve``.
+
+    Raises:
+        LoadError: when a model does not load.
+        ConchError: when the server does not start.
+    """
+    with TritonServer(
+        root,
+        name=f"bench-{folder.name[-8:].replace('_', '-')}",
+        slots=slots,
+        log_path=folder / "triton.log",
+        exit_timeout_s=2,
+        restart=False,
+    ) as server:
+        if bad := [model for model in server.models if not model.ready]:
+            raise LoadError(
+                f"{bad[0].name} does not load ({bad[0].reason}).",
+                hint="Is there room for so many? Try fewer instances or models.",
+            )
+        yield server

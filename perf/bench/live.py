@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from conch.errors import ConchError, LoadError
+from conch.errors import ConchError
 from perf.bench import emulated
 from perf.bench.control.process import controller
 from perf.bench.emulated import EmulatedModel
@@ -107,20 +107,7 @@ def _server(folder: Path, names: Sequence[str]) -> Iterator[TritonServer]:
     root.mkdir()
     for name in names:
         emulated.publish(EmulatedModel(name=name, alpha_s=0.008, beta_s=0.032, load_s=LOAD_S), root)
-    with TritonServer(
-        root,
-        models=list(names),
-        name=f"live-{folder.name[-8:]}",
-        log_path=folder / "triton.log",
-        exit_timeout_s=2,
-        restart=False,
-    ) as server:
-        for model in server.models:
-            if not model.ready:
-                raise LoadError(
-                    f"{model.name}: does not load ({model.reason}).",
-                    hint="Serve it once with `conch serve` and look at its log.",
-                )
+    with emulated.served(root, folder) as server:
         yield server
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from conch.errors import LoadError
 from control.journal.writer import Journal
 from control.session import journal_path
 from control.watch.machine import COPIES_OF_FILES
@@ -52,20 +51,7 @@ def play(load: Load) -> Run:
         root.mkdir()
         for name in load.names:
             emulated.publish(_emulated(load, name), root)
-        server = stack.enter_context(
-            TritonServer(
-                root,
-                name=f"bench-{folder.name[-8:].replace('_', '-')}",
-                log_path=folder / "triton.log",
-                exit_timeout_s=2,
-                restart=False,
-            )
-        )
-        if bad := [model for model in server.models if not model.ready]:
-            raise LoadError(
-                f"{bad[0].name} does not load ({bad[0].reason}).",
-                hint="Is there memory for so many models? Try fewer --models.",
-            )
+        server = stack.enter_context(emulated.served(root, folder))
         stack.callback(endpoints.remove, server.endpoint.name)
         endpoints.save(server.endpoint)
         policy = folder / "policy.yaml"

@@ -19,7 +19,6 @@ import numpy as np
 import psutil
 import yaml
 
-from conch.errors import LoadError
 from control import session
 from control.action import Outcome as ActionOutcome
 from control.journal.writer import Journal
@@ -59,21 +58,7 @@ def play(contender: Contender, load: Load, *, stop: threading.Event | None = Non
         for number, member in enumerate(load.members):
             config = _published(contender, load, number, root)
             (root / member.model.name / "config.pbtxt").write_text(model_config.to_text(config))
-        server = stack.enter_context(
-            TritonServer(
-                root,
-                name=f"bench-{folder.name[-8:].replace('_', '-')}",
-                slots=contender.slots,
-                log_path=folder / "triton.log",
-                exit_timeout_s=2,
-                restart=False,
-            )
-        )
-        if bad := [model for model in server.models if not model.ready]:
-            raise LoadError(
-                f"{contender.label}: {bad[0].name} does not load ({bad[0].reason}).",
-                hint="Is there room for so many instances? Try a smaller --budget.",
-            )
+        server = stack.enter_context(emulated.served(root, folder, slots=contender.slots))
         stack.callback(endpoints.remove, server.endpoint.name)
         endpoints.save(server.endpoint)  # tells the controller of the slots
         if load.head_start:
